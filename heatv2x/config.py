@@ -1,0 +1,116 @@
+"""Settings: typed next to the class they configure, overridden by `key=value`, refused with the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from heatv2x.errors import ConfigError, DataError
+
+
+class Config(pydantic.BaseModel):
+    """Base of every config: frozen, and an unknown key is an error."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that helps with an unknown name: the nearest known one, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Known: {', '.join(names)}" if names else "nothing is known here"
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Turn `["steps=4", "head.channels=32"]` into a nested dict; values are read as YAML scalars or lists.
+
+    Raises:
+        ConfigError: a word has no '=', an empty key, or sets the same key twice.
+    """
+    overrides: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{word}' is not a setting: write key=value")
+        *parents, leaf = key.split(".")
+        node = overrides
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"'{key}' is set inside '{parent}', which already has a plain value")
+        if leaf in node:
+            raise ConfigError(f"'{key}' is set twice")
+        try:
+            node[leaf] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of '{key}' cannot be read: {text}") from error
+    return overrides
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `below` with those of `above` laid over them, nested dicts key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def build(config_class: type[ConfigT], settings: Mapping[str, Any], source: str = "command line") -> ConfigT:
+    """Build a config; every complaint names the key, where it came from, and the nearest known key.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a contradiction between settings.
+    """
+    try:
+        return config_class.model_validate(dict(settings))
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(config_class, detail, source) for detail in error.errors())) from error
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a recipe (a YAML mapping) with the safe loader.
+
+    Raises:
+        DataError: the file is missing or not a YAML mapping.
+    """
+    source = Path(path)
+    try:
+        content = yaml.safe_load(source.read_text())
+    except OSError as error:
+        raise DataError(source, f"cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise DataError(source, f"is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(source, "a recipe is a mapping of settings")
+    return content
+
+
+def _explain(config_class: type[Config], detail: Any, source: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location) or "the settings"
+    if detail["type"] == "extra_forbidden":
+        return f"{source}: unknown key '{key}'; {nearest(location[-1], _fields_at(config_class, location[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{source}: '{key}' is required; write {key}=..."
+    given = "" if detail["type"] == "value_error" else f", got {detail['input']!r}"
+    return f"{source}: {key}: {detail['msg']}{given}"
+
+
+def _fields_at(config_class: type[Config], location: list[str]) -> list[str]:
+    fields = config_class.model_fields
+    for part in location:
+        annotation = fields[part].annotation if part in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)):
+            return []
+        fields = annotation.model_fields
+    return list(fields)

@@ -1,0 +1,1 @@
+"""One file per dataset, each yields `Frame`s in our conventions."""

@@ -1,0 +1,40 @@
+"""What a user can do wrong. The command line prints these as one message and exits with code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HeatError(Exception):
+    """A mistake or a bad input that the user can mend; its text says what, where and the way out."""
+
+
+class ConfigError(HeatError):
+    """A setting is unknown, of the wrong type or contradicts another one."""
+
+
+class DataError(HeatError):
+    """A dataset file is missing, corrupt or not what its format says.
+
+    Args:
+        path: the file or folder at fault.
+        problem: what is wrong with it, one sentence without the path.
+        key: the key, field or record inside the file, if there is one.
+        way_out: what the user can do about it.
+    """
+
+    def __init__(self, path: str | Path, problem: str, *, key: str | None = None, way_out: str = "") -> None:
+        self.path = Path(path)
+        self.problem = problem
+        self.key = key
+        self.way_out = way_out
+        where = f"{path}, key '{key}'" if key else f"{path}"
+        super().__init__(f"{where}: {problem}" + (f"\n  Way out: {way_out}" if way_out else ""))
+
+
+class PackError(HeatError):
+    """A pack is corrupt, or made for another base."""
+
+
+class MessageError(HeatError):
+    """Bytes that came over a link are not a message this receiver can use."""

@@ -1,0 +1,52 @@
+"""Find a part by its file name, or by "package.module:Class" from outside.
+
+A part named `hetero_graph` of kind `fusion` is the class `HeteroGraph` in `heatv2x/fusion/hetero_graph.py`. There is nothing to register.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from heatv2x.config import nearest
+from heatv2x.errors import ConfigError
+
+KINDS = ("agents", "adapters", "codecs", "datasets", "fusion", "heads")
+
+
+def available(kind: str) -> list[str]:
+    """Names of the parts of one kind; `base.py` holds the contract and is not a part."""
+    package = importlib.import_module(f"heatv2x.{kind}")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
+
+
+def find(kind: str, name: str) -> Any:
+    """The class of a part.
+
+    Args:
+        kind: one of `KINDS`.
+        name: a file name in `heatv2x/<kind>/`, or "package.module:Class".
+
+    Raises:
+        ConfigError: there is no such part; the message names the nearest one.
+    """
+    if ":" in name:
+        return _find_outside(kind, name)
+    if name not in available(kind):
+        raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
+    module = importlib.import_module(f"heatv2x.{kind}.{name}")
+    wanted = name.replace("_", "")
+    for member_name, member in inspect.getmembers(module, inspect.isclass):
+        if member_name.lower() == wanted and member.__module__ == module.__name__:
+            return member
+    raise ConfigError(f"heatv2x/{kind}/{name}.py has no class named '{name.title().replace('_', '')}'")
+
+
+def _find_outside(kind: str, name: str) -> Any:
+    module_name, _, class_name = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{kind} part '{name}' cannot be found: {error}") from error
