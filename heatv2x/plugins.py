@@ -1,6 +1,7 @@
 """Find a part by its file name, or by "package.module:Class" from outside.
 
-A part named `hetero_graph` of kind `fusion` is the class `HeteroGraph` in `heatv2x/fusion/hetero_graph.py`. There is nothing to register.
+A part named `hetero_graph` of kind `fusion` is the one class in `heatv2x/fusion/hetero_graph.py` that fulfils the contract `Fusion`
+of `heatv2x/fusion/base.py`. There is nothing to register.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from heatv2x.config import nearest
 from heatv2x.errors import ConfigError
 
-KINDS = ("agents", "adapters", "codecs", "datasets", "fusion", "heads")
+CONTRACTS = {"agents": "Agent", "adapters": "Adapter", "codecs": "Codec", "datasets": "Dataset", "fusion": "Fusion", "heads": "Head"}
 
 
 def available(kind: str) -> list[str]:
@@ -26,7 +27,7 @@ def find(kind: str, name: str) -> Any:
     """The class of a part.
 
     Args:
-        kind: one of `KINDS`.
+        kind: a key of `CONTRACTS`.
         name: a file name in `heatv2x/<kind>/`, or "package.module:Class".
 
     Raises:
@@ -37,11 +38,12 @@ def find(kind: str, name: str) -> Any:
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
     module = importlib.import_module(f"heatv2x.{kind}.{name}")
-    wanted = name.replace("_", "")
-    for member_name, member in inspect.getmembers(module, inspect.isclass):
-        if member_name.lower() == wanted and member.__module__ == module.__name__:
-            return member
-    raise ConfigError(f"heatv2x/{kind}/{name}.py has no class named '{name.title().replace('_', '')}'")
+    contract = getattr(importlib.import_module(f"heatv2x.{kind}.base"), CONTRACTS[kind])
+    members = inspect.getmembers(module, inspect.isclass)
+    parts = [member for _, member in members if member.__module__ == module.__name__ and issubclass(member, contract)]
+    if len(parts) != 1:
+        raise ConfigError(f"heatv2x/{kind}/{name}.py must define exactly one {contract.__name__}, it defines {len(parts)}")
+    return parts[0]
 
 
 def _find_outside(kind: str, name: str) -> Any:

@@ -1,0 +1,34 @@
+"""What an adapter promises.
+
+Shapes: N batch, C channels, Y X grid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from heatv2x.config import Config
+
+
+class Adapter(nn.Module, ABC):
+    """Maps a feature (N, C, Y, X) to one of the same shape; the identity, bit for bit, at initialisation and while disabled.
+
+    The constructor takes the part's `Config` and C. All its parameters are trainable; it has no running statistics, so it behaves
+    alike in training and in use.
+    """
+
+    Config: type[Config]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, Y, X) to (N, C, Y, X)."""
+        return self.adapt(x) if self.enabled else x
+
+    @abstractmethod
+    def adapt(self, x: Tensor) -> Tensor:
+        """What the enabled adapter does."""

@@ -1,0 +1,57 @@
+"""Hetero-Aware Adapter: re-mixes a foreign encoder's channels so that a frozen base understands them (our design; LHFT).
+
+The paper's internals are not public. An identity-initialised full convolution comes first, because a low-rank residual alone leaves
+the identity path misaligned: that was the largest single effect we measured.
+
+Shapes: N batch, C channels, Y X grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatv2x.adapters.base import Adapter
+from heatv2x.config import Config
+
+
+class HeteroAware(Adapter):
+    """Identity-initialised convolution, then a gated residual bottleneck.
+
+    x' = Conv(x);  y = x' + Up( gate(m(x')) * GELU(DW(Down(Norm(x')))) ), Up starts at zero. m is the mean feature weighted by
+    activity: empty cells do not count, so a crop and the whole map give nearly the same gate.
+    """
+
+    class Config(Config):
+        """Attributes:
+        kernel: size of the identity-initialised convolution (3 before the shared backbone, 1 after it).
+        rank: channels of the bottleneck, r.
+        """
+
+        kernel: int = 3
+        rank: int = 24
+
+    def __init__(self, config: HeteroAware.Config, channels: int) -> None:
+        super().__init__()
+        self.remix = nn.Conv2d(channels, channels, config.kernel, padding=config.kernel // 2)
+        nn.init.dirac_(self.remix.weight)
+        nn.init.zeros_(self.remix.bias)  # type: ignore[arg-type]
+        self.norm = nn.LayerNorm(channels)
+        self.down = nn.Conv2d(channels, config.rank, 1)
+        self.depthwise = nn.Conv2d(config.rank, config.rank, 3, padding=1, groups=config.rank)
+        self.gate = nn.Linear(channels, config.rank)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.up = nn.Conv2d(config.rank, channels, 1)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)  # type: ignore[arg-type]
+
+    def adapt(self, x: Tensor) -> Tensor:
+        """(N, C, Y, X) to (N, C, Y, X)."""
+        x = self.remix(x)
+        activity = x.abs().mean(dim=1, keepdim=True)
+        mean = (activity * x).sum(dim=(2, 3)) / activity.sum(dim=(2, 3)).clamp(min=1e-6)
+        gate = 2 * torch.sigmoid(self.gate(mean))[:, :, None, None]
+        normed = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.up(gate * functional.gelu(self.depthwise(self.down(normed))))

@@ -1,0 +1,165 @@
+"""Camera agent: images to features with a depth distribution, lifted and splatted to bird's-eye view, depth supervised.
+
+After Lift-Splat-Shoot (Philion and Fidler 2020) with supervised depth (Reading et al. 2021); trunk and sizes are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatv2x.agents.base import Agent, image_grid
+from heatv2x.config import Config
+from heatv2x.errors import HeatError
+from heatv2x.grid import BevGrid
+from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
+from heatv2x.nn.residual import ResidualBlock, conv_block
+from heatv2x.structures import AgentFrame, Camera
+
+
+@dataclass
+class CameraInput:
+    """Images of one agent, or of N agents after `collate`.
+
+    Attributes:
+        images: (M, 3, H, W) float32, zero mean and unit scale; M = N agents times their cameras.
+        cells: (M, D, h, w) int64 cell of every lifted point, -1 outside.
+        depth: (M, h, w) float32 metres, 0 unknown; None when the dataset has no depth.
+        agents: N.
+    """
+
+    images: Tensor
+    cells: Tensor
+    depth: Tensor | None
+    agents: int = 1
+
+    def to(self, device: torch.device) -> CameraInput:
+        """The same on another device."""
+        depth = None if self.depth is None else self.depth.to(device)
+        return CameraInput(self.images.to(device), self.cells.to(device), depth, self.agents)
+
+
+class CameraLift(Agent):
+    """Surround cameras, residual trunk, lift and splat."""
+
+    sensors = ("camera",)
+
+    class Config(Config):
+        """Numbers of a camera agent; the defaults are the demo's.
+
+        Attributes:
+            image_size: (height, width) pixels the images are scaled to; multiples of `stride`.
+            cell_m: size of a splat cell; the shared cell must be a multiple of it.
+            trunk: channels of the trunk at strides 2 and 4 (and 8).
+            lifted: channels of a lifted feature.
+            depth_range: nearest and farthest depth, metres.
+            depth_bins: number of bins, growing linearly with depth.
+            z_range: heights above the agent's origin that are kept, metres.
+            depth_weight: weight of the depth loss.
+        """
+
+        image_size: tuple[int, int] = (120, 160)
+        cell_m: float = 0.8
+        trunk: tuple[int, ...] = (24, 48)
+        lifted: int = 32
+        depth_range: tuple[float, float] = (2.0, 50.0)
+        depth_bins: int = 40
+        z_range: tuple[float, float] = (-3.0, 3.0)
+        depth_weight: float = 0.5
+
+    def __init__(self, config: CameraLift.Config, grid: BevGrid, channels: int) -> None:
+        super().__init__(grid, channels)
+        self.config = config
+        self.stride = 2 ** len(config.trunk)
+        self.splat_grid = image_grid(grid, config.cell_m)
+        widths = (3, *config.trunk)
+        self.trunk = nn.Sequential(*(_trunk_stage(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.context = nn.Sequential(conv_block(widths[-1], 2 * widths[-1], stride=2), ResidualBlock(2 * widths[-1], 2 * widths[-1]))
+        self.merge = conv_block(3 * widths[-1], widths[-1])
+        self.depth = nn.Conv2d(widths[-1], config.depth_bins, 1)
+        self.lifted = nn.Conv2d(widths[-1], config.lifted, 1)
+        self.bev = nn.Sequential(
+            conv_block(config.lifted, channels, stride=round(grid.cell / config.cell_m)), ResidualBlock(channels, channels)
+        )
+
+    def prepare(self, frame: AgentFrame) -> CameraInput:
+        """Scaled images, the cells their pixels may lie in, and depth at the centres of feature cells."""
+        if not frame.cameras:
+            raise HeatError(f"agent {frame.agent_id} at {frame.timestamp} needs cameras, but its frame holds none")
+        height, width = self.config.image_size
+        images = np.stack([_scaled(camera.image, height, width) for camera in frame.cameras])
+        cells = torch.stack([self._cells(camera) for camera in frame.cameras])
+        depths = [self._depth(camera) for camera in frame.cameras]
+        known = [depth for depth in depths if depth is not None]
+        depth = torch.from_numpy(np.stack(known)) if len(known) == len(depths) else None
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return CameraInput(pixels, cells, depth)
+
+    def collate(self, items: Sequence[CameraInput]) -> CameraInput:
+        """Images of N agents; depth only if all have it."""
+        depths = [item.depth for item in items if item.depth is not None]
+        return CameraInput(
+            torch.cat([item.images for item in items]),
+            torch.cat([item.cells for item in items]),
+            torch.cat(depths) if len(depths) == len(items) else None,
+            sum(item.agents for item in items),
+        )
+
+    def forward(self, batch: CameraInput) -> Tensor:
+        """(N, C, Y, X) feature on the shared grid."""
+        return self._encode(batch)[0]
+
+    def supervised(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
+        """The feature and the cross-entropy of depth where it is known and in range."""
+        feature, logits = self._encode(batch)
+        if batch.depth is None:
+            return feature, logits.sum() * 0
+        target, valid = depth_bin(batch.depth, *self.config.depth_range, self.config.depth_bins)
+        target = torch.where(valid, target, -100)
+        loss = functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / valid.sum().clamp(min=1)
+        return feature, self.config.depth_weight * loss
+
+    def _encode(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
+        fine = self.trunk(batch.images)
+        coarse = functional.interpolate(self.context(fine), size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        pixels = self.merge(torch.cat([fine, coarse], dim=1))
+        logits: Tensor = self.depth(pixels)
+        bev = splat(self.lifted(pixels), logits.softmax(dim=1), batch.cells, batch.agents, self.splat_grid)
+        return self.bev(bev), logits
+
+    def _cells(self, camera: Camera) -> Tensor:
+        height, width = self.config.image_size
+        K = torch.from_numpy(camera.K.astype(np.float32)).clone()
+        # pixel centres sit at half-integers when an image is scaled as a whole
+        scale = torch.tensor([width / camera.image.shape[1], height / camera.image.shape[0]])
+        K[:2, 2] = (K[:2, 2] + 0.5) * scale - 0.5
+        K[0, :2] *= scale[0]
+        K[1, 1] *= scale[1]
+        rays = image_rays(height, width, self.stride, K)
+        edges = depth_edges(*self.config.depth_range, self.config.depth_bins)
+        centres = (edges + torch.cat([edges[1:], torch.tensor([self.config.depth_range[1]])])) / 2
+        return splat_cells(rays, centres, torch.from_numpy(camera.T_agent_camera).float(), self.splat_grid, self.config.z_range)
+
+    def _depth(self, camera: Camera) -> np.ndarray | None:  # type: ignore[type-arg]
+        if camera.depth is None:
+            return None
+        height, width = self.config.image_size
+        rows = ((np.arange(height // self.stride) + 0.5) * self.stride / height * camera.depth.shape[0]).astype(int)
+        columns = ((np.arange(width // self.stride) + 0.5) * self.stride / width * camera.depth.shape[1]).astype(int)
+        return camera.depth[np.ix_(rows, columns)]
+
+
+def _trunk_stage(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(conv_block(channels_in, channels_out, stride=2), ResidualBlock(channels_out, channels_out))
+
+
+def _scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

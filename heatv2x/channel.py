@@ -1,0 +1,83 @@
+"""What arrives at the ego, and with which pose: communication range, loss, latency, pose noise. Seeded per frame and sender.
+
+Noise is drawn from (seed, frame name, sender), never from the order of calls, so any number of workers sees the same draws. By
+default only senders are disturbed and report the true standard deviation; nothing after the channel sees a clean pose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+import pydantic
+
+from heatv2x.config import Config
+from heatv2x.structures import Pose
+
+
+class ChannelConfig(Config):
+    """A link between agents.
+
+    Attributes:
+        range_m: farther senders are not heard (planar distance, metres).
+        loss: probability that a message is lost.
+        latency_ms: age of every message on arrival; whole frames of 100 ms.
+        sigma_m, sigma_deg: standard deviation of the senders' position (x and y) and heading.
+        reported: "true" reports that deviation, "hidden" reports zero.
+        max_senders: the nearest ones are heard; the rest is dropped.
+        seed: of all draws.
+    """
+
+    range_m: float = pydantic.Field(70.0, gt=0)
+    loss: float = pydantic.Field(0.0, ge=0, le=1)
+    latency_ms: int = pydantic.Field(0, ge=0, multiple_of=100)
+    sigma_m: float = pydantic.Field(0.0, ge=0)
+    sigma_deg: float = pydantic.Field(0.0, ge=0)
+    reported: Literal["true", "hidden"] = "true"
+    max_senders: int = pydantic.Field(8, ge=0)
+    seed: int = 0
+
+    @property
+    def latency_frames(self) -> int:
+        """How many 10 Hz frames old a message is."""
+        return self.latency_ms // 100
+
+
+class Channel:
+    """Applies a `ChannelConfig`."""
+
+    def __init__(self, config: ChannelConfig | None = None) -> None:
+        self.config = config or ChannelConfig()
+
+    def delivers(self, frame: str, sender: int) -> bool:
+        """Whether this sender's message of this frame gets through."""
+        return bool(self._draw(frame, sender, "loss").random() >= self.config.loss)
+
+    def reported_pose(self, frame: str, sender: int, pose: Pose) -> tuple[Pose, float, float]:
+        """The pose a sender believes it has, and the deviations it reports (metres, radians)."""
+        config = self.config
+        sigma_rad = float(np.radians(config.sigma_deg))
+        reported = (config.sigma_m, sigma_rad) if config.reported == "true" else (0.0, 0.0)
+        if config.sigma_m == 0 and config.sigma_deg == 0:
+            return pose, *reported
+        x, y, yaw = self._draw(frame, sender, "pose").normal(size=3) * [config.sigma_m, config.sigma_m, sigma_rad]
+        return disturbed(pose, x, y, yaw), *reported
+
+    def hears(self, ego: Pose, others: list[Pose]) -> list[int]:
+        """Indices of the agents in range, nearest first, at most `max_senders`."""
+        distances = [ego.planar_distance(other) for other in others]
+        order = sorted(range(len(others)), key=lambda index: distances[index])
+        return [index for index in order if distances[index] <= self.config.range_m][: self.config.max_senders]
+
+    def _draw(self, frame: str, sender: int, what: str) -> np.random.Generator:
+        key = hashlib.sha256(f"{self.config.seed}/{frame}/{sender}/{what}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(key[:8], "little"))
+
+
+def disturbed(pose: Pose, x: float, y: float, yaw: float) -> Pose:
+    """The pose shifted by (x, y) metres in the world and turned by yaw radians about its own position."""
+    matrix = pose.matrix.copy()
+    matrix[:3, :3] = Pose.planar(0, 0, yaw).matrix[:3, :3] @ matrix[:3, :3]
+    matrix[:2, 3] += x, y
+    return Pose(matrix)

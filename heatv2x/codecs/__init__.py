@@ -1,0 +1,1 @@
+"""How a feature becomes bytes, and what that costs in precision."""

@@ -1,0 +1,46 @@
+"""What a codec promises.
+
+Shapes: C channels, Y X grid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+
+class Codec(ABC):
+    """Turns one feature into bytes and back.
+
+    `quantise` is what training sees; `from_bytes(to_bytes(x))` equals `quantise(x)` exactly, which the tests check for every part.
+
+    Attributes:
+        wire_id: the number in a message's header; unique among codecs and never reused.
+        compact: True if meant for a radio link; the others are for training and files.
+    """
+
+    wire_id: ClassVar[int]
+    compact: ClassVar[bool] = False
+
+    @abstractmethod
+    def quantise(self, features: Tensor) -> Tensor:
+        """(N, C, Y, X) as the receiver will see it; gradients pass straight through."""
+
+    @abstractmethod
+    def to_bytes(self, feature: Tensor) -> bytes:
+        """Bytes of one (C, Y, X) float32 feature."""
+
+    @abstractmethod
+    def from_bytes(self, payload: bytes, shape: tuple[int, int, int]) -> Tensor:
+        """(C, Y, X) float32 feature of the given shape.
+
+        Raises:
+            MessageError: the payload is not what `to_bytes` writes for that shape.
+        """
+
+
+def straight_through(features: Tensor, quantised: Tensor) -> Tensor:
+    """The quantised value with the gradient of the original one."""
+    return features + (quantised - features).detach() if features.requires_grad else quantised

@@ -1,0 +1,88 @@
+"""Image files of OPV2V and OPV2V-H: colour, depth in whole metres, and the raster of what an agent's cameras see."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from heatv2x.errors import DataError
+from heatv2x.structures import Bool, Float32, Float64, UInt8
+
+CAMERA_SIZE = (800, 600)
+"""Width and height in pixels for which OPV2V's intrinsics hold."""
+
+RASTER_CELLS = 256
+RASTER_CELL_M = 0.39
+_RASTER_CENTRE = 127
+_COLOUR_MODES = ("RGB", "RGBA")
+_RASTER_MODES = ("1", "L", "P", *_COLOUR_MODES)
+
+
+def read_rgb(path: str | Path, size: tuple[int, int] = CAMERA_SIZE) -> UInt8:
+    """(H, W, 3) uint8 colour image.
+
+    Raises:
+        DataError: missing, corrupt, not a colour PNG, or not of `size` (width, height).
+    """
+    return _read_png(Path(path), size, _COLOUR_MODES, "RGB")
+
+
+def read_depth(path: str | Path, size: tuple[int, int] = CAMERA_SIZE) -> Float32:
+    """(H, W) float32 metres along the optical axis from an 8-bit PNG in whole metres; 0 where unknown, 255 saturates.
+
+    Raises:
+        DataError: missing, corrupt, not single-channel 8-bit, or not of `size` (width, height).
+    """
+    return _read_png(Path(path), size, ("L",), "L").astype(np.float32)
+
+
+def read_visibility(path: str | Path) -> Bool:
+    """(256, 256) bool raster around the agent, 0.39 m per cell, heading up: what its cameras see.
+
+    Raises:
+        DataError: missing, corrupt or not 256 x 256.
+    """
+    return _read_png(Path(path), (RASTER_CELLS, RASTER_CELLS), _RASTER_MODES, "L") > 0
+
+
+def visible_at(raster: Bool, xy: Float64) -> Bool:
+    """Whether the raster's cell under each point is visible; a point outside the raster is not.
+
+    Args:
+        raster: (256, 256) bool from `read_visibility`.
+        xy: (N, 2) positions in the agent's frame, metres, y to the left.
+
+    Returns:
+        (N,) bool. Cells by OPV2V's rule: row 127 - trunc(x / 0.39), column 127 + trunc(y to the right / 0.39).
+    """
+    # Far objects are clipped first, because a float beyond the integers would be cast to an arbitrary cell.
+    steps = np.clip(np.trunc(xy / RASTER_CELL_M), -RASTER_CELLS, RASTER_CELLS).astype(np.int64)
+    row, column = _RASTER_CENTRE - steps[:, 0], _RASTER_CENTRE - steps[:, 1]
+    inside = (row >= 0) & (row < RASTER_CELLS) & (column >= 0) & (column < RASTER_CELLS)
+    return inside & raster[np.where(inside, row, 0), np.where(inside, column, 0)]
+
+
+def _read_png(source: Path, size: tuple[int, int], modes: tuple[str, ...], wanted: str) -> UInt8:
+    try:
+        with Image.open(source, formats=("PNG",)) as image:
+            # Size and mode come from the header: nothing is decompressed before they are what they should be.
+            _check(source, image, size, modes)
+            return np.array(image.convert(wanted) if image.mode != wanted else image, np.uint8)
+    except FileNotFoundError as error:
+        raise DataError(source, "the image is missing", way_out="complete the download of this agent") from error
+    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
+        problem = f"is not a readable PNG image: {error}"
+        raise DataError(source, problem, way_out="download or write the file again") from error
+
+
+def _check(source: Path, image: Image.Image, size: tuple[int, int], modes: tuple[str, ...]) -> None:
+    if image.size != size:
+        problem = f"is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}"
+        reason = "with another size the intrinsics or cells would be silently wrong; write it again at that size"
+        raise DataError(source, problem, key="size", way_out=reason)
+    if image.mode not in modes:
+        problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
+        raise DataError(source, problem, key="mode", way_out="write it again as 8-bit PNG of that kind")

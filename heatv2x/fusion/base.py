@@ -1,0 +1,89 @@
+"""What a fusion promises, and what it is given.
+
+Shapes: B egos, K message slots per ego, C channels, Y X grid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from heatv2x.config import Config
+
+
+@dataclass
+class Edges:
+    """What the ego knows about each sender besides its feature. Empty slots hold zeros.
+
+    Attributes:
+        T_ego_sender: (B, K, 4, 4) float64 as reported, pose noise included.
+        sigma_m: (B, K) reported standard deviation of the sender's position, metres.
+        sigma_rad: (B, K) reported standard deviation of its heading, radians.
+        age_s: (B, K) age of the message, seconds.
+    """
+
+    T_ego_sender: Tensor
+    sigma_m: Tensor
+    sigma_rad: Tensor
+    age_s: Tensor
+
+
+@dataclass
+class Received:
+    """Messages at the ego, already warped into its frame.
+
+    Attributes:
+        features: (B, K, C, Y, X).
+        visible: (B, K, Y, X) bool, the sender's map covers the cell; False everywhere in an empty slot.
+        edges: geometry, uncertainty and age.
+        ego_types: (B,) names.
+        sender_types: (B, K) names, "" in an empty slot.
+    """
+
+    features: Tensor
+    visible: Tensor
+    edges: Edges
+    ego_types: Sequence[str]
+    sender_types: Sequence[Sequence[str]]
+
+
+class Fusion(nn.Module, ABC):
+    """Combines the ego's feature with the received ones.
+
+    Contract, checked for every part: fuse(x, no messages) is x bit for bit; the order of the slots does not matter; cells that
+    nobody else sees keep the ego's value. The constructor takes the part's `Config`, C, and the names of the agent types.
+
+    Attributes:
+        level: what its messages carry: points, features or boxes.
+    """
+
+    Config: type[Config]
+    level: Literal["points", "features", "boxes"] = "features"
+
+    @abstractmethod
+    def forward(self, ego: Tensor, received: Received) -> Tensor:
+        """(B, C, Y, X) fused feature."""
+
+    def occupancy(self, features: Tensor) -> Tensor | None:
+        """(N, 1, Y, X) logits that a cell holds an object, if this fusion weighs agents by their confidence; else None."""
+        return None
+
+    def add_type(self, name: str, like: str) -> None:  # noqa: B027 - most fusions have no typed parameters
+        """Give a new agent type its own parameters, starting as those of a deployed type."""
+
+    def typed_parameters(self, name: str) -> list[nn.Parameter]:
+        """The parameters that belong to one agent type alone: what a newcomer may train."""
+        return []
+
+
+def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
+    """(B, C, Y, X) channel-wise maximum of the ego and the visible senders; the ego itself where nobody else sees the cell."""
+    if features.shape[1] == 0:
+        return ego
+    others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)
+    return torch.maximum(ego, others)

@@ -1,0 +1,26 @@
+"""Late fusion: agents send their boxes; the ego pools them and suppresses duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from heatv2x import config
+from heatv2x.fusion.base import Fusion, Received
+
+
+class Late(Fusion):
+    """Every agent detects alone. The messages carry boxes, which `model.Collaboration.detect` merges after the head."""
+
+    level = "boxes"
+
+    class Config(config.Config):
+        """Nothing to set."""
+
+    def __init__(self, config: Late.Config, channels: int, types: Sequence[str]) -> None:
+        super().__init__()
+
+    def forward(self, ego: Tensor, received: Received) -> Tensor:
+        """(B, C, Y, X), the ego's own: features are not exchanged."""
+        return ego

@@ -1,0 +1,1 @@
+"""From a fused feature to boxes."""

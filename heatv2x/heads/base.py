@@ -1,0 +1,62 @@
+"""What a head promises.
+
+Shapes: B scenes, C channels, Y X shared grid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heatv2x.config import Config
+from heatv2x.grid import BevGrid
+
+
+@dataclass
+class Detections:
+    """Boxes of one scene, best first.
+
+    Attributes:
+        boxes: (D, 7) x, y, z, length, width, height, yaw.
+        scores: (D,) in [0, 1].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class Head(nn.Module, ABC):
+    """Predicts dense maps from a feature, knows their training targets, and decodes them to boxes.
+
+    The constructor takes the part's `Config`, C and the shared grid. The grid of a call may be a window of the shared one.
+    """
+
+    Config: type[Config]
+
+    @abstractmethod
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
+        """Dense maps by name from a (B, C, Y, X) feature."""
+
+    @abstractmethod
+    def loss(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0) -> dict[str, Tensor]:
+        """Loss terms by name.
+
+        Args:
+            maps: from `forward`.
+            boxes: B tensors (N, 7), ground truth in the frame of the grid.
+            grids: B grids of the feature (the shared grid or windows of it).
+            margin: shared cells at the border of a window that do not count, because their context was cut off.
+        """
+
+    @abstractmethod
+    def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
+        """Boxes of every scene after suppression of duplicates."""
+
+
+def no_detections(device: torch.device) -> Detections:
+    """An empty result."""
+    return Detections(torch.zeros(0, 7, device=device), torch.zeros(0, device=device))

@@ -1,0 +1,176 @@
+"""The message between agents: a fixed header and one payload. The only thing that crosses the link.
+
+Layout, little-endian, no pickle, no JSON: header of 176 bytes, payload, nothing else. Features travel in the sender's own frame
+with the sender's pose at capture; the receiver warps. The feature-space id says which base (backbone, fusion, head, grid) the
+feature belongs to; a receiver with another base refuses it.
+
+  0 magic 'HV2M' | 4 version u8 | 5 header length u8 | 6 kind u8 (1 feature, 2 boxes) | 7 codec u8 | 8 total length u32
+ 12 sender i64 | 20 capture time u64, microseconds | 28 feature space 16 bytes | 44 agent type 32 bytes, UTF-8, zero padded
+ 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32 | 132 C, Y, X u16, reserved u16
+140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
+
+Signatures, certificates and replay protection are not in this version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from heatv2x import plugins
+from heatv2x.codecs.base import Codec
+from heatv2x.errors import MessageError
+from heatv2x.structures import Boxes3D, Pose
+
+_MAGIC, _VERSION = b"HV2M", 1
+_HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
+_FEATURE, _BOXES = 1, 2
+_BOX_BYTES = 32
+MAX_BYTES = 64 * 2**20
+"""No receiver looks at anything longer; `raw` features of published size fit."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one agent tells the others about one moment.
+
+    Attributes:
+        sender: agent id.
+        agent_type: the sender's type name, at most 32 bytes.
+        captured_us: capture time, microseconds.
+        pose: T_world_sender at capture, as the sender believes it.
+        sigma_m, sigma_rad: the standard deviation the sender reports for its position and heading.
+        feature_space: 16 bytes, the base the feature belongs to (`model.Collaboration.feature_space`).
+        feature: (C, Y, X) float32 in the sender's frame, for intermediate fusion.
+        boxes: detections in the sender's frame, for late fusion. Exactly one of feature and boxes is set.
+        codec: the codec's part name; "boxes" for box messages.
+        size_bytes: length of the packed bytes; 0 for a message that has not been packed.
+    """
+
+    sender: int
+    agent_type: str
+    captured_us: int
+    pose: Pose
+    sigma_m: float
+    sigma_rad: float
+    feature_space: bytes
+    feature: Tensor | None = None
+    boxes: Boxes3D | None = None
+    codec: str = "int8"
+    size_bytes: int = 0
+
+
+def pack(message: Message) -> bytes:
+    """The message as bytes.
+
+    Raises:
+        MessageError: it holds both or neither of feature and boxes, or a name that does not fit.
+    """
+    if (message.feature is None) == (message.boxes is None):
+        raise MessageError("a message carries either a feature or boxes")
+    if message.feature is not None:
+        codec: Codec = plugins.find("codecs", message.codec)()
+        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(message.feature)
+        shape = tuple(message.feature.shape)
+    else:
+        assert message.boxes is not None
+        kind, codec_id, payload, shape = _BOXES, 0, _boxes_to_bytes(message.boxes), (len(message.boxes), 0, 0)
+    name = message.agent_type.encode()
+    if len(name) > 32 or len(message.feature_space) != 16:
+        raise MessageError(f"agent type '{message.agent_type}' must fit 32 bytes and a feature-space id has 16")
+    digest = hashlib.sha256(payload).digest()
+    total = _HEADER.size + len(payload)
+    fields = (_MAGIC, _VERSION, _HEADER.size, kind, codec_id, total, message.sender, message.captured_us)
+    fields += (message.feature_space, name, *_euler(message.pose), message.sigma_m, message.sigma_rad, *shape, 0, digest)
+    head = _HEADER.pack(*fields, 0)[:-4]
+    return head + struct.pack("<I", zlib.crc32(head)) + payload
+
+
+def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
+    """Read a message; everything is checked before anything is allocated by size.
+
+    Args:
+        data: the bytes of one message.
+        feature_space: the receiver's own id; a message from another base is refused. None accepts any.
+
+    Raises:
+        MessageError: the bytes are damaged, of another version or base, or lie about their sizes.
+    """
+    if not _HEADER.size <= len(data) <= MAX_BYTES:
+        raise MessageError(f"{len(data)} bytes cannot be a message")
+    (magic, version, header, kind, codec_id, total, sender, captured, space, name, *numbers) = _HEADER.unpack_from(data)
+    pose, sigma, shape, digest, crc = numbers[:6], numbers[6:8], numbers[8:11], numbers[12], numbers[13]
+    if magic != _MAGIC or version != _VERSION or header != _HEADER.size:
+        raise MessageError(f"not a message of version {_VERSION}")
+    if zlib.crc32(data[: _HEADER.size - 4]) != crc:
+        raise MessageError("the header is damaged")
+    payload = data[_HEADER.size :]
+    if total != len(data) or hashlib.sha256(payload).digest() != digest:
+        raise MessageError("the payload is damaged or cut off")
+    if not np.isfinite([*pose, *sigma]).all() or min(sigma) < 0:
+        raise MessageError("pose or uncertainty is not a finite number")
+    if feature_space is not None and space != feature_space:
+        raise MessageError(f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack")
+    feature, boxes, codec_name = None, None, "boxes"
+    if kind == _FEATURE:
+        codec_name, codec = _codec_by_id(codec_id)
+        feature = codec.from_bytes(payload, (shape[0], shape[1], shape[2]))
+    elif kind == _BOXES:
+        boxes = _boxes_from_bytes(payload, shape[0])
+    else:
+        raise MessageError(f"unknown kind of message {kind}")
+    try:
+        agent_type = name.rstrip(b"\0").decode()
+    except UnicodeDecodeError as error:
+        raise MessageError("the agent type is not UTF-8") from error
+    return Message(
+        sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space, feature, boxes, codec_name, len(data)
+    )
+
+
+def _codec_by_id(wire_id: int) -> tuple[str, Codec]:
+    for name in plugins.available("codecs"):
+        codec = plugins.find("codecs", name)
+        if codec.wire_id == wire_id:
+            return name, codec()
+    raise MessageError(f"unknown codec {wire_id}")
+
+
+def _boxes_to_bytes(boxes: Boxes3D) -> bytes:
+    scores = np.ones(len(boxes), np.float32) if boxes.scores is None else boxes.scores
+    return np.concatenate([boxes.boxes, scores[:, None]], axis=1).astype("<f4").tobytes()
+
+
+def _boxes_from_bytes(payload: bytes, count: int) -> Boxes3D:
+    if len(payload) != count * _BOX_BYTES:
+        raise MessageError(f"payload of {len(payload)} bytes does not hold {count} boxes")
+    rows = np.frombuffer(payload, "<f4").reshape(count, 8).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise MessageError("a box is not finite")
+    return Boxes3D(rows[:, :7].copy(), scores=rows[:, 7].copy())
+
+
+def _euler(pose: Pose) -> tuple[float, ...]:
+    """x, y, z, roll, pitch, yaw of R = Rz(yaw) Ry(pitch) Rx(roll), right-handed, radians."""
+    m = pose.matrix
+    angles = np.arctan2(m[2, 1], m[2, 2]), np.arctan2(-m[2, 0], np.hypot(m[2, 1], m[2, 2])), np.arctan2(m[1, 0], m[0, 0])
+    return (*(float(v) for v in m[:3, 3]), *(float(v) for v in angles))
+
+
+def _pose(numbers: list[float]) -> Pose:
+    x, y, z, roll, pitch, yaw = numbers
+    (cr, cp, cy), (sr, sp, sy) = np.cos([roll, pitch, yaw]), np.sin([roll, pitch, yaw])
+    about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+    about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+    about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = about_z @ about_y @ about_x
+    matrix[:3, 3] = x, y, z
+    return Pose(matrix)
+
+

@@ -1,0 +1,87 @@
+"""What a method costs: parameters, CPU seconds, memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers in a network's parameters; a tensor shared by several parts counts once, buffers do not count."""
+
+    trainable: int
+    total: int
+
+
+def count_parameters(network: nn.Module) -> ParameterCount:
+    """Count the parameters of a network."""
+    parameters = list(network.parameters())
+    return ParameterCount(
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        total=sum(parameter.numel() for parameter in parameters),
+    )
+
+
+class Stopwatch:
+    """Seconds spent inside its `with` blocks, which may be entered again and again: evaluation is left out that way.
+
+    Attributes:
+        cpu_s: processor seconds of this process, all its threads, and of child processes that *ended* inside a block
+            (the system counts a child when it has been waited for: close data loaders before leaving the block).
+        wall_s: seconds on the clock.
+    """
+
+    def __init__(self) -> None:
+        self.cpu_s = 0.0
+        self.wall_s = 0.0
+        self._entered: tuple[float, float] | None = None
+
+    def __enter__(self) -> Self:
+        if self._entered is not None:
+            raise RuntimeError("this stopwatch is already running")
+        self._entered = (_cpu_seconds(), time.perf_counter())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._entered is not None
+        self.cpu_s += _cpu_seconds() - self._entered[0]
+        self.wall_s += time.perf_counter() - self._entered[1]
+        self._entered = None
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """The most memory held so far.
+
+    Attributes:
+        resident_bytes: of this process since it started.
+        cuda_bytes: tensors on the current CUDA device since the last `torch.cuda.reset_peak_memory_stats`; None
+            without CUDA.
+    """
+
+    resident_bytes: int
+    cuda_bytes: int | None
+
+
+def peak_memory() -> PeakMemory:
+    """Read the peak memory."""
+    # getrusage speaks kibibytes on Linux and bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return PeakMemory(resident, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)
+
+
+def _cpu_seconds() -> float:
+    children = os.times()  # in steps of 10 ms; there is no finer clock for children
+    return time.process_time() + children.children_user + children.children_system

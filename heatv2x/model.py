@@ -1,0 +1,382 @@
+"""The method in one file: agents, adapters, shared backbone, messages, fusion, head.
+
+    AgentFrame -> encode (own frame) -> message -> warp to the ego -> fuse -> neck -> head -> boxes
+
+`Collaboration.forward` is that line for a batch in training; `encode` and `detect` are the same line for one vehicle on a road.
+
+Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, C channels, Y X shared grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heatv2x import plugins
+from heatv2x.agents.base import Agent
+from heatv2x.config import Config, build, nearest
+from heatv2x.errors import ConfigError, MessageError
+from heatv2x.fusion.base import Edges, Fusion, Received
+from heatv2x.geometry import nms, transform_boxes
+from heatv2x.grid import BevGrid
+from heatv2x.heads.base import Detections, Head
+from heatv2x.message import Message
+from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
+from heatv2x.structures import AgentFrame, Boxes3D
+
+
+class PartConfig(Config):
+    """A part by name and its settings, which the part's own `Config` checks.
+
+    Attributes:
+        part: file name in the kind's folder, or "package.module:Class".
+        settings: what differs from the part's defaults.
+    """
+
+    part: str
+    settings: dict[str, Any] = {}
+
+
+class ModelConfig(Config):
+    """Everything that shapes a model; stored in every pack.
+
+    Attributes:
+        half_extent_m: the shared grid reaches this far to each side.
+        cell_m: shared cell.
+        channels: C.
+        backbone_blocks: residual blocks of the shared backbone, on the sender's side.
+        neck_channels: channels of the neck's coarse branch, on the ego's side.
+        agents: the base types by name.
+        fusion, head: parts.
+        codec: how features travel.
+    """
+
+    half_extent_m: float = 51.2
+    cell_m: float = 1.6
+    channels: int = 48
+    backbone_blocks: int = 1
+    neck_channels: int = 96
+    agents: dict[str, PartConfig] = {"lidar64": PartConfig(part="lidar_pillar")}
+    fusion: PartConfig = PartConfig(part="hetero_graph")
+    head: PartConfig = PartConfig(part="center")
+    codec: str = "int8"
+
+    @property
+    def grid(self) -> BevGrid:
+        """The shared grid."""
+        return BevGrid(-self.half_extent_m, self.half_extent_m, -self.half_extent_m, self.half_extent_m, self.cell_m)
+
+
+class AdapterConfig(Config):
+    """How a newcomer joins.
+
+    Attributes:
+        agent: the newcomer's kind.
+        like: the deployed type whose typed fusion parameters it starts from.
+        before, after: Hetero-Aware Adapters before and after the shared backbone, on the sender's side.
+        received: Multi-Cognitive Adapter on its warped contribution, on the ego's side; None leaves it out.
+    """
+
+    agent: PartConfig
+    like: str = "lidar64"
+    before: PartConfig | None = PartConfig(part="hetero_aware")
+    after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
+    received: PartConfig | None = PartConfig(part="multi_cognitive")
+
+
+@dataclass
+class Links:
+    """Who hears whom in a batch.
+
+    Attributes:
+        ego: (B,) int64 index of each ego in the flat list of agents.
+        senders: (B, K) int64 indices, -1 in an empty slot.
+        T_sender_ego: (B, K, 4, 4) float64, identity in an empty slot; maps ego coordinates to the sender's, as reported.
+        sigma_m, sigma_rad, age_s: (B, K) float32.
+        windows: (B,) grids to compute on: the shared grid, or windows of it of one common shape.
+    """
+
+    ego: Tensor
+    senders: Tensor
+    T_sender_ego: Tensor
+    sigma_m: Tensor
+    sigma_rad: Tensor
+    age_s: Tensor
+    windows: list[BevGrid] = field(default_factory=list)
+
+
+class Collaboration(nn.Module):
+    """Agents of several types that perceive together.
+
+    Attributes:
+        agents: encoders by type name.
+        senders: by type name, its Hetero-Aware Adapters ("before", "after"); base types have none.
+        receivers: by type name, its Multi-Cognitive Adapter.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = config.grid
+        self.agents = nn.ModuleDict()
+        self.senders = nn.ModuleDict()
+        self.receivers = nn.ModuleDict()
+        self.joined: dict[str, AdapterConfig] = {}
+        for name, part in config.agents.items():
+            self.agents[name] = _build_part("agents", part, self.grid, config.channels)
+        self.backbone = residual_trunk(config.channels, config.backbone_blocks)
+        self.fusion: Fusion = _build_part("fusion", config.fusion, config.channels, list(config.agents))
+        self.neck = TwoScaleNeck(config.channels, config.neck_channels)
+        self.head: Head = _build_part("heads", config.head, config.channels, self.grid)
+        self.codec = plugins.find("codecs", config.codec)()
+
+    # --- the line ---------------------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Mapping[str, Any], types: Sequence[str], links: Links) -> dict[str, Tensor]:
+        """Dense predictions of B egos from the sensor inputs of A agents; the method, one call per arrow.
+
+        Args:
+            inputs: by type, a collated input of that type's agents, in their order in the flat list.
+            types: (A,) type of each agent of the flat list.
+            links: who hears whom.
+        """
+        features = self.encode_batch(inputs, types)
+        return self.collaborate(features, types, links)
+
+    def collaborate(self, features: Tensor, types: Sequence[str], links: Links) -> dict[str, Tensor]:
+        """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions."""
+        messages = self.codec.quantise(features)
+        ego, received = self.receive(features, messages, types, links)
+        fused = self.fusion(ego, received)
+        return self.predict(fused)
+
+    def encode_batch(self, inputs: Mapping[str, Any], types: Sequence[str]) -> Tensor:
+        """(A, C, Y, X) shared features in each agent's own frame, adapters included."""
+        by_type = {name: self.share(name, self.agents[name](batch)) for name, batch in inputs.items()}
+        return in_order(by_type, types)
+
+    def share(self, agent_type: str, encoded: Tensor) -> Tensor:
+        """(N, C, Y, X) encoder outputs of one type to the base's feature space: adapter, shared backbone, adapter."""
+        adapters = self.senders[agent_type] if agent_type in self.senders else {}
+        if "before" in adapters:
+            encoded = adapters["before"](encoded)
+        shared: Tensor = self.backbone(encoded)
+        return adapters["after"](shared) if "after" in adapters else shared
+
+    def receive(self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links) -> tuple[Tensor, Received]:
+        """Each ego's own feature and the messages it hears, warped into its frame and window."""
+        windows = links.windows or [self.grid] * len(links.ego)
+        ego = torch.stack([_crop(features[int(i)], self.grid, w) for i, w in zip(links.ego, windows, strict=True)])
+        batch, slots = links.senders.shape
+        if slots == 0:
+            return ego, nothing_received(ego, links, [types[int(i)] for i in links.ego])
+        shape = (windows[0].x_max - windows[0].x_min, windows[0].y_max - windows[0].y_min)
+        target = BevGrid(0.0, shape[0], 0.0, shape[1], self.grid.cell)
+        corner = torch.eye(4, dtype=torch.float64).repeat(batch, 1, 1)
+        corner[:, 0, 3] = torch.tensor([w.x_min for w in windows], dtype=torch.float64)
+        corner[:, 1, 3] = torch.tensor([w.y_min for w in windows], dtype=torch.float64)
+        pull = (links.T_sender_ego @ corner[:, None].to(links.T_sender_ego.device)).flatten(0, 1)
+        heard = links.senders.flatten() >= 0
+        visible = self.grid.visible(pull, target).to(features.device) & heard[:, None, None].to(features.device)
+        warped = self.grid.warp(messages[links.senders.flatten().clamp(min=0)], pull, target)
+        warped = warped * visible[:, None]
+        names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
+        warped = self._adapt_received(warped, [name for row in names for name in row]) * visible[:, None]
+        edges = Edges(torch.linalg.inv(links.T_sender_ego), links.sigma_m, links.sigma_rad, links.age_s)
+        received = Received(
+            warped.unflatten(0, (batch, slots)),
+            visible.unflatten(0, (batch, slots)),
+            edges,
+            [types[int(i)] for i in links.ego],
+            names,
+        )
+        return ego, received
+
+    def predict(self, fused: Tensor) -> dict[str, Tensor]:
+        """Dense predictions from (B, C, Y, X) fused features."""
+        return self.head(self.neck(fused))  # type: ignore[no-any-return]
+
+    def _adapt_received(self, warped: Tensor, types: Sequence[str]) -> Tensor:
+        for name in sorted(set(types) & set(self.receivers)):
+            rows = torch.tensor([t == name for t in types], device=warped.device)
+            adapted = self.receivers[name](warped)
+            warped = torch.where(rows[:, None, None, None], adapted, warped)
+        return warped
+
+    # --- one vehicle on a road --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, frame: AgentFrame, agent_type: str, captured_us: int = 0) -> Message:
+        """What one agent sends: its feature in the base's space (boxes under late fusion), in its own frame.
+
+        Args:
+            frame: the agent's sensors, in its own frame.
+            agent_type: its type's name.
+            captured_us: capture time, microseconds.
+        """
+        agent = self.agent(agent_type)
+        feature = self.share(agent_type, agent(agent.collate([agent.prepare(frame)])))
+        about = (frame.agent_id, agent_type, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
+        if self.fusion.level == "boxes":
+            found = self.head.decode(self.predict(feature), self.grid)[0]
+            return Message(*about, boxes=_as_boxes(found), codec="boxes")
+        return Message(*about, feature=feature[0], codec=self.config.codec)
+
+    @torch.no_grad()
+    def detect(self, ego: Message, messages: Sequence[Message] = ()) -> Boxes3D:
+        """Boxes in the ego's frame from its own feature and what it received.
+
+        Args:
+            ego: the ego's own message, as `encode` gives it (not quantised).
+            messages: received ones, any order.
+
+        Raises:
+            MessageError: a message belongs to another base, or its feature does not fit the grid.
+        """
+        if self.fusion.level == "boxes":
+            return self._merge_boxes(ego, messages)
+        everyone = [ego, *messages]
+        for message in everyone:
+            self._check(message)
+        features = torch.stack([message.feature for message in everyone if message.feature is not None])
+        links = links_of(ego, messages)
+        ego_feature, received = self.receive(features, features, [message.agent_type for message in everyone], links)
+        maps = self.predict(self.fusion(ego_feature, received))
+        return _as_boxes(self.head.decode(maps, self.grid)[0])
+
+    def _merge_boxes(self, ego: Message, messages: Sequence[Message]) -> Boxes3D:
+        boxes, scores = [], []
+        for message in (ego, *messages):
+            if message.boxes is None or message.boxes.scores is None:
+                raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
+            T = torch.from_numpy(message.pose.relative_to(ego.pose))
+            boxes.append(transform_boxes(torch.from_numpy(message.boxes.boxes), T))
+            scores.append(torch.from_numpy(message.boxes.scores))
+        together = Detections(torch.cat(boxes), torch.cat(scores))
+        keep = nms(together.boxes, together.scores, 0.15)
+        return _as_boxes(Detections(together.boxes[keep], together.scores[keep]))
+
+    def _check(self, message: Message) -> None:
+        expected = (self.config.channels, *self.grid.shape)
+        if message.feature is None or tuple(message.feature.shape) != expected:
+            have = None if message.feature is None else tuple(message.feature.shape)
+            raise MessageError(f"agent {message.sender} sent a feature of shape {have}, this base needs {expected}")
+        if message.feature_space != self.feature_space:
+            raise MessageError(f"agent {message.sender} speaks for base {message.feature_space.hex()}, not {self.feature_space.hex()}")
+        if message.agent_type not in self.known_types():
+            raise MessageError(f"unknown agent type '{message.agent_type}'; {nearest(message.agent_type, self.known_types())}")
+
+    # --- types and their parts --------------------------------------------------------------------------------------
+
+    def agent(self, name: str) -> Agent:
+        """The encoder of a type.
+
+        Raises:
+            ConfigError: this model has no such type.
+        """
+        if name not in self.agents:
+            raise ConfigError(f"unknown agent type '{name}'; {nearest(name, self.agents)}")
+        agent = self.agents[name]
+        assert isinstance(agent, Agent)
+        return agent
+
+    def known_types(self) -> list[str]:
+        """Types whose messages can be fused."""
+        return sorted({*self.config.agents, *self.joined})
+
+    def join(self, name: str, config: AdapterConfig) -> None:
+        """Let a new type join: its encoder, identity adapters and typed fusion parameters. Nothing deployed changes.
+
+        Raises:
+            ConfigError: the name is taken, or `like` is unknown.
+        """
+        if name in self.known_types():
+            raise ConfigError(f"agent type '{name}' has already joined")
+        if config.like not in self.known_types():
+            raise ConfigError(f"like='{config.like}' is no deployed type; {nearest(config.like, self.known_types())}")
+        channels = self.config.channels
+        self.agents[name] = _build_part("agents", config.agent, self.grid, channels)
+        sides = {"before": config.before, "after": config.after}
+        self.senders[name] = nn.ModuleDict({s: _build_part("adapters", p, channels) for s, p in sides.items() if p})
+        if config.received:
+            self.receivers[name] = _build_part("adapters", config.received, channels)
+        self.fusion.add_type(name, config.like)
+        self.joined[name] = config
+
+    def base_modules(self) -> dict[str, nn.Module]:
+        """What a base pack holds and every message relies on."""
+        return {"backbone": self.backbone, "fusion": self.fusion, "neck": self.neck, "head": self.head}
+
+    def base_state(self) -> dict[str, Tensor]:
+        """The base's tensors by name: backbone, fusion without newcomers' parameters, neck, head."""
+        newcomers = tuple(f"fusion.types.{name}." for name in self.joined)
+        state = {f"{part}.{k}": v for part, module in self.base_modules().items() for k, v in module.state_dict().items()}
+        return {key: value for key, value in state.items() if not key.startswith(newcomers)}
+
+    @property
+    def feature_space(self) -> bytes:
+        """16 bytes that name the base: SHA-256 over its tensors, the grid and the codec-independent shape of features."""
+        digest = hashlib.sha256()
+        about = {"grid": self.grid.to_dict(), "channels": self.config.channels}
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        for key, value in sorted(self.base_state().items()):
+            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.digest()[:16]
+
+
+def links_of(ego: Message, messages: Sequence[Message]) -> Links:
+    """The links of one ego with the given messages; the ego is agent 0 of the flat list, the messages follow."""
+    T = np.stack([ego.pose.relative_to(m.pose) for m in messages]) if messages else np.zeros((0, 4, 4))
+    ages = [(ego.captured_us - m.captured_us) / 1e6 for m in messages]
+    return Links(
+        torch.zeros(1, dtype=torch.long),
+        torch.arange(1, len(messages) + 1)[None],
+        torch.from_numpy(T)[None],
+        torch.tensor([[m.sigma_m for m in messages]]),
+        torch.tensor([[m.sigma_rad for m in messages]]),
+        torch.tensor([ages]),
+    )
+
+
+def nothing_received(ego: Tensor, links: Links, ego_types: list[str]) -> Received:
+    """What an ego has that hears nobody."""
+    batch, _, rows, columns = ego.shape
+    edges = Edges(links.T_sender_ego, links.sigma_m, links.sigma_rad, links.age_s)
+    visible = torch.zeros(batch, 0, rows, columns, dtype=torch.bool, device=ego.device)
+    return Received(ego[:, None][:, :0], visible, edges, ego_types, [[] for _ in ego_types])
+
+
+def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:
+    """(A, ...) rows of several types put into the order of the flat list."""
+    names = list(by_type)
+    rows = torch.cat([by_type[name] for name in names])
+    position = [index for name in names for index, t in enumerate(types) if t == name]
+    order = torch.empty(len(types), dtype=torch.long)
+    order[torch.tensor(position, dtype=torch.long)] = torch.arange(len(types))
+    return rows[order.to(rows.device)]
+
+
+def _crop(feature: Tensor, grid: BevGrid, window: BevGrid) -> Tensor:
+    if window == grid:
+        return feature
+    row, column = round((window.y_min - grid.y_min) / grid.cell), round((window.x_min - grid.x_min) / grid.cell)
+    rows, columns = window.shape
+    return feature[:, row : row + rows, column : column + columns]
+
+
+def _as_boxes(found: Detections) -> Boxes3D:
+    return Boxes3D(found.boxes.float().cpu().numpy(), scores=found.scores.float().cpu().numpy())
+
+
+def _build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
+    part_class = plugins.find(kind, part.part)
+    settings = build(part_class.Config, part.settings, source=f"{kind} part '{part.part}'")
+    return part_class(settings, *arguments)

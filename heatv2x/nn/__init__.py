@@ -1,0 +1,1 @@
+"""Blocks shared by agents, fusion and heads."""
