@@ -94,6 +94,12 @@ class BevGrid:
         x_min, y_min = self.x_min + column * self.cell, self.y_min + row * self.cell
         return BevGrid(x_min, x_min + columns * self.cell, y_min, y_min + rows * self.cell, self.cell)
 
+    def crop(self, features: Tensor, window: BevGrid) -> Tensor:
+        """The (..., Yw, Xw) part of (..., Y, X) features of this grid that a window (see `window`) covers."""
+        row, column = round((window.y_min - self.y_min) / self.cell), round((window.x_min - self.x_min) / self.cell)
+        rows, columns = window.shape
+        return features[..., row : row + rows, column : column + columns]
+
     def to_dict(self) -> dict[str, float]:
         """The fields by name, for JSON and manifests."""
         return asdict(self)
@@ -146,8 +152,12 @@ class BevGrid:
 
     def _positions(self, T_source_target: Tensor, target: BevGrid) -> Tensor:
         """(N, Yt, Xt, 2) float64 normalised positions of the target's cell centres in this grid."""
+        # affine_grid would do the same, but it refuses an empty batch: nobody sent anything.
         theta = self.sampling_matrix(T_source_target, target)
-        return functional.affine_grid(theta, [len(theta), 1, *target.shape], align_corners=False)
+        half_size, centre = target._normalisation(theta)
+        cells = ((target.centres(theta.device) - centre) / half_size).flatten(0, 1)
+        positions = cells @ theta[..., :2].mT + theta[..., None, :, 2]
+        return positions.reshape(*theta.shape[:-2], *target.shape, 2)
 
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Half sizes (2,) and centre (2,) in metres: a normalised coordinate is (metric - centre) / half size."""

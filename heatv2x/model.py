@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ class Collaboration(nn.Module):
     def receive(self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links) -> tuple[Tensor, Received]:
         """Each ego's own feature and the messages it hears, warped into its frame and window."""
         windows = links.windows or [self.grid] * len(links.ego)
-        ego = torch.stack([_crop(features[int(i)], self.grid, w) for i, w in zip(links.ego, windows, strict=True)])
+        ego = torch.stack([self.grid.crop(features[int(i)], w) for i, w in zip(links.ego, windows, strict=True)])
         batch, slots = links.senders.shape
         if slots == 0:
             return ego, nothing_received(ego, links, [types[int(i)] for i in links.ego])
@@ -273,6 +274,18 @@ class Collaboration(nn.Module):
         if message.agent_type not in self.known_types():
             raise MessageError(f"unknown agent type '{message.agent_type}'; {nearest(message.agent_type, self.known_types())}")
 
+    @classmethod
+    def from_packs(cls, *paths: str | Path, sides: Collection[str] = ("sender", "receiver")) -> Collaboration:
+        """A model, ready to use, from a base pack, agent packs and adapter packs in any order.
+
+        Raises:
+            PackError: a pack is damaged, does not fit, or there is not exactly one base.
+        """
+        from heatv2x.assembly import assemble, read_all  # noqa: PLC0415 - assembly builds this class
+
+        base, agents, adapters = read_all(paths)
+        return assemble(base, agents, adapters, sides)
+
     # --- types and their parts --------------------------------------------------------------------------------------
 
     def agent(self, name: str) -> Agent:
@@ -362,14 +375,6 @@ def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:
     order = torch.empty(len(types), dtype=torch.long)
     order[torch.tensor(position, dtype=torch.long)] = torch.arange(len(types))
     return rows[order.to(rows.device)]
-
-
-def _crop(feature: Tensor, grid: BevGrid, window: BevGrid) -> Tensor:
-    if window == grid:
-        return feature
-    row, column = round((window.y_min - grid.y_min) / grid.cell), round((window.x_min - grid.x_min) / grid.cell)
-    rows, columns = window.shape
-    return feature[:, row : row + rows, column : column + columns]
 
 
 def _as_boxes(found: Detections) -> Boxes3D:

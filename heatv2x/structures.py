@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -110,6 +111,24 @@ class Camera:
     K: Float64
     T_agent_camera: Float64
     depth: Float32 | None = None
+
+    def scaled(self, height: int, width: int) -> Camera:
+        """The same camera with its image, depth and intrinsics scaled to (height, width) pixels; depth takes the nearest pixel."""
+        old_height, old_width = self.image.shape[:2]
+        if (height, width) == (old_height, old_width):
+            return self
+        image = np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.BILINEAR))
+        K = self.K.copy()
+        K[:2, 2] += 0.5  # pixel centres lie half a pixel inside: scale about the image's corner
+        K[0] *= width / old_width
+        K[1] *= height / old_height
+        K[:2, 2] -= 0.5
+        depth = self.depth
+        if depth is not None:
+            rows = ((np.arange(height) + 0.5) * old_height / height).astype(int)
+            columns = ((np.arange(width) + 0.5) * old_width / width).astype(int)
+            depth = depth[np.ix_(rows, columns)]
+        return replace(self, image=image, K=K, depth=depth)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class Agent(nn.Module, ABC):
         super().__init__()
         self.grid = grid
         self.channels = channels
+
+    def reduce(self, frame: AgentFrame) -> AgentFrame:
+        """The frame with no more than `prepare` needs, as small as it can be kept in memory."""
+        lidars = {name: cloud for name, cloud in frame.lidars.items() if name in self.sensors}
+        return replace(frame, lidars=lidars, cameras=frame.cameras if "camera" in self.sensors else ())
 
     @abstractmethod
     def prepare(self, frame: AgentFrame) -> Any:

@@ -6,11 +6,10 @@ After Lift-Splat-Shoot (Philion and Fidler 2020) with supervised depth (Reading 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -88,18 +87,22 @@ class CameraLift(Agent):
             conv_block(config.lifted, channels, stride=round(grid.cell / config.cell_m)), ResidualBlock(channels, channels)
         )
 
+    def reduce(self, frame: AgentFrame) -> AgentFrame:
+        """The frame with its cameras scaled to this agent's image size and nothing else."""
+        cameras = tuple(camera.scaled(*self.config.image_size) for camera in frame.cameras)
+        return replace(frame, lidars={}, cameras=cameras)
+
     def prepare(self, frame: AgentFrame) -> CameraInput:
         """Scaled images, the cells their pixels may lie in, and depth at the centres of feature cells."""
         if not frame.cameras:
             raise HeatError(f"agent {frame.agent_id} at {frame.timestamp} needs cameras, but its frame holds none")
-        height, width = self.config.image_size
-        images = np.stack([_scaled(camera.image, height, width) for camera in frame.cameras])
-        cells = torch.stack([self._cells(camera) for camera in frame.cameras])
-        depths = [self._depth(camera) for camera in frame.cameras]
-        known = [depth for depth in depths if depth is not None]
-        depth = torch.from_numpy(np.stack(known)) if len(known) == len(depths) else None
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return CameraInput(pixels, cells, depth)
+        cameras = self.reduce(frame).cameras
+        images = torch.from_numpy(np.stack([camera.image for camera in cameras])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        cells = torch.stack([self._cells(camera) for camera in cameras])
+        half = self.stride // 2
+        known = [camera.depth[half :: self.stride, half :: self.stride] for camera in cameras if camera.depth is not None]
+        depth = torch.from_numpy(np.stack(known)) if len(known) == len(cameras) else None
+        return CameraInput(images, cells, depth)
 
     def collate(self, items: Sequence[CameraInput]) -> CameraInput:
         """Images of N agents; depth only if all have it."""
@@ -134,32 +137,12 @@ class CameraLift(Agent):
         return self.bev(bev), logits
 
     def _cells(self, camera: Camera) -> Tensor:
-        height, width = self.config.image_size
-        K = torch.from_numpy(camera.K.astype(np.float32)).clone()
-        # pixel centres sit at half-integers when an image is scaled as a whole
-        scale = torch.tensor([width / camera.image.shape[1], height / camera.image.shape[0]])
-        K[:2, 2] = (K[:2, 2] + 0.5) * scale - 0.5
-        K[0, :2] *= scale[0]
-        K[1, 1] *= scale[1]
-        rays = image_rays(height, width, self.stride, K)
+        rays = image_rays(*self.config.image_size, self.stride, torch.from_numpy(camera.K).float())
         edges = depth_edges(*self.config.depth_range, self.config.depth_bins)
         centres = (edges + torch.cat([edges[1:], torch.tensor([self.config.depth_range[1]])])) / 2
-        return splat_cells(rays, centres, torch.from_numpy(camera.T_agent_camera).float(), self.splat_grid, self.config.z_range)
-
-    def _depth(self, camera: Camera) -> np.ndarray | None:  # type: ignore[type-arg]
-        if camera.depth is None:
-            return None
-        height, width = self.config.image_size
-        rows = ((np.arange(height // self.stride) + 0.5) * self.stride / height * camera.depth.shape[0]).astype(int)
-        columns = ((np.arange(width // self.stride) + 0.5) * self.stride / width * camera.depth.shape[1]).astype(int)
-        return camera.depth[np.ix_(rows, columns)]
+        T_agent_camera = torch.from_numpy(camera.T_agent_camera).float()
+        return splat_cells(rays, centres, T_agent_camera, self.splat_grid, self.config.z_range)
 
 
 def _trunk_stage(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(conv_block(channels_in, channels_out, stride=2), ResidualBlock(channels_out, channels_out))
-
-
-def _scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pypcd4 import PointCloud as Pypcd4Cloud
+from pypcd4.pypcd4 import PointCloud as Pypcd4Cloud
 
 from heatv2x.errors import DataError
 from heatv2x.structures import Float32
@@ -48,14 +48,14 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
     source = Path(path)
     content = _read_bytes(source)
     header = _parse_header(content, source)
-    records = _decode_binary(content, header, source) if header.encoding == "binary" else _decode(content, header, source)
+    records = (
+        _decode_binary(content, header, source) if header.encoding == "binary" else _decode(content, header, source)
+    )
     points = np.empty((header.points, 4), np.float32)
     for column, axis in enumerate("xyz"):
         points[:, column] = records[axis]
     points[:, 3] = _intensity(records, intensity_max, source)
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        bad = int(len(finite) - finite.sum())
+    if bad := int((~np.isfinite(points)).any(axis=1).sum()):
         raise DataError(source, f"{bad} of {len(points)} points have a NaN or infinite number", way_out=_WAY_OUT)
     return points
 
@@ -139,7 +139,7 @@ def _decode(content: bytes, header: _Header, source: Path) -> npt.NDArray[np.voi
         if len(sizes) < 2 or sizes[1] != expected or sizes[0] > len(content) - header.data_start - 8:
             raise DataError(source, "is truncated or corrupt: the block sizes are wrong", key="DATA", way_out=_WAY_OUT)
     try:
-        cloud = Pypcd4Cloud.from_fileobj(io.BufferedReader(io.BytesIO(content)))  # type: ignore[arg-type]
+        cloud = Pypcd4Cloud.from_fileobj(io.BufferedReader(io.BytesIO(content)))
         records = np.atleast_1d(np.asarray(cloud.pc_data))
     except (ValueError, RuntimeError, IndexError, KeyError, EOFError, OSError, TypeError) as error:
         raise DataError(source, f"is corrupt: {error}", key="DATA", way_out=_WAY_OUT) from error
@@ -160,6 +160,7 @@ def _intensity(records: npt.NDArray[np.void], intensity_max: float, source: Path
         return intensity.astype(np.float32)
     if "rgb" in kinds and kinds["rgb"].itemsize == 4:
         packed = np.ascontiguousarray(records["rgb"]).view(np.uint32)
-        return _RED_TO_INTENSITY[(packed >> 16) & 0xFF]
+        from_red: Float32 = _RED_TO_INTENSITY[(packed >> 16) & 0xFF]
+        return from_red
     problem = f"has no intensity: its fields are {' '.join(kinds)}, and neither a 4-byte rgb nor intensity is there"
     raise DataError(source, problem, key="rgb", way_out=_WAY_OUT)

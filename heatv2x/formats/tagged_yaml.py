@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -64,7 +64,7 @@ class _Reader:
         parts = [str(_position(level)) for level in self.stack]
         return ".".join(part for part in parts if part) or None
 
-    def fail(self, problem: str) -> None:
+    def fail(self, problem: str) -> NoReturn:
         raise DataError(self.source, problem, key=self.path(), way_out="download or write the file again")
 
     def _refuse_tag(self, tag: str | None, event: Any, allowed: tuple[str, ...]) -> None:

@@ -69,6 +69,10 @@ class Fusion(nn.Module, ABC):
     def forward(self, ego: Tensor, received: Received) -> Tensor:
         """(B, C, Y, X) fused feature."""
 
+    def contributions(self, ego: Tensor, received: Received) -> Tensor:
+        """(B, K, Y, X) in [0, 1]: the share of channels in which a sender beats the ego and all others; for looking at."""
+        return channel_wins(ego, received.features, received.visible)
+
     def occupancy(self, features: Tensor) -> Tensor | None:
         """(N, 1, Y, X) logits that a cell holds an object, if this fusion weighs agents by their confidence; else None."""
         return None
@@ -76,9 +80,9 @@ class Fusion(nn.Module, ABC):
     def add_type(self, name: str, like: str) -> None:  # noqa: B027 - most fusions have no typed parameters
         """Give a new agent type its own parameters, starting as those of a deployed type."""
 
-    def typed_parameters(self, name: str) -> list[nn.Parameter]:
-        """The parameters that belong to one agent type alone: what a newcomer may train."""
-        return []
+    def typed_module(self, name: str) -> nn.Module | None:
+        """The parameters that belong to one agent type alone: what a newcomer may train. None if there are none."""
+        return None
 
 
 def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
@@ -87,3 +91,11 @@ def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
         return ego
     others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)
     return torch.maximum(ego, others)
+
+
+def channel_wins(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
+    """(B, K, Y, X) share of channels whose maximum comes from each sender and not from the ego."""
+    offered = features.masked_fill(~visible[:, :, None], -torch.inf)
+    best = offered.amax(dim=1, keepdim=True)
+    wins = (offered == best) & (offered > ego[:, None])
+    return wins.float().mean(dim=2)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x import config
-from heatv2x.fusion.base import Edges, Fusion, Received, maximum_with
+from heatv2x.fusion.base import Edges, Fusion, Received, channel_wins, maximum_with
 
 EDGE_FEATURES = 9
 _OPEN = 3.0  # the gate's logit at the start: nearly open, with a usable gradient
@@ -112,13 +112,18 @@ class HeteroGraph(Fusion):
             return ego
         hidden = self._edge_hidden(received)
         confidence = self.occupancy(received.features.flatten(0, 1)).view(received.visible.shape)
-        contribution = received.features
-        if self.config.gate:
-            contribution = self._gate(ego, received.features, confidence, hidden) * contribution
-        fused = maximum_with(ego, contribution, received.visible)
+        fused = maximum_with(ego, self._gated(ego, received.features, confidence, hidden), received.visible)
         if self.config.attention:
             fused = fused + self._attend(ego, received, confidence, hidden)
         return fused
+
+    def contributions(self, ego: Tensor, received: Received) -> Tensor:
+        """(B, K, Y, X) share of channels that a sender wins after its gate."""
+        if received.features.shape[1] == 0:
+            return received.visible.float()
+        confidence = self.occupancy(received.features.flatten(0, 1)).view(received.visible.shape)
+        gated = self._gated(ego, received.features, confidence, self._edge_hidden(received))
+        return channel_wins(ego, gated, received.visible)
 
     def occupancy(self, features: Tensor) -> Tensor:
         """(N, 1, Y, X) logits that a cell holds an object, from one agent's message alone."""
@@ -135,9 +140,9 @@ class HeteroGraph(Fusion):
         self.types[name] = added.to(self.temperature.device)
         self.starts_from[name] = root
 
-    def typed_parameters(self, name: str) -> list[nn.Parameter]:
+    def typed_module(self, name: str) -> nn.Module:
         """Codes and projections of one type."""
-        return list(self.types[name].parameters())
+        return self._of(name)
 
     def _of(self, name: str) -> AgentTypeParameters:
         parameters = self.types[name]
@@ -160,13 +165,15 @@ class HeteroGraph(Fusion):
         hidden: Tensor = self.edge(torch.cat([features, receiver, sender], dim=-1))
         return hidden
 
-    def _gate(self, ego: Tensor, features: Tensor, confidence: Tensor, hidden: Tensor) -> Tensor:
-        """(B, K, C, Y, X) factors, exactly 1 at the start."""
+    def _gated(self, ego: Tensor, features: Tensor, confidence: Tensor, hidden: Tensor) -> Tensor:
+        """(B, K, C, Y, X) features times their gates, which are exactly 1 at the start."""
+        if not self.config.gate:
+            return features
         egos = ego[:, None].expand_as(features)
         pair = torch.cat([features, egos, confidence[:, :, None].sigmoid()], dim=2).flatten(0, 1)
         content = self.content_gate(functional.gelu(self.content(pair))).view(features.shape)
         logits = _OPEN + self.edge_gate(hidden)[..., None, None] + content
-        return logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN))
+        return features * (logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN)))
 
     def _attend(self, ego: Tensor, received: Received, confidence: Tensor, hidden: Tensor) -> Tensor:
         """(B, C, Y, X) residual, zero where no sender sees the cell."""

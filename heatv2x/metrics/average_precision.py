@@ -18,7 +18,7 @@ import torch
 from heatv2x.config import nearest
 from heatv2x.errors import ConfigError
 from heatv2x.geometry import corners_bev, rotated_iou_3d, rotated_iou_bev
-from heatv2x.structures import Bool, Boxes3D, Float64, Int32, Int64
+from heatv2x.structures import Bool, Boxes3D, Float32, Float64, Int32, Int64
 
 DISTANCE_BINS_M = ((0, 20), (20, 35), (35, 50), (50, None))
 HIT_BINS = ((0, 1), (1, 5), (5, 20), (20, 100), (100, None))
@@ -325,7 +325,7 @@ def _select(detections: Boxes3D, protocol: Protocol) -> Boxes3D:
     """The detections that the protocol lets count, in descending score; of equal scores the earlier row comes first."""
     assert detections.scores is not None
     if protocol.max_extent_m is not None:
-        corners = corners_bev(torch.from_numpy(detections.boxes)).numpy()
+        corners = corners_bev(_tensor(detections.boxes)).numpy()
         sides = corners.max(axis=1, initial=-np.inf) - corners.min(axis=1, initial=np.inf)
         detections = detections[(sides <= protocol.max_extent_m).all(axis=1)]
     assert detections.scores is not None
@@ -335,7 +335,7 @@ def _select(detections: Boxes3D, protocol: Protocol) -> Boxes3D:
 def _match(detections: Boxes3D, ground_truth: Boxes3D, protocol: Protocol) -> _MatchedFrame:
     assert detections.scores is not None
     overlap = rotated_iou_3d if protocol.iou == "3d" else rotated_iou_bev
-    boxes, truth = (torch.from_numpy(b.boxes).double() for b in (detections, ground_truth))
+    boxes, truth = (_tensor(side.boxes) for side in (detections, ground_truth))
     iou = overlap(boxes, truth).numpy()
     matches = np.stack([_greedy(iou, threshold, protocol.matching) for threshold in protocol.thresholds])
     hits = ground_truth.hits
@@ -380,6 +380,11 @@ def _found(frame: _MatchedFrame, row: int) -> Bool:
     found = np.zeros(len(frame.gt_hits), dtype=bool)
     found[frame.matches[row][frame.matches[row] >= 0]] = True
     return found
+
+
+def _tensor(boxes: Float32) -> torch.Tensor:
+    """(N, 7) float64. Copied, because torch takes neither reversed nor read-only arrays."""
+    return torch.from_numpy(np.array(boxes, dtype=np.float64, order="C"))
 
 
 def _bin_name(low: float, high: float | None) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -76,10 +78,18 @@ class PeakMemory:
 
 def peak_memory() -> PeakMemory:
     """Read the peak memory."""
-    # getrusage speaks kibibytes on Linux and bytes on macOS.
+    return PeakMemory(_peak_resident(), torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)
+
+
+def _peak_resident() -> int:
+    # Linux hands the peak of the parent down to a new process in getrusage, but not in /proc.
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        if peak:
+            return int(peak[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return PeakMemory(resident, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cpu_seconds() -> float:

@@ -18,6 +18,7 @@ ROLES = {
     "lhft_gcft": "adapted",
     "full_finetune": "reference",
 }
+STAGE_ROLES = {"local": "adapted-part", "collaborative": "adapted", "full_finetune": "reference"}
 KEY_METHODS = ("no_fusion", "unaligned", "lhft_gcft", "full_finetune")
 PANEL_METHODS = ("unaligned", "lhft", "lhft_gcft", "backward_alignment", "full_finetune", "homogeneous")
 RIVALS = ("backward_alignment", "full_finetune", "scratch_mix")
@@ -62,7 +63,6 @@ class BarGroup:
     heading: str
     bars: list[Bar]
     reference: float | None = None
-    reference_label: str = ""
 
 
 def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -80,13 +80,13 @@ def _clip(percent: float) -> float:
 
 def precision_bars(results: Results, iou: str) -> list[BarGroup]:
     """AP of every row at one IoU threshold, with its interval and a line at what the ego sees alone."""
-    alone = results.row("no_fusion") or results.row("single_agent")
-    reference = alone.points(iou) if alone else None
     groups = []
     for prefix, rows in grouped(results.rows).items():
         bars = [bar for row in rows if (bar := _precision_bar(row, iou)) is not None]
         if bars:
-            groups.append(BarGroup(words.group_label(prefix), bars, reference, "ego alone"))
+            alone = words.alone(results, rows[-1])
+            reference = None if alone is None or alone.points(iou) is None else _clip(alone.points(iou) or 0.0)
+            groups.append(BarGroup(words.group_label(prefix), bars, reference))
     return groups
 
 
@@ -102,13 +102,24 @@ def _precision_bar(row: Row, iou: str) -> Bar | None:
 
 @dataclass(frozen=True)
 class Column:
-    """One upright column of a small panel: its place and height in percent of the plot, and the ghost it is compared with."""
+    """One upright column of a small panel, in percent of the plot.
+
+    Attributes:
+        label: its category.
+        x: left edge.
+        width: from left to right.
+        height: from the bottom; 0 if not measured.
+        text: the number over it.
+        text_at: where the number stands, over the column and clear of the ghost's mark.
+        ghost: height of the mark it is compared with, None without one.
+    """
 
     label: str
     x: float
     width: float
     height: float
     text: str
+    text_at: float
     ghost: float | None
 
 
@@ -143,15 +154,17 @@ def _panel(row: Row, values: Mapping[str, float | None], ghosts: Mapping[str, fl
     step = 100 / len(values)
     columns = []
     for index, (name, value) in enumerate(values.items()):
-        ghost = ghosts.get(name)
+        height = _clip(100 * (value or 0.0))
+        ghost = None if (mark := ghosts.get(name)) is None else _clip(100 * mark)
         columns.append(
             Column(
                 label=name.removesuffix(unit) if unit else name,
                 x=round(index * step + 0.14 * step, 2),
                 width=round(0.72 * step, 2),
-                height=_clip(100 * (value or 0.0)),
+                height=height,
                 text="–" if value is None else f"{100 * value:.0f}",
-                ghost=None if ghost is None else _clip(100 * ghost),
+                text_at=ghost + 1 if ghost is not None and height < ghost < height + 17 else height,
+                ghost=ghost,
             )
         )
     return Panel(words.wording(row.name).label, role(row), columns, unit.strip())
@@ -168,12 +181,14 @@ def cost_bars(results: Results) -> list[BarGroup]:
     times = [(row, row.seconds) for row in rows]
     known = [(row, value) for row, value in times if value is not None]
     if known:
-        groups.append(BarGroup("Processor seconds of training", _cost(known, words.seconds, _collaborative_share(results))))
+        groups.append(
+            BarGroup("Processor seconds of training", _cost(known, words.seconds, _collaborative_share(results)))
+        )
     return groups
 
 
 def _cost(values: Sequence[tuple[Row, float]], text: Callable[[float], str], collaborative: float = 0.0) -> list[Bar]:
-    """Bars on a scale that ends at the largest value; the full method shows their collaborative part."""
+    """Bars on a scale that ends at the largest value; the full method shows its collaborative part."""
     largest = max(value for _, value in values) or 1.0
     return [
         Bar(
@@ -233,9 +248,9 @@ Curve = tuple[str, str, list[tuple[float, float]]]
 def training_plots(results: Results) -> list[Plot]:
     """Validation AP over training time where it was measured, and loss over training time."""
     alone = results.row("no_fusion")
-    level = alone.points() if alone else None
+    level = None if alone is None or alone.points() is None else ("ego alone", alone.points() or 0.0)
     plots = [
-        _plot("Validation AP50 while training", _curves(results, "ap50", 100.0), None if level is None else ("ego alone", level)),
+        _plot("Validation AP50 while training", _curves(results, "ap50", 100.0), level),
         _plot("Loss while training", _curves(results, "loss", 1.0), None),
     ]
     return [plot for plot in plots if plot is not None]
@@ -249,7 +264,9 @@ def _curves(results: Results, quantity: str, factor: float) -> list[Curve]:
         offset = (local.cpu_seconds or 0.0) if local and stage.name == "collaborative" else 0.0
         samples = _samples(stage, quantity, factor, offset)
         if len(samples) > 1 and stage.name != "base":
-            color = {"local": "adapted-part", "collaborative": "adapted", "full_finetune": "reference"}.get(stage.name, "other")
+            color = {"local": "adapted-part", "collaborative": "adapted", "full_finetune": "reference"}.get(
+                stage.name, "other"
+            )
             curves.append((words.stage_label(stage.name), color, samples))
     return curves
 

@@ -124,7 +124,8 @@ class Stage:
     """One training stage of the run.
 
     Attributes:
-        name: "local" (LHFT), "collaborative" (GCFT), "full_finetune", "base" ...; prefixed like rows for other newcomers.
+        name: "local" (LHFT), "collaborative" (GCFT), "full_finetune", "base" ...; for other newcomers prefixed like
+            rows.
         cpu_seconds: process CPU-seconds, reading and caching included.
         wall_seconds: the same work by the clock on the wall.
         trained_parameters: elements of the tensors that learn in this stage.

@@ -40,21 +40,24 @@ ROWS = {
     "single_agent": Wording(
         "Dedicated single-agent net", "A network trained only ever to work alone, so collaboration cost it nothing."
     ),
-    "late": Wording("Late fusion", "Everyone detects alone and sends boxes, and the ego merges them. Needs no shared feature."),
-    "maximum": Wording("Maximum fusion", "The adapted features fused by a plain per-cell maximum instead of the graph."),
+    "late": Wording("Late fusion", "Everyone detects alone and sends boxes, which the ego merges."),
+    "maximum": Wording("Maximum fusion", "Features fused by a plain per-cell maximum instead of the graph."),
     "unaligned": Wording(
         "Newcomer, not adapted", "The newcomer's features go straight into the alliance's fusion, with nothing trained."
     ),
-    "gcft_only": Wording("GCFT only", "Only the collaborative stage: adapters trained inside the fusion, no local stage before."),
-    "lhft": Wording("LHFT", "Only the local stage: adapters trained on the newcomer's own data against the frozen base."),
+    "gcft_only": Wording("GCFT only", "Only the collaborative stage: adapters trained through the fusion."),
+    "lhft": Wording("LHFT", "Only the local stage: adapters trained on the newcomer's own data."),
     "lhft_gcft": Wording(
-        "LHFT + GCFT", "Our full method: local adapters first, then collaborative training of them. The base stays frozen."
+        "LHFT + GCFT",
+        "Our full method: adapters trained locally, then collaboratively. The base stays frozen.",
     ),
     "backward_alignment": Wording(
-        "Encoder alignment", "The newcomer's whole encoder trained against the frozen base, as in HEAL. The closest rival."
+        "Encoder alignment",
+        "The newcomer's whole encoder trained against the frozen base, as HEAL does.",
     ),
     "full_finetune": Wording(
-        "Full fine-tuning", "Every parameter trained on the mixed fleet, deployed networks included. The expensive reference."
+        "Full fine-tuning",
+        "Every parameter trained on the mixed fleet, deployed networks included.",
     ),
     "scratch_mix": Wording("Trained from scratch", "One network for the mixed fleet, trained from random weights."),
     "homogeneous": Wording(
@@ -111,7 +114,7 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "–"
     if value < 120:
-        return f"{value:.0f}\u202fs" if value >= 10 else f"{value:.1f}\u202fs"
+        return f"{value:.0f}\u202fs" if value >= 10 or value == 0 else f"{value:.1f}\u202fs"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
         return f"{minutes}\u202fmin {rest:02d}\u202fs"
@@ -147,6 +150,13 @@ def comparable(one: Row, other: Row) -> bool:
     return one.protocol == other.protocol and same_ego
 
 
+def alone(results: Results, told: Row) -> Row | None:
+    """What the ego of that row sees without any message, by the same protocol; None if it was not measured."""
+    names = [f"{told.prefix}/no_fusion"] if told.prefix else []
+    rows = (results.row(name) for name in (*names, "no_fusion", "single_agent"))
+    return next((row for row in rows if row is not None and row.points() is not None and comparable(row, told)), None)
+
+
 @dataclass(frozen=True)
 class Milestone:
     """One large number of the page's head.
@@ -166,10 +176,20 @@ class Milestone:
 
 @dataclass(frozen=True)
 class Story:
-    """The head of the page: a headline, a few sentences, and the numbers that carry them."""
+    """The head of the page.
+
+    Attributes:
+        headline: what came of it, one line.
+        lead: what happened to the newcomer.
+        context: how that compares, and what did not change.
+        warning: what the reader must know first; "" if nothing.
+        milestones: the numbers that carry the story.
+    """
 
     headline: str
-    sentences: list[str]
+    lead: str
+    context: str
+    warning: str
     milestones: list[Milestone]
 
 
@@ -196,44 +216,43 @@ class _Cast:
             row = by_method.get(name) or (borrowed.get(name) if borrow else None)
             return row if row is None or anchor is None or comparable(row, anchor) else None
 
-        alone = find("no_fusion", borrow=True) or find("single_agent", borrow=True)
-        return cls(alone, unaligned, adapted, find("full_finetune"), find("homogeneous", borrow=True))
+        baseline = alone(results, anchor) if anchor else by_method.get("no_fusion")
+        return cls(baseline, unaligned, adapted, find("full_finetune"), find("homogeneous", borrow=True))
 
 
 def tell(results: Results) -> Story:
     """The story of a run, from whichever of its rows are there."""
     cast = _Cast.of(results)
-    newcomer = _newcomer(results)
-    sentences = [
-        *_opening(results, cast),
-        *_before(cast),
-        *_after(cast),
-        *_rival(cast),
-        *_upper(cast),
-        *_frozen(results),
-        *_others(results),
-    ]
-    return Story(_headline(cast, newcomer), sentences, _milestones(cast))
+    kept, warning = _frozen(results)
+    return Story(
+        headline=_headline(cast, _newcomer(results)),
+        lead=" ".join([*_opening(results, cast), *_before(cast), *_after(cast)]),
+        context=" ".join([*_rival(cast), *_upper(cast), *kept, *_others(results)]),
+        warning=warning,
+        milestones=_milestones(cast),
+    )
 
 
 def _newcomer(results: Results) -> str | None:
     named = results.story.get("newcomer")
-    return str(named) if named else next((row.newcomer for row in results.rows if row.newcomer and not row.prefix), None)
+    return (
+        str(named) if named else next((row.newcomer for row in results.rows if row.newcomer and not row.prefix), None)
+    )
 
 
 def _headline(cast: _Cast, newcomer: str | None) -> str:
-    who = f"A {sensor(newcomer)} newcomer" if newcomer != "camera" else "A camera-only newcomer"
-    if cast.adapted is None:
-        return "What this run measured" if cast.unaligned is None else f"{who}, not yet adapted"
-    after = cast.adapted.points() or 0.0
+    who = "A camera-only newcomer" if newcomer == "camera" else f"A {sensor(newcomer)} newcomer"
+    told = cast.adapted or cast.unaligned
+    if told is None:
+        return "What this run measured"
+    joins = f"{who} joins" if cast.adapted else f"{who} joins, not adapted"
     if cast.alone is None:
-        return f"{who} joins: AP50 {points(after)}"
-    gain = after - (cast.alone.points() or 0.0)
-    if gain < -NO_DIFFERENCE_POINTS:
-        return f"{who} joins, and it still hurts"
-    if gain < NO_DIFFERENCE_POINTS:
-        return f"{who} joins, but it did not help"
-    return f"{who} joins, and the ego sees {points(gain)} points more"
+        return f"{joins}: AP50 {points(told.points())}"
+    before, after = cast.alone.points() or 0.0, told.points() or 0.0
+    if abs(after - before) < NO_DIFFERENCE_POINTS:
+        return f"{joins}, but it did not help: AP50 {points(before)} before, {points(after)} after"
+    verb = "rises" if after > before else "falls"
+    return f"{joins}: AP50 {verb} from {points(before)} to {points(after)}"
 
 
 def _opening(results: Results, cast: _Cast) -> list[str]:
@@ -254,7 +273,11 @@ def _before(cast: _Cast) -> list[str]:
         return [f"Before adapting, AP50 was {points(before)}."]
     alone = cast.alone.points()
     verdict = _verdict(
-        cast.unaligned, cast.alone, "its messages already helped", "its messages made no difference to speak of", "its messages hurt"
+        cast.unaligned,
+        cast.alone,
+        better="its messages already helped",
+        same="its messages made no difference to speak of",
+        worse="its messages hurt",
     )
     return [f"Before adapting, {verdict}: AP50 {points(before)}, against {points(alone)} alone."]
 
@@ -273,7 +296,9 @@ def _effort(row: Row, full: Row | None) -> str:
     words = "adapting"
     if row.cumulative_parameters is not None:
         share = percent(row.cumulative_parameters, full.cumulative_parameters if full else None)
-        words = f"training {count(row.cumulative_parameters)} parameters" + (f" ({share} of full fine-tuning)" if share else "")
+        words = f"training {count(row.cumulative_parameters)} parameters" + (
+            f" ({share} of full fine-tuning)" if share else ""
+        )
     if row.train_seconds is not None:
         return f"{words} for {seconds(row.train_seconds)} of processor time"
     if row.provenance_seconds is not None:
@@ -290,9 +315,9 @@ def _after(cast: _Cast) -> list[str]:
     verdict = _verdict(
         cast.adapted,
         cast.alone,
-        "more than the ego sees alone",
-        "no better than the ego alone: it did not help",
-        "less than the ego sees alone: it did not help",
+        better="more than the ego sees alone",
+        same="no better than the ego alone: it did not help",
+        worse="less than the ego sees alone: it did not help",
     )
     return [f"{reached}, {verdict}."]
 
@@ -309,7 +334,8 @@ def _rival(cast: _Cast) -> list[str]:
     gap = (cast.adapted.points() or 0.0) - (cast.full.points() or 0.0)
     if abs(gap) < NO_DIFFERENCE_POINTS:
         return [f"{sentence}: no difference to speak of."]
-    return [f"{sentence}: {points(abs(gap))} points {'less' if gap > 0 else 'more'}{' (the intervals overlap)' if overlap(cast.adapted, cast.full) else ''}."]
+    caution = " (the intervals overlap)" if overlap(cast.adapted, cast.full) else ""
+    return [f"{sentence}: {points(abs(gap))} points {'less' if gap > 0 else 'more'}{caution}."]
 
 
 def _upper(cast: _Cast) -> list[str]:
@@ -318,16 +344,16 @@ def _upper(cast: _Cast) -> list[str]:
     return [f"If everyone carried the base's sensor and network, it would be {points(cast.homogeneous.points())}."]
 
 
-def _frozen(results: Results) -> list[str]:
-    """Only what was compared is claimed, and a failed comparison is said first of all."""
+def _frozen(results: Results) -> tuple[list[str], str]:
+    """What the comparison of frozen tensors allows to be said, and the warning if it failed."""
     proofs = [(stage, stage.frozen_proof) for stage in results.stages if stage.frozen_proof is not None]
     broken = [stage_label(stage.name) for stage, proof in proofs if not proof.bit_identical]
     if broken:
-        return [f"Warning: tensors that should stay frozen changed in {', '.join(broken)}."]
+        return [], f"Tensors that should stay frozen changed in: {', '.join(broken)}."
     if not proofs:
-        return []
+        return [], ""
     tensors = max(proof.tensors for _, proof in proofs)
-    return [f"Nobody deployed was retrained: all {tensors} frozen tensors are bit-identical before and after."]
+    return [f"Nobody deployed was retrained: all {tensors} frozen tensors are bit-identical before and after."], ""
 
 
 def _others(results: Results) -> list[str]:
@@ -340,7 +366,8 @@ def _others(results: Results) -> list[str]:
             continue
         before = f"{points(cast.unaligned.points())} before adapting, " if cast.unaligned else ""
         alone = f" ({points(cast.alone.points())} alone)" if cast.alone else ""
-        sentences.append(f"A second newcomer, {sensor(prefix)}: {before}{points(cast.adapted.points())} after{alone}.")
+        who = "A camera-only newcomer" if prefix == "camera" else f"A {sensor(prefix)} newcomer"
+        sentences.append(f"{who}: {before}{points(cast.adapted.points())} after{alone}.")
     return sentences
 
 

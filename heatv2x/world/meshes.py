@@ -69,7 +69,14 @@ def frustum(
 def gable(x: float, y: float, base_m: float, rise_m: float, material: int, colour: Float64) -> Mesh:
     """A pitched roof over a rectangle of half sizes x, y; its ridge runs along x."""
     vertices = np.array(
-        [[-x, -y, base_m], [x, -y, base_m], [-x, y, base_m], [x, y, base_m], [-x, 0, base_m + rise_m], [x, 0, base_m + rise_m]]
+        [
+            [-x, -y, base_m],
+            [x, -y, base_m],
+            [-x, y, base_m],
+            [x, y, base_m],
+            [-x, 0, base_m + rise_m],
+            [x, 0, base_m + rise_m],
+        ]
     )
     faces = np.array([[0, 1, 5], [0, 5, 4], [3, 2, 4], [3, 4, 5], [0, 4, 2], [1, 3, 5]], np.int32)
     return _painted(vertices, faces, material, colour)

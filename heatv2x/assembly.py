@@ -1,0 +1,137 @@
+"""From packs to a model and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from heatv2x.config import build
+from heatv2x.errors import PackError
+from heatv2x.model import AdapterConfig, Collaboration, ModelConfig, PartConfig
+from heatv2x.packs import Pack, read_pack
+
+SIDES = ("sender", "receiver")
+
+
+def assemble(base: Pack, agents: Sequence[Pack] = (), adapters: Sequence[Pack] = (), sides: Collection[str] = SIDES) -> Collaboration:
+    """A model in evaluation mode from its packs.
+
+    Args:
+        base: the base pack.
+        agents: encoders; a base type or a newcomer without one keeps random weights and can only be listened to.
+        adapters: what newcomers trained.
+        sides: which part of the adapter packs to load: an ego that never carries the newcomer's sensor needs "receiver" only.
+
+    Raises:
+        PackError: an adapter was made for another base, or a pack does not fit.
+    """
+    model = Collaboration(build(ModelConfig, base.config, source=_where(base)))
+    load_into(model, base, "")
+    space = model.feature_space.hex()
+    if space != base.feature_space:
+        raise PackError(f"{_where(base)}: its tensors give feature space {space}, its manifest says {base.feature_space}")
+    for adapter in adapters:
+        add_adapter(model, adapter, sides)
+    for agent in agents:
+        add_agent(model, agent)
+    return model.eval()
+
+
+def add_agent(model: Collaboration, pack: Pack) -> None:
+    """Load an encoder; a type the model does not know yet joins without trained adapters."""
+    name = pack.agent_type
+    if name not in model.agents:
+        model.join(name, AdapterConfig(agent=build(PartConfig, pack.config, source=_where(pack))))
+    load_into(model.agent(name), pack, "")
+
+
+def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES) -> None:
+    """Let a newcomer join with what it trained.
+
+    Raises:
+        PackError: the adapter belongs to another base.
+    """
+    space = model.feature_space.hex()
+    if pack.feature_space != space:
+        raise PackError(
+            f"{_where(pack)}: was trained for base {pack.feature_space}, this base is {space}.\n"
+            f"  Way out: use the base pack it was trained with, or adapt '{pack.agent_type}' to this base"
+        )
+    name = pack.agent_type
+    if name not in model.joined:
+        model.join(name, build(AdapterConfig, pack.config, source=_where(pack)))
+    for side in sides:
+        load_into(_side(model, name, side), pack, f"{side}.")
+
+
+def base_pack(model: Collaboration, provenance: dict[str, Any]) -> Pack:
+    """The base of a model as a pack."""
+    config = model.config.model_dump(mode="json")
+    return Pack("base", "", model.feature_space.hex(), config, dict(model.base_state()), provenance)
+
+
+def agent_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> Pack:
+    """One encoder as a pack."""
+    part = model.config.agents[name] if name in model.config.agents else model.joined[name].agent
+    space = model.feature_space.hex() if name in model.config.agents else ""
+    return Pack("agent", name, space, part.model_dump(mode="json"), dict(model.agent(name).state_dict()), provenance)
+
+
+def adapter_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> Pack:
+    """What a newcomer trained, as a pack with a sender and a receiver part."""
+    tensors = {f"{side}.{k}": v for side in SIDES for k, v in _side(model, name, side).state_dict().items()}
+    return Pack("adapter", name, model.feature_space.hex(), model.joined[name].model_dump(mode="json"), tensors, provenance)
+
+
+def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]:
+    """Sort pack files by kind: the base, agents, adapters.
+
+    Raises:
+        PackError: there is not exactly one base.
+    """
+    packs = [read_pack(path) for path in paths]
+    bases = [pack for pack in packs if pack.kind == "base"]
+    if len(bases) != 1:
+        raise PackError(f"need exactly one base pack, got {len(bases)} among {', '.join(str(path) for path in paths) or 'no files'}")
+    return bases[0], [p for p in packs if p.kind == "agent"], [p for p in packs if p.kind == "adapter"]
+
+
+def load_into(module: nn.Module, pack: Pack, prefix: str) -> None:
+    """Load the tensors of a pack whose names start with a prefix; for a base all but the model's own agents.
+
+    Raises:
+        PackError: names or shapes differ; lists them.
+    """
+    tensors = {name.removeprefix(prefix): value for name, value in pack.tensors.items() if name.startswith(prefix)}
+    wanted: dict[str, Tensor] = module.base_state() if isinstance(module, Collaboration) else dict(module.state_dict())
+    wrong = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
+    wrong += [f"unknown {name}" for name in sorted(set(tensors) - set(wanted))]
+    wrong += [
+        f"{name} is {tuple(tensors[name].shape)}, needed {tuple(wanted[name].shape)}"
+        for name in sorted(set(tensors) & set(wanted))
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise PackError(f"{_where(pack)}: does not fit: {'; '.join(wrong[:5])}{more}")
+    module.load_state_dict({**module.state_dict(), **tensors})
+
+
+def _side(model: Collaboration, name: str, side: str) -> nn.Module:
+    """The modules of one side of a newcomer."""
+    if side == "sender":
+        return model.senders[name]
+    parts: dict[str, nn.Module] = {}
+    if name in model.receivers:
+        parts["received"] = model.receivers[name]
+    typed = model.fusion.typed_module(name)
+    if typed is not None:
+        parts["typed"] = typed
+    return nn.ModuleDict(parts)
+
+
+def _where(pack: Pack) -> str:
+    return str(pack.path) if pack.path else f"{pack.kind} pack"

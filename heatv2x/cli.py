@@ -1,0 +1,314 @@
+"""The command line: verbs, `key=value` settings, progress, tables, and one clear message for a user's mistake."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from heatv2x import __version__
+from heatv2x.config import ConfigT, build, merge, parse_overrides, read_recipe
+from heatv2x.errors import ConfigError, HeatError
+
+app = typer.Typer(
+    name="heatv2x",
+    help="Collaborative perception between agents that carry different sensors and networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+world_app = typer.Typer(help="The synthetic world.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
+adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
+pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
+app.add_typer(world_app, name="world")
+app.add_typer(train_app, name="train")
+app.add_typer(adapt_app, name="adapt")
+app.add_typer(pack_app, name="pack")
+
+out = Console()
+err = Console(stderr=True)
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings; recipe=NAME reads a recipe first.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends with one message and exit code 2, never with a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except HeatError as error:
+        _fail(str(error))
+    except typer.TyperException as error:
+        err.print(f"[bold red]error:[/] {error}; see heatv2x --help", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("stopped; what was finished is kept, the same command continues", style="yellow")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# --- verbs ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    settings: Settings = None,
+    full: Annotated[bool, typer.Option("--full", help="The camera newcomer joins, too.")] = False,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the packs that come along.")] = False,
+) -> None:
+    """A new agent type joins an alliance, and the gain is shown: runs/demo/report.html."""
+    from heatv2x.demo import DemoConfig, run_demo
+
+    config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
+    with _bars() as report:
+        result = run_demo(config, report)
+    _print_rows(result.rows)
+    out.print(f"\nReport: {result.report}\nNumbers: {result.metrics}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine, and say how to mend what is wrong."""
+    from heatv2x.doctor import examine
+
+    table = Table("", "what", "found", "way out", box=None)
+    findings = examine()
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]note[/]", "fail": "[red]wrong[/]"}
+    for finding in findings:
+        table.add_row(marks.get(finding.state, finding.state), finding.name, finding.detail, finding.fix)
+    out.print(table)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_parts() -> None:
+    """Every part that can be named in a setting."""
+    import inspect
+
+    from heatv2x import plugins
+
+    for kind in plugins.CONTRACTS:
+        table = Table("part", "what it is", "settings", title=kind, title_justify="left", box=None)
+        for name in plugins.available(kind):
+            part = plugins.find(kind, name)
+            about = (inspect.getdoc(sys.modules[part.__module__]) or "").splitlines()[0]
+            fields = getattr(part, "Config", None)
+            table.add_row(name, about, ", ".join(fields.model_fields) if fields and hasattr(fields, "model_fields") else "")
+        out.print(table)
+        out.print()
+
+
+@world_app.command("build")
+def world_build(settings: Settings = None) -> None:
+    """Write a synthetic multi-agent dataset in the OPV2V-H layout: out=FOLDER frames=N seed=S."""
+    from heatv2x.world.build import WorldConfig, build_world
+
+    config = _config(WorldConfig, settings)
+    with _bars() as report:
+        summary = build_world(config, lambda done, total: report("building the world", done, total))
+    out.print(f"{config.out}: {summary}", highlight=False)
+
+
+@train_app.command("base")
+def train_base(settings: Settings = None) -> None:
+    """Train a base with its own agents, collaboratively: data=FOLDER out=FOLDER steps=N."""
+    from heatv2x.training import jobs
+
+    _job(jobs.BaseConfig, jobs.train_base, settings)
+
+
+@train_app.command("encoder")
+def train_encoder(settings: Settings = None) -> None:
+    """Pretrain a newcomer's encoder alone: data=FOLDER name=TYPE agent.part=KIND."""
+    from heatv2x.training import jobs
+
+    _job(jobs.EncoderConfig, jobs.train_encoder, settings)
+
+
+@adapt_app.command("local")
+def adapt_local(settings: Settings = None) -> None:
+    """LHFT: train a newcomer's adapters on its own data: data= base= agents=[...] newcomer=TYPE."""
+    from heatv2x.training import jobs
+
+    _job(jobs.LocalConfig, jobs.adapt_local, settings)
+
+
+@adapt_app.command("collaborative")
+def adapt_collaborative(settings: Settings = None) -> None:
+    """GCFT: train everything that is the newcomer's in mixed scenes: as local, and adapter=PACK."""
+    from heatv2x.training import jobs
+
+    _job(jobs.CollaborativeConfig, jobs.adapt_collaborative, settings)
+
+
+@adapt_app.command("full")
+def adapt_full(settings: Settings = None) -> None:
+    """Full fine-tuning of base and newcomer, the yardstick: as local."""
+    from heatv2x.training import jobs
+
+    _job(jobs.FullConfig, jobs.full_finetune, settings)
+
+
+@app.command("eval")
+def evaluate(settings: Settings = None) -> None:
+    """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
+    from heatv2x.evaluation import EvalConfig, run_eval
+
+    config = _config(EvalConfig, settings)
+    with _bars() as report:
+        rows = run_eval(config, report)
+    _print_rows(rows)
+    out.print(f"Numbers: {config.out / 'metrics.json'}", highlight=False)
+
+
+@pack_app.command("inspect")
+def pack_inspect(path: Path) -> None:
+    """Show a pack's manifest."""
+    from heatv2x.packs import read_pack
+
+    pack = read_pack(path)
+    out.print_json(data={**pack.manifest(), "parameters": pack.parameters, "tensors": len(pack.tensors), "bytes": path.stat().st_size})
+
+
+@pack_app.command("verify")
+def pack_verify(paths: list[Path]) -> None:
+    """Check hashes, and that agent and adapter packs fit the base pack among them."""
+    from heatv2x.assembly import assemble, read_all
+    from heatv2x.packs import read_pack
+
+    for path in paths:
+        pack = read_pack(path)
+        out.print(f"ok  {path}  {pack.kind} {pack.agent_type} {pack.parameters:,} parameters", highlight=False)
+    if any(read_pack(path).kind == "base" for path in paths):
+        assemble(*read_all(paths))
+        out.print("ok  they fit together")
+
+
+@app.command()
+def report(settings: Settings = None) -> None:
+    """Write report.html from a run folder: run=runs/demo."""
+    from heatv2x.report.build import build_report
+
+    values = parse_overrides(settings or [])
+    if set(values) != {"run"}:
+        raise ConfigError("report takes exactly one setting: run=FOLDER")
+    out.print(f"Report: {build_report(Path(values['run']))}", highlight=False)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=err, show_path=False, show_time=False)],
+    )
+    logging.getLogger("heatv2x").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if version:
+        out.print(f"heatv2x {__version__}", highlight=False)
+        raise typer.Exit(0)
+
+
+# --- what the verbs share -------------------------------------------------------------------------------------------
+
+
+def _config(config_class: type[ConfigT], settings: list[str] | None, extra: dict[str, Any] | None = None) -> ConfigT:
+    values = parse_overrides(settings or [])
+    source = "command line"
+    recipe = values.pop("recipe", None)
+    if recipe is not None:
+        path = Path(recipe) if str(recipe).endswith((".yaml", ".yml")) else _recipe_path(str(recipe))
+        values, source = merge(read_recipe(path), values), f"{path.name} or command line"
+    return build(config_class, {**values, **(extra or {})}, source)
+
+
+def _recipe_path(name: str) -> Path:
+    from heatv2x.config import nearest
+
+    folder = Path(__file__).parent / "recipes"
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(f"unknown recipe '{name}'; {nearest(name, (p.stem for p in folder.glob('*.yaml')))}")
+    return path
+
+
+def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[str] | None) -> None:
+    config = _config(config_class, settings)
+    _join_processes()
+    with _bars() as report:
+        result = job(config, report)
+    proof = result.record.frozen_proof
+    out.print(
+        f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
+        f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock), {proof['tensors']} frozen tensors unchanged",
+        highlight=False,
+    )
+    for path in result.packs:
+        out.print(f"  {path}", highlight=False)
+
+
+def _join_processes() -> None:
+    """Start data-parallel training if torchrun started us."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
+        from torch import distributed
+
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars by name of the work, with time left; plain lines now and then if the output is not a terminal."""
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        tasks: dict[str, Any] = {}
+        told: dict[str, int] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+            quarter = 4 * done // max(total, 1)
+            if not err.is_terminal and told.get(what) != quarter:
+                told[what] = quarter
+                err.print(f"{what}: {done} of {total}", highlight=False)
+
+        yield report
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    table = Table("row", "ego", "AP30", "AP50", "AP70", "AP50 interval", "trained", "CPU s", "bytes/message", box=None)
+    for row in rows:
+        ap, interval = row["ap"], row["ap_interval"]["0.5"]
+        seconds = row.get("train_seconds")
+        table.add_row(
+            row["name"],
+            row["ego_type"],
+            *(f"{100 * ap[key]:.1f}" for key in ("0.3", "0.5", "0.7")),
+            f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}",
+            f"{row['trained_parameters']:,}" if row.get("trained_parameters") is not None else "",
+            f"{seconds:.0f}" if seconds is not None else "",
+            f"{row['message_bytes']:,.0f}" if row["message_bytes"] else "",
+        )
+    out.print(table)
+
+
+def _fail(message: str) -> None:
+    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    sys.exit(2)

@@ -1,0 +1,217 @@
+"""Evaluate a model as it would run: encode, pack to bytes, channel, unpack, fuse, detect; then average precision.
+
+Ground truth is the same for every row of a table: what any agent in communication range sees, in the ego's range, without the
+ego's own body. A second score counts only what the ego itself sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from heatv2x.channel import Channel, ChannelConfig
+from heatv2x.datasets.base import Dataset
+from heatv2x.errors import ConfigError, HeatError
+from heatv2x.ground_truth import ground_truth
+from heatv2x.message import Message, pack, unpack
+from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol
+from heatv2x.metrics.communication import Traffic, measure_traffic
+from heatv2x.model import Collaboration
+from heatv2x.structures import Boxes3D, Frame
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who plays what in an evaluation.
+
+    Attributes:
+        ego: type of the ego, which is the first agent of every frame.
+        senders: type of all other agents.
+        drop: the ego hears nobody.
+    """
+
+    ego: str
+    senders: str
+    drop: bool = False
+
+    def type_of(self, agent: int) -> str:
+        """Type of the agent with this index in `Frame.agents`."""
+        return self.ego if agent == 0 else self.senders
+
+
+@dataclass
+class SceneResult:
+    """One frame as it was evaluated.
+
+    Attributes:
+        frame: the frame with its sensor data.
+        heard: indices of the agents whose messages arrived.
+        message_bytes: their packed lengths.
+        detections, truth: boxes in the ego's frame.
+    """
+
+    frame: Frame
+    heard: list[int]
+    message_bytes: list[int]
+    detections: Boxes3D
+    truth: Boxes3D
+
+
+@dataclass
+class Evaluation:
+    """The result of one row.
+
+    Attributes:
+        result: against the union of what the agents in range see.
+        ego_visible: against what the ego itself sees.
+        traffic: measured message sizes.
+        scenes: the frames that were kept for pictures, by index.
+    """
+
+    result: ApResult
+    ego_visible: ApResult
+    traffic: Traffic
+    scenes: dict[int, SceneResult] = field(default_factory=dict)
+
+    def to_row(self, codec: str) -> dict[str, Any]:
+        """The measured columns of a row of metrics.json."""
+        result = self.result.to_dict()
+        return {
+            "ap": result["ap"],
+            "ap_interval": result["ap_interval"],
+            "ap_by_distance": {name: part["score"] for name, part in result["by_distance"].items()},
+            "recall_by_hits": {name: part["score"] for name, part in result["by_hits"].items()},
+            "ap_visible_to_ego": self.ego_visible.ap,
+            "n_frames": self.result.n_frames,
+            "n_ground_truth": self.result.n_ground_truth,
+            "protocol": self.result.protocol.to_dict(),
+            "message_bytes": self.traffic.message_bytes,
+            "codec": codec,
+        }
+
+
+class Evaluator:
+    """Evaluates rosters of one model on one split; remembers what agents sent, so rows that share messages share the work.
+
+    Args:
+        dataset: the split.
+        channel: the link; also sets the communication range of the ground truth.
+        protocol: of average precision; the model's grid is written into it as the range.
+        limit: evaluate only the first frames.
+        keep: indices of frames whose scenes are kept in the results.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        channel: ChannelConfig | None = None,
+        protocol: Protocol = HEATV2X,
+        limit: int | None = None,
+        keep: Sequence[int] = (),
+    ) -> None:
+        self.dataset = dataset
+        self.channel = Channel(channel)
+        self.protocol = protocol
+        self.count = len(dataset) if limit is None else min(limit, len(dataset))
+        self.keep = set(keep)
+        self._frames: dict[tuple[int, tuple[str, ...]], Frame] = {}
+        self._sent: dict[tuple[int, int, str], Message] = {}
+        self._index = {dataset.name(index): index for index in range(len(dataset))}
+
+    def forget(self, agent_type: str | None = None) -> None:
+        """Drop remembered messages of a type (of all types if None): call it when its networks change."""
+        self._sent = {key: value for key, value in self._sent.items() if agent_type is not None and key[2] != agent_type}
+
+    def evaluate(self, model: Collaboration, roster: Roster, progress: Progress | None = None) -> Evaluation:
+        """Run every frame and score it.
+
+        Args:
+            model: with the roster's types; messages are remembered by type, see `forget`.
+            roster: who plays what.
+            progress: called with (frames done, frames in all).
+        """
+        model.eval()
+        grid = model.grid
+        protocol = replace(self.protocol, x_range_m=(grid.x_min, grid.x_max), y_range_m=(grid.y_min, grid.y_max))
+        union, visible = ApAccumulator(protocol), ApAccumulator(protocol)
+        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
+        sizes, scenes = [], {}
+        for index in range(self.count):
+            scene = self.run(model, roster, index)
+            union.add(scene.detections, scene.truth)
+            visible.add(scene.detections, ground_truth(scene.frame, 0, [0], limits=limits))
+            sizes.append(scene.message_bytes)
+            if index in self.keep:
+                scenes[index] = scene
+            if progress:
+                progress(index + 1, self.count)
+        return Evaluation(union.result(), visible.result(), measure_traffic(sizes), scenes)
+
+    def run(self, model: Collaboration, roster: Roster, index: int) -> SceneResult:
+        """One frame through the whole line, bytes included."""
+        frame = self._read(index, model, roster)
+        grid, config = model.grid, self.channel.config
+        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
+        ego = self._send(model, roster, index, 0)
+        heard, messages, sizes = [], [], []
+        others = [] if roster.drop else list(range(1, len(frame.agents)))
+        for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
+            sender = others[near]
+            data = self._transmit(model, roster, index, sender, frame)
+            if data is not None:
+                heard.append(sender)
+                messages.append(unpack(data, ego.feature_space))
+                sizes.append(len(data))
+        truth = ground_truth(frame, 0, None, limits=limits, comm_range_m=config.range_m)
+        return SceneResult(frame, heard, sizes, model.detect(ego, messages), truth)
+
+    def _transmit(self, model: Collaboration, roster: Roster, index: int, sender: int, frame: Frame) -> bytes | None:
+        """The bytes that arrive, with the pose as reported; None if they are lost."""
+        agent_id = frame.agents[sender].agent_id
+        if not self.channel.delivers(frame.name, agent_id):
+            return None
+        message = self._send(model, roster, self._earlier(index), sender)
+        pose, sigma_m, sigma_rad = self.channel.reported_pose(frame.name, agent_id, message.pose)
+        return pack(replace(message, pose=pose, sigma_m=sigma_m, sigma_rad=sigma_rad))
+
+    def _send(self, model: Collaboration, roster: Roster, index: int, agent: int) -> Message:
+        agent_type = roster.type_of(agent)
+        key = (index, agent, agent_type)
+        if key not in self._sent:
+            frame = self._read(index, model, roster)
+            self._sent[key] = model.encode(frame.agents[agent], agent_type, _microseconds(frame.timestamp))
+        return self._sent[key]
+
+    def _read(self, index: int, model: Collaboration, roster: Roster) -> Frame:
+        sensors = {roster.ego: model.agent(roster.ego).sensors, roster.senders: model.agent(roster.senders).sensors}
+        key = (index, tuple(sorted(sensors)))
+        if key not in self._frames:
+            ids = self.dataset.agent_ids(index)
+            wanted: Mapping[int, Sequence[str]] = {a: sensors[roster.type_of(i)] for i, a in enumerate(ids)}
+            self._frames = {} if len(self._frames) > 4 else self._frames
+            self._frames[key] = self.dataset.read(index, wanted)
+        return self._frames[key]
+
+    def _earlier(self, index: int) -> int:
+        """Index of the frame that was captured `latency` earlier."""
+        frames = self.channel.config.latency_frames
+        if frames == 0:
+            return index
+        scenario, _, timestamp = self.dataset.name(index).rpartition("/")
+        wanted = f"{scenario}/{int(timestamp) - 2 * frames:0{len(timestamp)}d}"
+        if wanted not in self._index:
+            raise HeatError(
+                f"latency_ms={self.channel.config.latency_ms} needs frame {wanted}, which the dataset does not have.\n"
+                "  Way out: build the world with longer clips of consecutive frames (clip_frames=, stride=1)"
+            )
+        return self._index[wanted]
+
+
+def _microseconds(timestamp: str) -> int:
+    """Capture time of a time stem: OPV2V counts ticks of 0.05 s."""
+    if not timestamp.isdigit():
+        raise ConfigError(f"time stem '{timestamp}' is not a number of simulator ticks")
+    return int(timestamp) * 50_000

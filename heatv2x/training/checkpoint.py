@@ -1,0 +1,54 @@
+"""Checkpoints without pickle: one safetensors file that holds everything an exact continuation needs.
+
+Random numbers are drawn from (seed, step, rank), so a step number replaces every generator's state.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from heatv2x.errors import DataError
+from heatv2x.files import atomic_path
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]) -> None:
+    """Write model, optimiser and record as a whole or not at all.
+
+    Args:
+        record: what the loop knows (step, seconds, curve, settings); becomes JSON metadata.
+    """
+    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {"record": json.dumps(record)})
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore model and optimiser, and give the record back.
+
+    Raises:
+        DataError: the file is corrupt or belongs to another model.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            record: dict[str, Any] = json.loads((file.metadata() or {})["record"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        model.load_state_dict(own)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise DataError(path, f"cannot be continued from: {error}", way_out="delete it to start this stage again") from error
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return record

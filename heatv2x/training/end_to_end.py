@@ -1,0 +1,83 @@
+"""Collaborative training of everything: the base, a single agent's network, full fine-tuning, training from scratch on a mix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heatv2x.agents.base import Agent
+from heatv2x.heads.center import heatmap_target
+from heatv2x.losses import heatmap_focal
+from heatv2x.model import Collaboration, in_order
+from heatv2x.training.pool import Pool
+from heatv2x.training.scenes import Batch, SceneConfig, collate_scenes, draw_scene
+from heatv2x.training.stage import Stage
+
+
+class CollaborativeTraining(Stage):
+    """Trains every tensor of a model end to end on scenes of the given types.
+
+    Args:
+        pool: training frames with the sensor data of every type in `types`.
+        types: how likely each type is for each agent. One type gives the base; a deployed and a new one give full fine-tuning.
+        scenes: how scenes are drawn; `senders=0` trains a single agent's network.
+        batch_size: scenes per step.
+        required: a type that every scene must contain.
+        occupancy_weight: weight of the confidence loss.
+    """
+
+    def __init__(
+        self,
+        model: Collaboration,
+        pool: Pool,
+        types: Mapping[str, float],
+        scenes: SceneConfig,
+        batch_size: int = 4,
+        required: str | None = None,
+        occupancy_weight: float = 0.2,
+        name: str = "base",
+    ) -> None:
+        super().__init__(model)
+        self.name = name
+        self.pool = pool
+        self.types = dict(types)
+        self.scenes = scenes
+        self.batch_size = batch_size
+        self.required = required
+        self.occupancy_weight = occupancy_weight
+
+    def trainable(self) -> list[str]:
+        """Everything."""
+        return [name for name, _ in self.model.named_parameters()]
+
+    def set_mode(self) -> None:
+        """All in training mode."""
+        self.model.train()
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Freshly augmented scenes with raw sensor inputs."""
+        scenes = [draw_scene(self.pool, self.scenes, self.types, rng, self.required) for _ in range(self.batch_size)]
+        agents: dict[str, Agent] = {name: self.model.agent(name) for name in self.types}
+        return collate_scenes(scenes, agents, self.model.grid, self.scenes)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Detection after fusion, each kind's own loss, and confidence on every agent's own labels."""
+        encoded, auxiliary = {}, []
+        for name, inputs in batch.inputs.items():
+            feature, extra = self.model.agent(name).supervised(inputs)
+            encoded[name] = self.model.share(name, feature)
+            auxiliary.append(extra)
+        features = in_order(encoded, batch.types)
+        maps = self.model.collaborate(features, batch.types, batch.links)
+        grids = batch.links.windows or [self.model.grid] * len(batch.boxes)
+        terms = self.model.head.loss(maps, batch.boxes, grids)
+        terms["auxiliary"] = torch.stack(auxiliary).sum()
+        occupancy = self.model.fusion.occupancy(features)
+        if occupancy is not None:
+            grid = self.model.grid
+            target = torch.stack([heatmap_target(boxes, grid) for boxes in batch.own_boxes])[:, None]
+            terms["occupancy"] = self.occupancy_weight * heatmap_focal(occupancy.float(), target.to(occupancy.device))
+        return terms

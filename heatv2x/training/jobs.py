@@ -1,0 +1,407 @@
+"""Whole jobs: from a dataset on disk to packs in a run folder.
+
+A run folder holds the resolved settings, the log, the record (cost, curve, proof), the checkpoint and the packs. A job that finds its
+own finished result there gives that back; one that finds a checkpoint continues from it exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+from torch import distributed
+
+from heatv2x import __version__, plugins
+from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
+from heatv2x.datasets.base import Dataset
+from heatv2x.errors import ConfigError
+from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.files import read_json, write_json
+from heatv2x.metrics.cost import Stopwatch
+from heatv2x.model import AdapterConfig, Collaboration, ModelConfig, PartConfig
+from heatv2x.packs import Pack, read_pack, write_pack
+from heatv2x.training.cache import fill_cache
+from heatv2x.training.collaborative import CollaborativeFineTuning
+from heatv2x.training.end_to_end import CollaborativeTraining
+from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.loop import LoopConfig, Measure, TrainingRecord, train
+from heatv2x.training.pool import Pool, load_pool
+from heatv2x.training.scenes import SceneConfig
+from heatv2x.training.stage import Stage
+from heatv2x.training.windows import WindowConfig
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all)."""
+
+
+class JobConfig(LoopConfig):
+    """What every job needs besides the loop's settings.
+
+    Attributes:
+        data: the dataset's folder.
+        dataset: the dataset part that reads it.
+        hetero_root: where the second download of OPV2V-H lies, if not below `data`.
+        frames: use only the first training frames; None uses all.
+        out: the run folder.
+        device: "auto" takes CUDA if there is one.
+        batch_size: scenes (or agents) per step.
+        scenes: how training scenes are drawn.
+    """
+
+    data: Path
+    dataset: str = "opv2v"
+    hetero_root: Path | None = None
+    frames: int | None = pydantic.Field(None, gt=0)
+    out: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: int = pydantic.Field(4, gt=0)
+    scenes: SceneConfig = SceneConfig()
+
+
+class BaseConfig(JobConfig):
+    """Training a base with its own agents, collaboratively.
+
+    Attributes:
+        model: sizes and parts.
+    """
+
+    out: Path = Path("runs/base")
+    steps: int = pydantic.Field(700, gt=0)
+    model: ModelConfig = ModelConfig()
+
+
+class EncoderConfig(JobConfig):
+    """Pretraining a newcomer's encoder in its own single-agent network, without any base.
+
+    Attributes:
+        name: the type's name.
+        agent: its kind.
+        model: sizes; grid and channels must be those of the base it will join.
+    """
+
+    out: Path = Path("runs/encoder")
+    steps: int = pydantic.Field(500, gt=0)
+    batch_size: int = pydantic.Field(6, gt=0)
+    scenes: SceneConfig = SceneConfig(senders=0, alone=1.0)
+    name: str
+    agent: PartConfig
+    model: ModelConfig = ModelConfig()
+
+
+class AdaptConfig(JobConfig):
+    """Letting a newcomer join a base.
+
+    Attributes:
+        base: the base pack.
+        agents: agent packs: the base types' encoders, and the newcomer's.
+        newcomer: the type that joins.
+        like: the deployed type whose typed parameters it starts from.
+        before, after, received: its adapters; null leaves one out.
+        adapter: an adapter pack to start from (the result of `local`), for `collaborative`.
+        window: crop and margin of a training step.
+    """
+
+    base: Path
+    agents: tuple[Path, ...]
+    newcomer: str
+    like: str = "lidar64"
+    before: PartConfig | None = PartConfig(part="hetero_aware")
+    after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
+    received: PartConfig | None = PartConfig(part="multi_cognitive")
+    adapter: Path | None = None
+    window: WindowConfig = WindowConfig()
+
+
+class LocalConfig(AdaptConfig):
+    """Local Heterogeneous Fine-Tuning."""
+
+    out: Path = Path("runs/local")
+    steps: int = pydantic.Field(200, gt=0)
+    batch_size: int = pydantic.Field(6, gt=0)
+    lr: float = pydantic.Field(5e-3, gt=0)
+
+
+class CollaborativeConfig(AdaptConfig):
+    """Global Collaborative Fine-Tuning.
+
+    Attributes:
+        deployed_share: how likely an agent of a training scene is of the deployed type rather than the newcomer.
+    """
+
+    out: Path = Path("runs/collaborative")
+    steps: int = pydantic.Field(150, gt=0)
+    lr: float = pydantic.Field(4e-3, gt=0)
+    deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
+
+
+class FullConfig(AdaptConfig):
+    """Full fine-tuning of base and newcomer together: the yardstick.
+
+    Attributes:
+        deployed_share: as in collaborative fine-tuning.
+        validate_frames: validation frames for the curve that says when it was good enough; 0 measures nothing.
+        validate_every: steps between those measurements.
+    """
+
+    out: Path = Path("runs/full_finetune")
+    steps: int = pydantic.Field(300, gt=0)
+    lr: float = pydantic.Field(1e-3, gt=0)
+    deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
+    validate_frames: int = pydantic.Field(0, ge=0)
+    validate_every: int = pydantic.Field(50, gt=0)
+
+
+@dataclass
+class JobResult:
+    """What a job gives back.
+
+    Attributes:
+        model: trained, in evaluation mode.
+        record: its cost, curve and proof.
+        seconds: CPU seconds of training, reading, caching and voxelising included.
+        wall_seconds: the same on the clock.
+        packs: what was written.
+    """
+
+    model: Collaboration
+    record: TrainingRecord
+    seconds: float
+    wall_seconds: float
+    packs: list[Path]
+
+
+def open_split(config: JobConfig, split: str) -> Dataset:
+    """One split of the job's dataset."""
+    dataset: Dataset = plugins.find("datasets", config.dataset)(config.data, split, hetero_root=config.hetero_root)
+    return dataset
+
+
+def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
+    """Train a base: every tensor, collaboratively, on scenes of its own types."""
+    model = _seeded(config, lambda: Collaboration(config.model))
+    types = dict.fromkeys(config.model.agents, 1.0)
+
+    def stage(pool: Pool, _: Report) -> Stage:
+        return CollaborativeTraining(model, pool, types, config.scenes, config.batch_size)
+
+    def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
+        encoders = {name: agent_pack(model, name, provenance) for name in types}
+        return {"base": base_pack(model, provenance), **encoders}
+
+    return _run(config, "base", model, list(types), stage, packs, report)
+
+
+def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobResult:
+    """Pretrain a newcomer's encoder alone: its own backbone, neck and head are thrown away."""
+    alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
+    model = _seeded(config, lambda: Collaboration(ModelConfig(**{**config.model.model_dump(), **alone})))
+    if config.scenes.senders:
+        raise ConfigError("scenes.senders must be 0: an encoder is pretrained alone, without collaborators")
+
+    def stage(pool: Pool, _: Report) -> Stage:
+        return CollaborativeTraining(model, pool, {config.name: 1.0}, config.scenes, config.batch_size, name="encoder")
+
+    def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
+        pack = agent_pack(model, config.name, provenance)
+        pack.feature_space = ""  # it was trained without any base
+        return {config.name: pack}
+
+    return _run(config, "encoder", model, [config.name], stage, packs, report)
+
+
+def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
+    """Local Heterogeneous Fine-Tuning: the newcomer's adapters, on its own data, against the frozen base."""
+    model = load_for_adaptation(config)
+
+    def stage(pool: Pool, report: Report) -> Stage:
+        cache = fill_cache(
+            model, pool, [], [config.newcomer], config.scenes, config.seed, lambda a, b: report("caching encoder outputs", a, b)
+        )
+        return LocalFineTuning(model, config.newcomer, cache, config.batch_size, config.window, config.scenes.min_hits)
+
+    return _run(config, "local", model, [config.newcomer], stage, lambda p: _adapter(model, config, p), report)
+
+
+def adapt_collaborative(config: CollaborativeConfig, report: Report | None = None) -> JobResult:
+    """Global Collaborative Fine-Tuning: everything that belongs to the newcomer, in scenes of mixed types."""
+    model = load_for_adaptation(config)
+    types = _mix(config)
+
+    def stage(pool: Pool, report: Report) -> Stage:
+        cache = fill_cache(
+            model,
+            pool,
+            [config.like],
+            [config.newcomer],
+            config.scenes,
+            config.seed,
+            lambda a, b: report("caching messages", a, b),
+        )
+        return CollaborativeFineTuning(
+            model, config.newcomer, types, cache, config.scenes, config.batch_size, config.window
+        )
+
+    return _run(config, "collaborative", model, list(types), stage, lambda p: _adapter(model, config, p), report)
+
+
+def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult:
+    """Full fine-tuning: every tensor of the base and the newcomer, on the same scenes; nothing is cached, nothing stays."""
+    bare = config.model_copy(update={"before": None, "after": None, "received": None})
+    model = load_for_adaptation(bare)
+    types = _mix(config)
+
+    def stage(pool: Pool, _: Report) -> Stage:
+        return CollaborativeTraining(
+            model, pool, types, config.scenes, config.batch_size, required=config.newcomer, name="full_finetune"
+        )
+
+    def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
+        encoders = {name: agent_pack(model, name, provenance) for name in types}
+        return {"base": base_pack(model, provenance), **encoders, **_adapter(model, config, provenance)}
+
+    measure = None
+    if config.validate_frames:
+        measure = _validation(config, model)
+    return _run(config, "full_finetune", model, list(types), stage, packs, report, measure)
+
+
+def load_for_adaptation(config: AdaptConfig) -> Collaboration:
+    """The base with its encoders, and the newcomer joined with identity adapters or those of `adapter`.
+
+    Raises:
+        ConfigError: no agent pack of the newcomer was given.
+        PackError: a pack does not fit.
+    """
+    packs = [read_pack(path, "agent") for path in config.agents]
+    mine = [pack for pack in packs if pack.agent_type == config.newcomer]
+    if not mine:
+        have = ", ".join(pack.agent_type for pack in packs) or "none"
+        raise ConfigError(f"newcomer='{config.newcomer}' has no encoder among agents= (there: {have})")
+
+    def build_model() -> Collaboration:
+        deployed = [pack for pack in packs if pack.agent_type != config.newcomer]
+        model = assemble(read_pack(config.base, "base"), deployed)
+        parts = {"before": config.before, "after": config.after, "received": config.received}
+        model.join(config.newcomer, AdapterConfig(agent=PartConfig(**mine[0].config), like=config.like, **parts))
+        add_agent(model, mine[0])
+        if config.adapter is not None:
+            add_adapter(model, read_pack(config.adapter, "adapter"))
+        return model
+
+    return _seeded(config, build_model)
+
+
+def seconds_to_plateau(curve: Sequence[dict[str, Any]], tolerance: float = 0.005) -> float | None:
+    """CPU seconds until a validation curve came within `tolerance` of its best AP50; None if it was not measured."""
+    points = [point for point in curve if "ap50" in point]
+    if not points:
+        return None
+    best = max(point["ap50"] for point in points)
+    return float(next(point["cpu_seconds"] for point in points if point["ap50"] >= best - tolerance))
+
+
+def _run(
+    config: JobConfig,
+    name: str,
+    model: Collaboration,
+    types: list[str],
+    make_stage: Callable[[Pool, Report], Stage],
+    make_packs: Callable[[dict[str, Any]], dict[str, Pack]],
+    report: Report | None,
+    measure: Measure | None = None,
+) -> JobResult:
+    """Read, prepare, train, write: the same for every job."""
+    tell = report or (lambda *_: None)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(config.out / "config.json", config.model_dump(mode="json"))
+    model.to(_device(config.device))
+    dataset = open_split(config, "train")
+    with Stopwatch() as preparation:
+        agents = {type_name: model.agent(type_name) for type_name in types}
+        pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b))
+        stage = make_stage(pool, tell)
+    record = train(
+        stage,
+        config,
+        config.out / "checkpoint.safetensors",
+        progress=lambda done, total, _: tell("training", done, total),
+        measure=measure,
+        measure_at=_measure_at(config),
+    )
+    model.eval().to("cpu")
+    seconds, wall = preparation.cpu_s + record.cpu_seconds, preparation.wall_s + record.wall_seconds
+    about = {"seconds": round(seconds, 2), "wall_seconds": round(wall, 2), **record.to_dict()}
+    if distributed.is_initialized() and distributed.get_rank() != 0:
+        return JobResult(model, record, seconds, wall, [])
+    write_json(config.out / "record.json", about)
+    provenance = {
+        "job": name,
+        "settings": _portable(config),
+        "data_fingerprint": dataset.fingerprint,
+        "cpu_seconds": round(seconds, 1),
+        "steps": record.steps,
+        "trained_parameters": record.trained_parameters,
+        "code_version": __version__,
+    }
+    packs = [write_pack(pack, config.out / f"{stem}.safetensors") for stem, pack in make_packs(provenance).items()]
+    return JobResult(model, record, seconds, wall, packs)
+
+
+def finished(config: JobConfig) -> dict[str, Any] | None:
+    """The record of this very job if its run folder holds its finished result; None otherwise."""
+    record, settings = config.out / "record.json", config.out / "config.json"
+    if not (record.exists() and settings.exists()) or read_json(settings) != config.model_dump(mode="json"):
+        return None
+    content: dict[str, Any] = read_json(record)
+    return content
+
+
+def _adapter(model: Collaboration, config: AdaptConfig, provenance: dict[str, Any]) -> dict[str, Pack]:
+    return {"adapter": adapter_pack(model, config.newcomer, provenance)}
+
+
+def _mix(config: CollaborativeConfig | FullConfig) -> dict[str, float]:
+    return {config.like: config.deployed_share, config.newcomer: 1 - config.deployed_share}
+
+
+def _validation(config: FullConfig, model: Collaboration) -> Measure:
+    evaluator = Evaluator(open_split(config, "validate"), limit=config.validate_frames)
+    roster = Roster(config.like, config.newcomer)
+
+    def measure(_: int) -> dict[str, float]:
+        evaluator.forget()
+        return {"ap50": evaluator.evaluate(model, roster).result.ap["0.5"]}
+
+    return measure
+
+
+def _measure_at(config: JobConfig) -> tuple[int, ...]:
+    if not isinstance(config, FullConfig) or not config.validate_frames:
+        return ()
+    return tuple({*range(config.validate_every, config.steps, config.validate_every), config.steps})
+
+
+def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaboration:
+    """Build a model whose initial weights depend on the seed alone, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return make()
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def _portable(config: JobConfig) -> dict[str, Any]:
+    """The settings without the places of files, for a pack's provenance."""
+    settings = config.model_dump(mode="json")
+    return {k: v for k, v in settings.items() if k not in {"data", "out", "hetero_root", "base", "agents", "adapter"}}

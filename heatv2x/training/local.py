@@ -1,0 +1,91 @@
+"""Local Heterogeneous Fine-Tuning (LHFT): a newcomer learns the base's feature space from its own data alone.
+
+Only its Hetero-Aware Adapters train, by detecting what the newcomer itself sees through the frozen backbone and head (backward
+alignment, HEAL, Lu et al. 2024, with adapters in place of the encoder). No other agent is needed. The design is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heatv2x.grid import BevGrid
+from heatv2x.ground_truth import ground_truth
+from heatv2x.model import Collaboration
+from heatv2x.training.cache import FeatureCache
+from heatv2x.training.stage import Stage, names_below
+from heatv2x.training.windows import WindowConfig, draw_window
+
+
+@dataclass
+class LocalBatch:
+    """Crops of single agents.
+
+    Attributes:
+        encoded: (N, C, Yw, Xw) encoder outputs.
+        boxes: N tensors (M, 7), what each agent sees, in its own frame.
+        windows: N grids of the crops.
+    """
+
+    encoded: Tensor
+    boxes: list[Tensor]
+    windows: list[BevGrid]
+
+
+class LocalFineTuning(Stage):
+    """Trains the newcomer's adapters on its cached encoder outputs.
+
+    Args:
+        newcomer: the type that joins.
+        cache: its encoder outputs.
+        batch_size: agents per step.
+        window: crop and margin.
+        min_hits: returns an object needs to be a target.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        model: Collaboration,
+        newcomer: str,
+        cache: FeatureCache,
+        batch_size: int = 6,
+        window: WindowConfig | None = None,
+        min_hits: int = 2,
+    ) -> None:
+        super().__init__(model)
+        self.newcomer = newcomer
+        self.cache = cache
+        self.batch_size = batch_size
+        self.window = window or WindowConfig()
+        self.min_hits = min_hits
+
+    def trainable(self) -> list[str]:
+        """The newcomer's Hetero-Aware Adapters."""
+        return names_below(self.model, (f"senders.{self.newcomer}.",))
+
+    def batch(self, rng: np.random.Generator) -> LocalBatch:
+        """Random agents, random windows."""
+        grid = self.model.grid
+        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
+        encoded, boxes, windows = [], [], []
+        for _ in range(self.batch_size):
+            where = int(rng.integers(len(self.cache.frames)))
+            member = int(rng.integers(len(self.cache.frames[where].agents)))
+            frame = self.cache.frame_as(where, {member: self.newcomer})
+            seen = ground_truth(frame, member, [member], limits=limits, min_hits=self.min_hits)
+            window = draw_window(grid, self.window, rng)
+            feature = self.cache.features[self.newcomer][self.cache.first_row[where] + member]
+            encoded.append(grid.crop(feature, window).float())
+            boxes.append(torch.from_numpy(seen.boxes))
+            windows.append(window)
+        return LocalBatch(torch.stack(encoded), boxes, windows)
+
+    def losses(self, batch: LocalBatch) -> dict[str, Tensor]:
+        """Single-agent detection through the frozen base."""
+        feature = self.model.share(self.newcomer, batch.encoded)
+        return self.model.head.loss(self.model.predict(feature), batch.boxes, batch.windows, self.window.margin)

@@ -1,0 +1,212 @@
+"""The one training loop: steps, learning rate, checkpoints, several processes, and the proof that frozen tensors stayed.
+
+Exact: every step draws its batch from (seed, step, rank), so a run that was killed and continued from its last checkpoint ends with
+the same weights as one that was not (on a CPU, with the same number of threads and processes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import torch
+from torch import distributed, nn
+
+from heatv2x.config import Config
+from heatv2x.errors import ConfigError
+from heatv2x.metrics.cost import peak_memory
+from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
+from heatv2x.training.move import to_device
+from heatv2x.training.stage import Stage
+
+log = logging.getLogger(__name__)
+
+
+class LoopConfig(Config):
+    """Attributes:
+    steps: optimiser steps.
+    lr: peak learning rate; rises over the first 15 % of the steps, then falls along a cosine.
+    weight_decay: of AdamW.
+    clip: largest norm of the gradient.
+    seed: of every draw.
+    checkpoint_every: steps between checkpoints; 0 writes none.
+    measure_every: steps between points of the curve.
+    precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
+    """
+
+    steps: int = pydantic.Field(300, gt=0)
+    lr: float = pydantic.Field(2e-3, gt=0)
+    weight_decay: float = pydantic.Field(1e-2, ge=0)
+    clip: float = pydantic.Field(10.0, gt=0)
+    seed: int = 0
+    checkpoint_every: int = pydantic.Field(100, ge=0)
+    measure_every: int = pydantic.Field(10, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass
+class TrainingRecord:
+    """What a stage cost and what it proved; stored with every result.
+
+    Attributes:
+        stage: its name.
+        steps: optimiser steps done.
+        trained_parameters: number of values that were free to change.
+        cpu_seconds, wall_seconds: of this stage's own work, batches included.
+        peak_memory_mb: highest memory of the process.
+        precision: of the matrix products.
+        curve: points with step, cpu_seconds, loss, the terms, and whatever a measurement added.
+        frozen_proof: how many tensors were frozen, and the SHA-256 over them before and after.
+    """
+
+    stage: str
+    steps: int = 0
+    trained_parameters: int = 0
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    precision: str = "float32"
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    frozen_proof: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+Measure = Callable[[int], dict[str, float]]
+
+
+def train(
+    stage: Stage,
+    config: LoopConfig,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    measure: Measure | None = None,
+    measure_at: tuple[int, ...] = (),
+) -> TrainingRecord:
+    """Train a stage, from its checkpoint if there is one.
+
+    Args:
+        checkpoint: where to keep it; None keeps none.
+        progress: called after every step with (steps done, steps in all, loss terms).
+        measure: called after the steps in `measure_at`, for example to evaluate; its time is not counted as training.
+
+    Raises:
+        ConfigError: nothing is trainable, or the checkpoint was made with other settings.
+        RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
+    """
+    model = stage.model
+    parameters = _free(model, stage.trainable())
+    device = parameters[0].device
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    precision = _precision(config.precision, device)
+    record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
+    frozen = frozen_digest(model)
+    if checkpoint is not None and checkpoint.exists():
+        _continue(record, load_checkpoint(checkpoint, model, optimizer), config, checkpoint)
+    stage.set_mode()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    step_module: nn.Module = stage
+    if world > 1:
+        step_module = nn.parallel.DistributedDataParallel(stage, find_unused_parameters=True)
+    for step in range(record.steps, config.steps):
+        cpu, wall = time.process_time(), time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.steps, config.lr)
+        batch = to_device(stage.batch(np.random.default_rng([config.seed, step, rank])), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = step_module(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimizer.step()
+        record.steps = step + 1
+        record.cpu_seconds += time.process_time() - cpu
+        record.wall_seconds += time.perf_counter() - wall
+        terms = stage.last_terms
+        if not math.isfinite(float(loss.detach())):
+            raise ConfigError(f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})")
+        if record.steps % config.measure_every == 0 or record.steps in (1, config.steps):
+            point = {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), "loss": float(loss.detach()), **terms}
+            record.curve.append(point)
+        if measure and record.steps in measure_at:
+            record.curve.append({"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), **measure(record.steps)})
+            stage.set_mode()
+        if progress:
+            progress(record.steps, config.steps, terms)
+        if checkpoint and rank == 0 and config.checkpoint_every and record.steps % config.checkpoint_every == 0:
+            save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(), **record.to_dict()})
+    model.eval()
+    record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
+    record.peak_memory_mb = round(peak_memory().resident_bytes / 2**20, 1)
+    if checkpoint and rank == 0 and config.checkpoint_every:
+        save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(), **record.to_dict()})
+    return record
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> float:
+    """Linear rise over the first share of the steps, then half a cosine down to a hundredth of the peak."""
+    rise = max(1, round(warm_up * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    fall = (step - rise) / max(1, steps - rise)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def frozen_digest(model: nn.Module) -> tuple[int, str]:
+    """How many tensors of a model are frozen (statistics of frozen normalisations included), and a SHA-256 over them."""
+    parameters = dict(model.named_parameters())
+    free = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    free_modules = {name.rpartition(".")[0] for name in free}
+    digest, count = hashlib.sha256(), 0
+    for name, value in sorted(model.state_dict().items()):
+        is_statistic = name not in parameters and name.rpartition(".")[0] in free_modules
+        if name in free or is_statistic:
+            continue
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        count += 1
+    return count, digest.hexdigest()
+
+
+def _free(model: nn.Module, names: list[str]) -> list[nn.Parameter]:
+    wanted = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigError("this stage has nothing to train: has the new type joined with adapters?")
+    return parameters
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bfloat16" if native else "float32"
+
+
+def _continue(record: TrainingRecord, saved: dict[str, Any], config: LoopConfig, path: Path) -> None:
+    if saved["config"] != config.model_dump():
+        changed = [key for key, value in config.model_dump().items() if saved["config"].get(key) != value]
+        raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it, or use another out=")
+    for key in ("steps", "cpu_seconds", "wall_seconds", "curve"):
+        setattr(record, key, saved[key])
+    log.info("continuing %s at step %d from %s", record.stage, record.steps, path)
+
+
+def _proof(before: tuple[int, str], after: tuple[int, str], stage: str) -> dict[str, Any]:
+    if before != after:
+        raise RuntimeError(f"stage '{stage}' changed a frozen tensor")
+    return {"tensors": before[0], "bit_identical": True, "sha256": after[1]}

@@ -1,0 +1,52 @@
+"""A split held in memory, ready to be drawn from: every agent as every type that may be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from heatv2x.agents.base import Agent
+from heatv2x.datasets.base import Dataset
+from heatv2x.structures import AgentFrame, Frame
+
+
+@dataclass
+class Pool:
+    """Frames without sensor data, and the sensor data of each agent reduced to what each type needs.
+
+    Attributes:
+        frames: labels and poses; their agents carry no sensor data.
+        sensed: by type, by frame, by agent: the agent's frame as that type needs it.
+    """
+
+    frames: list[Frame]
+    sensed: dict[str, list[list[AgentFrame]]]
+
+    def agent(self, frame: int, agent: int, agent_type: str) -> AgentFrame:
+        """One agent of one frame as the given type."""
+        return self.sensed[agent_type][frame][agent]
+
+
+def load_pool(
+    dataset: Dataset, agents: Mapping[str, Agent], limit: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Pool:
+    """Read a split once, decoding only the sensors that the given types declare.
+
+    Args:
+        dataset: the split.
+        agents: the types by name; each decides what it keeps of a frame.
+        limit: read only the first frames.
+        progress: called with (frames read, frames in all).
+    """
+    sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors})
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    frames: list[Frame] = []
+    sensed: dict[str, list[list[AgentFrame]]] = {name: [] for name in agents}
+    for index in range(total):
+        frame = dataset.read(index, sensors)
+        for name, agent in agents.items():
+            sensed[name].append([agent.reduce(agent_frame) for agent_frame in frame.agents])
+        frames.append(frame.with_agents(tuple(replace(agent, lidars={}, cameras=()) for agent in frame.agents)))
+        if progress:
+            progress(index + 1, total)
+    return Pool(frames, sensed)

@@ -1,0 +1,113 @@
+"""Images: sizes and kinds are checked before anything is decompressed; the visibility rule is the golden one."""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatv2x.errors import DataError
+from heatv2x.formats.carla import from_carla
+from heatv2x.formats.image import read_depth, read_rgb, read_visibility, visible_at
+from heatv2x.structures import Pose
+from tests.formats.opv2v_tree import png_bytes
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def png(tmp_path: Path, content: bytes | np.ndarray) -> Path:
+    path = tmp_path / "a.png"
+    if isinstance(content, np.ndarray):
+        Image.fromarray(content).save(path)
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def test_colour_and_depth(tmp_path: Path) -> None:
+    assert read_rgb(png(tmp_path, png_bytes("RGB", (800, 600), (1, 2, 3))))[599, 799].tolist() == [1, 2, 3]
+    assert read_rgb(png(tmp_path, png_bytes("RGBA", (800, 600), (1, 2, 3, 9)))).shape == (600, 800, 3)
+    depth = read_depth(png(tmp_path, png_bytes("L", (800, 600), 37)))
+    assert depth.dtype == np.float32 and depth.shape == (600, 800) and (depth == 37).all()
+    assert read_rgb(png(tmp_path, png_bytes("RGB", (4, 2), (1, 2, 3))), size=(4, 2)).shape == (2, 4, 3)
+
+
+def bomb() -> bytes:
+    """A PNG of 60000 x 60000 pixels in a few hundred bytes."""
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (800, 600)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+BAD = {
+    "size": (png_bytes("RGB", (640, 480), (1, 2, 3)), "is 640x480 pixels, expected 800x600\n.*intrinsics.*silently wrong"),
+    "grey": (png_bytes("L", (800, 600), 3), "pixels of kind L, expected RGB"),
+    "cut": (png_bytes("RGB", (800, 600), (1, 2, 3))[:900], "not a readable PNG"),
+    "cut in the header": (png_bytes("RGB", (800, 600), (1, 2, 3))[:20], "not a readable PNG"),
+    "empty": (b"", "not a readable PNG"),
+    "jpeg": (jpeg(), "not a readable PNG"),
+    "bomb": (bomb(), "not a readable PNG.*exceeds limit"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_image_is_one_clear_error(case: str, tmp_path: Path) -> None:
+    content, problem = BAD[case]
+    with pytest.raises(DataError, match=problem) as caught:
+        read_rgb(png(tmp_path, content))
+    assert caught.value.way_out
+
+
+def test_depth_must_be_one_channel_of_bytes(tmp_path: Path) -> None:
+    for content in (np.zeros((600, 800, 3), np.uint8), np.zeros((600, 800), np.uint16)):
+        with pytest.raises(DataError, match="expected L"):
+            read_depth(png(tmp_path, content))
+
+
+def test_a_missing_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the image is missing"):
+        read_depth(tmp_path / "000068_depth0.png")
+
+
+def test_random_damage_never_raises_anything_else(tmp_path: Path) -> None:
+    original, rng = png_bytes("L", (256, 256), 9), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(original)
+        for place in rng.integers(0, len(damaged), 3):
+            damaged[place] = rng.integers(256)
+        try:
+            assert read_visibility(png(tmp_path, bytes(damaged))).shape == (256, 256)
+        except DataError:
+            pass
+
+
+def test_visibility_follows_the_golden_rule(tmp_path: Path) -> None:
+    golden = np.load(GOLDEN / "l_objects.npz")
+    vehicles = json.loads((GOLDEN / "l_vehicles.json").read_text())
+    raster = read_visibility(png(tmp_path, golden["visibility_map"]))
+    agent = Pose(from_carla(golden["camera_agent_pose"].tolist()))
+    centres = np.array([np.add(v["location"], v.get("center", [0, 0, 0])) * [1, -1, 1] for v in vehicles.values()])
+    xy = (np.c_[centres, np.ones(len(centres))] @ agent.inverse().T)[:, :2]
+    seen = np.array([int(i) for i in vehicles])[visible_at(raster, xy)]
+    assert set(golden["visible_ids"].tolist()) <= set(seen.tolist())
+
+
+def test_visibility_at_the_raster_edges() -> None:
+    raster = np.zeros((256, 256), bool)
+    raster[127, 127] = raster[0, 0] = raster[255, 255] = True
+    corners = np.array([[0, 0], [0.38, -0.38], [0.4, 0], [127.5, 127.5], [-128.5, -128.5], [-129, -129], [1e12, -1e12]]) * [0.39, 0.39]
+    corners[1] = [0.38, -0.38]
+    corners[2] = [0.4, 0.0]
+    assert visible_at(raster, corners).tolist() == [True, True, False, True, True, False, False]
