@@ -16,10 +16,12 @@ test: .venv/ready
 	@.venv/bin/python -m pytest -n $(JOBS) --dist loadscope $(ARGS)
 
 lint: .venv/ready
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy
-	@.venv/bin/mypy --strict tools/setup.py
+	@failed=0; \
+	.venv/bin/ruff check . || failed=1; \
+	.venv/bin/ruff format --check . || failed=1; \
+	.venv/bin/mypy || failed=1; \
+	.venv/bin/mypy --strict tools/setup.py || failed=1; \
+	exit $$failed
 
 format: .venv/ready
 	@.venv/bin/ruff check --fix .

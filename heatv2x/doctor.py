@@ -1,6 +1,6 @@
 """What this machine has, what it lacks, and how to mend it: one finding per question, the command line prints them.
 
-Anything here may be missing or broken, so imports happen inside the questions; what could crash runs in a process of its own.
+Anything here may be missing or broken: imports happen inside the questions, and what could crash gets its own process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ LEAST_PYTHON = (3, 11)
 LEAST_MEMORY_GIB = 4.0
 LEAST_DISK_GIB = 5.0  # the environment takes about 1 GiB, a default world and its runs some more
 PROBE_SECONDS = 60
+NEW_VENV = "rm -r .venv && make venv"
+# timm brings torchvision, and the one of the usual index does not import beside a CPU build of torch.
+CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu "
 
 OPTIONAL = (  # module, package, extra, what for
     ("rerun", "rerun-sdk", "view", "the 3D viewer"),
@@ -51,8 +54,8 @@ class Finding:
 
     Attributes:
         name: what was looked at.
-        state: "ok"; "info" for what is optional and not there; "warn" for what costs speed or a feature; "fail" for what
-            must be mended first.
+        state: "ok"; "info" for what is optional and not there; "warn" for what costs speed or a feature; "fail" for
+            what must be mended first.
         detail: what was found, one sentence.
         fix: what to do about it; empty if there is nothing to do.
     """
@@ -116,7 +119,7 @@ def examine_dependency(requirement: str) -> Finding:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "fail", f"not installed, {requirement} is needed", "make venv")
+        return Finding(name, "fail", f"not installed, {requirement} is needed", f"pip install '{requirement}'")
     if _numbers(version) < _numbers(least):
         return Finding(name, "fail", f"{version} is too old, {requirement} is needed", f"pip install '{requirement}'")
     return Finding(name, "ok", version)
@@ -125,7 +128,7 @@ def examine_dependency(requirement: str) -> Finding:
 def examine_torch(torch: Any) -> Finding:
     """Whether torch imports."""
     if isinstance(torch, Exception):
-        return Finding("torch import", "fail", f"torch does not import: {torch}", "make venv")
+        return Finding("torch import", "fail", f"torch does not import: {torch}", NEW_VENV)
     build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
     return Finding("torch import", "ok", f"torch {torch.__version__}, {build}")
 
@@ -133,7 +136,7 @@ def examine_torch(torch: Any) -> Finding:
 def examine_device(torch: Any) -> Finding:
     """Where networks will run."""
     if isinstance(torch, Exception):
-        return Finding("device", "fail", "unknown without torch", "make venv")
+        return Finding("device", "fail", "unknown without torch", NEW_VENV)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / GIB
         return Finding("device", "ok", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
@@ -142,7 +145,7 @@ def examine_device(torch: Any) -> Finding:
             "device", "warn", "torch is a CUDA build, but no GPU can be used", "check the driver with nvidia-smi"
         )
     if shutil.which("nvidia-smi"):
-        fix = "remove .venv, then HEATV2X_ALLOW_CUDA=1 make venv"
+        fix = NEW_VENV.replace("make", "HEATV2X_ALLOW_CUDA=1 make")
         return Finding("device", "warn", "CPU, although this machine seems to have an NVIDIA GPU", fix)
     return Finding("device", "ok", "CPU")
 
@@ -150,7 +153,7 @@ def examine_device(torch: Any) -> Finding:
 def examine_threads(torch: Any) -> Finding:
     """Whether torch's threads fit the cores this process may use."""
     if isinstance(torch, Exception):
-        return Finding("threads", "fail", "unknown without torch", "make venv")
+        return Finding("threads", "fail", "unknown without torch", NEW_VENV)
     threads, cores = torch.get_num_threads(), _cores()
     if threads > cores:
         return Finding(
@@ -162,7 +165,7 @@ def examine_threads(torch: Any) -> Finding:
 def examine_cores(cores: int) -> Finding:
     """How many cores this process may use."""
     if cores < 2:
-        return Finding("cores", "warn", "one core: the demo takes about twice its usual time")
+        return Finding("cores", "warn", "one core: what runs in two processes elsewhere takes longer here")
     return Finding("cores", "ok", f"{cores}")
 
 
@@ -195,9 +198,7 @@ def examine_bf16(torch: Any) -> Finding:
         supported, where = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}), "processor"
     if supported:
         return Finding("bf16", "ok", f"the {where} computes bfloat16 natively")
-    return Finding(
-        "bf16", "info", f"the {where} has no bfloat16 instructions; it works, but is not faster than float32"
-    )
+    return Finding("bf16", "info", f"the {where} has no bfloat16 instructions; float32 is as fast")
 
 
 def examine_disk(folder: Path) -> Finding:
@@ -247,7 +248,9 @@ def examine_optional(module: str, package: str, extra: str, purpose: str) -> Fin
             return Finding(package, "ok", importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             return Finding(package, "ok", "installed")
-    return Finding(package, "info", f"not installed, needed for {purpose}", f"pip install {_source_of(package, extra)}")
+    options = CPU_INDEX if package == "timm" else ""
+    fix = f"pip install {options}{_source_of(package, extra)}"
+    return Finding(package, "info", f"not installed, needed for {purpose}", fix)
 
 
 def examine_browser() -> Finding:
@@ -275,7 +278,7 @@ def probe(code: str) -> str:
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - a broken torch raises anything; the finding shows it
+    except Exception as error:  # a broken torch raises anything; the finding shows it
         return error
 
 

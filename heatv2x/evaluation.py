@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from heatv2x import plugins
 from heatv2x.channel import Channel, ChannelConfig
+from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError, HeatError
+from heatv2x.files import write_json
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
-from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol
+from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
 from heatv2x.metrics.communication import Traffic, measure_traffic
 from heatv2x.model import Collaboration
 from heatv2x.structures import Boxes3D, Frame
@@ -48,16 +52,23 @@ class SceneResult:
 
     Attributes:
         frame: the frame with its sensor data.
+        ego_message: the ego's own, as encoded.
         heard: indices of the agents whose messages arrived.
-        message_bytes: their packed lengths.
+        messages: what they sent, unpacked.
         detections, truth: boxes in the ego's frame.
     """
 
     frame: Frame
+    ego_message: Message
     heard: list[int]
-    message_bytes: list[int]
+    messages: list[Message]
     detections: Boxes3D
     truth: Boxes3D
+
+    @property
+    def message_bytes(self) -> list[int]:
+        """Packed lengths of the messages."""
+        return [message.size_bytes for message in self.messages]
 
 
 @dataclass
@@ -117,8 +128,8 @@ class Evaluator:
         self.protocol = protocol
         self.count = len(dataset) if limit is None else min(limit, len(dataset))
         self.keep = set(keep)
-        self._frames: dict[tuple[int, tuple[str, ...]], Frame] = {}
-        self._sent: dict[tuple[int, int, str], Message] = {}
+        self._frames: dict[tuple[int, str, str], Frame] = {}
+        self._sent: dict[tuple[int, int, str, str], Message] = {}
         self._index = {dataset.name(index): index for index in range(len(dataset))}
 
     def forget(self, agent_type: str | None = None) -> None:
@@ -156,7 +167,7 @@ class Evaluator:
         grid, config = model.grid, self.channel.config
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
         ego = self._send(model, roster, index, 0)
-        heard, messages, sizes = [], [], []
+        heard, messages = [], []
         others = [] if roster.drop else list(range(1, len(frame.agents)))
         for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
             sender = others[near]
@@ -164,9 +175,8 @@ class Evaluator:
             if data is not None:
                 heard.append(sender)
                 messages.append(unpack(data, ego.feature_space))
-                sizes.append(len(data))
         truth = ground_truth(frame, 0, None, limits=limits, comm_range_m=config.range_m)
-        return SceneResult(frame, heard, sizes, model.detect(ego, messages), truth)
+        return SceneResult(frame, ego, heard, messages, model.detect(ego, messages), truth)
 
     def _transmit(self, model: Collaboration, roster: Roster, index: int, sender: int, frame: Frame) -> bytes | None:
         """The bytes that arrive, with the pose as reported; None if they are lost."""
@@ -179,7 +189,7 @@ class Evaluator:
 
     def _send(self, model: Collaboration, roster: Roster, index: int, agent: int) -> Message:
         agent_type = roster.type_of(agent)
-        key = (index, agent, agent_type)
+        key = (index, agent, agent_type, model.fusion.level)
         if key not in self._sent:
             frame = self._read(index, model, roster)
             self._sent[key] = model.encode(frame.agents[agent], agent_type, _microseconds(frame.timestamp))
@@ -187,7 +197,7 @@ class Evaluator:
 
     def _read(self, index: int, model: Collaboration, roster: Roster) -> Frame:
         sensors = {roster.ego: model.agent(roster.ego).sensors, roster.senders: model.agent(roster.senders).sensors}
-        key = (index, tuple(sorted(sensors)))
+        key = (index, roster.ego, roster.senders)
         if key not in self._frames:
             ids = self.dataset.agent_ids(index)
             wanted: Mapping[int, Sequence[str]] = {a: sensors[roster.type_of(i)] for i, a in enumerate(ids)}
@@ -208,6 +218,51 @@ class Evaluator:
                 "  Way out: build the world with longer clips of consecutive frames (clip_frames=, stride=1)"
             )
         return self._index[wanted]
+
+
+class EvalConfig(Config):
+    """One evaluation from packs.
+
+    Attributes:
+        data, dataset, hetero_root: the data and the part that reads them.
+        split: which split.
+        packs: base, agent and adapter packs, any order.
+        ego, senders: types; `drop` lets the ego hear nobody.
+        channel: the link.
+        protocol: of average precision.
+        frames: evaluate only the first frames.
+        out: folder for metrics.json.
+    """
+
+    data: Path
+    dataset: str = "opv2v"
+    hetero_root: Path | None = None
+    split: str = "test"
+    packs: tuple[Path, ...]
+    ego: str = "lidar64"
+    senders: str = "lidar64"
+    drop: bool = False
+    channel: ChannelConfig = ChannelConfig()
+    protocol: str = HEATV2X.name
+    frames: int | None = None
+    out: Path = Path("runs/eval")
+
+
+def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
+    """Evaluate packs on a split and write metrics.json; gives its rows."""
+    model = Collaboration.from_packs(*config.packs)
+    for name in (config.ego, config.senders):
+        model.agent(name)  # an unknown type is told before the data are read
+    dataset = plugins.find("datasets", config.dataset)(config.data, config.split, hetero_root=config.hetero_root)
+    evaluator = Evaluator(dataset, config.channel, find_protocol(config.protocol), config.frames)
+    tell = None if report is None else lambda done, total: report("evaluating", done, total)
+    evaluation = evaluator.evaluate(model, Roster(config.ego, config.senders, config.drop), tell)
+    name = "no_fusion" if config.drop else f"{config.ego}<-{config.senders}"
+    row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
+    row |= {**evaluation.to_row(model.config.codec), "trained_parameters": None, "train_seconds": None}
+    content = {"rows": [row], "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
+    write_json(config.out / "metrics.json", content)
+    return [row]
 
 
 def _microseconds(timestamp: str) -> int:

@@ -133,7 +133,7 @@ def assignment(path: str | Path) -> dict[str, dict[int, str]]:
     """
     source = Path(path)
     data = read_json(source)
-    if not isinstance(data, dict) or not data:
+    if not isinstance(data, dict):
         raise DataError(source, "does not hold a mapping of scenarios", way_out="write {scenario: {agent id: type}}")
     types: dict[str, dict[int, str]] = {}
     for scenario in data:

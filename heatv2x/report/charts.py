@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from heatv2x.report import words
+from heatv2x.report import story, words
 from heatv2x.report.results import Results, Row, Stage
 
 ROLES = {
@@ -84,7 +84,7 @@ def precision_bars(results: Results, iou: str) -> list[BarGroup]:
     for prefix, rows in grouped(results.rows).items():
         bars = [bar for row in rows if (bar := _precision_bar(row, iou)) is not None]
         if bars:
-            alone = words.alone(results, rows[-1])
+            alone = story.alone(results, rows[-1])
             reference = None if alone is None or alone.points(iou) is None else _clip(alone.points(iou) or 0.0)
             groups.append(BarGroup(words.group_label(prefix), bars, reference))
     return groups
@@ -130,7 +130,6 @@ class Panel:
     label: str
     role: str
     columns: list[Column]
-    unit: str
 
 
 def panels(results: Results, attribute: str) -> list[Panel]:
@@ -167,7 +166,7 @@ def _panel(row: Row, values: Mapping[str, float | None], ghosts: Mapping[str, fl
                 ghost=ghost,
             )
         )
-    return Panel(words.wording(row.name).label, role(row), columns, unit.strip())
+    return Panel(words.wording(row.name).label, role(row), columns)
 
 
 def cost_bars(results: Results) -> list[BarGroup]:

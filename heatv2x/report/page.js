@@ -363,7 +363,8 @@
     const text = agent.is_ego ? "ego" : String(agent.id);
     context.font = "600 12px system-ui, sans-serif";
     const width = context.measureText(text).width + 12;
-    const spots = [[px + 12, py - 9], [px - 12 - width, py - 9], [px - width / 2, py - 34], [px - width / 2, py + 16]];
+    const off = Math.max(12, 2.4 * scale() + 3);
+    const spots = [[px + off, py - 9], [px - off - width, py - 9], [px - width / 2, py - off - 22], [px - width / 2, py + off + 4]];
     const clear = ([x, y]) => taken.every(([tx, ty, tw]) => x > tx + tw || x + width < tx || Math.abs(y - ty) > 19);
     const [x, y] = spots.find(clear) || spots[0];
     taken.push([x, y, width]);
@@ -592,7 +593,8 @@
     if (scene.visible_to_ego.length && !scene.visible_to_ego[index]) list.append(element("li", "Hidden from the ego's own sensors"));
     tip.append(list);
     const [px, py] = toScreen(box[0], box[1]);
-    const left = px + 18 + tip.offsetWidth < size.width ? px + 18 : px - 18 - tip.offsetWidth;
+    const off = 12 + Math.min(80, Math.max(box[3], box[4]) * 0.5 * scale());
+    const left = px + off + tip.offsetWidth < size.width ? px + off : px - off - tip.offsetWidth;
     tip.style.left = `${Math.max(6, Math.min(left, size.width - tip.offsetWidth - 6))}px`;
     tip.style.top = `${Math.max(6, Math.min(py - tip.offsetHeight / 2, size.height - tip.offsetHeight - 6))}px`;
   }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from heatv2x.report import contract
 
@@ -38,6 +40,8 @@ class Row:
         peak_memory_mb: of the training process, megabytes.
         message_bytes: mean packed bytes per sender and frame.
         codec: name of the codec of those bytes.
+        n_frames: evaluated frames.
+        n_ground_truth: objects in them.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Row:
     peak_memory_mb: float | None = None
     message_bytes: float | None = None
     codec: str | None = None
+    n_frames: int | None = None
+    n_ground_truth: int | None = None
 
     @property
     def prefix(self) -> str:
@@ -131,7 +137,7 @@ class Stage:
         trained_parameters: elements of the tensors that learn in this stage.
         steps: optimiser steps.
         curve: in order of steps; may be empty.
-        frozen_proof: None where nothing is frozen.
+        frozen_proof: None (or empty) where nothing is frozen.
     """
 
     name: str
@@ -140,7 +146,7 @@ class Stage:
     trained_parameters: int | None = None
     steps: int | None = None
     curve: list[CurvePoint] = field(default_factory=list)
-    frozen_proof: FrozenProof | None = None
+    frozen_proof: Annotated[FrozenProof | None, pydantic.BeforeValidator(lambda proof: proof or None)] = None
 
 
 @dataclass

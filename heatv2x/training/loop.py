@@ -144,12 +144,12 @@ def train(
         if progress:
             progress(record.steps, config.steps, terms)
         if checkpoint and rank == 0 and config.checkpoint_every and record.steps % config.checkpoint_every == 0:
-            save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(), **record.to_dict()})
+            save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(mode="json"), **record.to_dict()})
     model.eval()
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(peak_memory().resident_bytes / 2**20, 1)
     if checkpoint and rank == 0 and config.checkpoint_every:
-        save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(), **record.to_dict()})
+        save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(mode="json"), **record.to_dict()})
     return record
 
 
@@ -198,8 +198,9 @@ def _precision(wanted: str, device: torch.device) -> str:
 
 
 def _continue(record: TrainingRecord, saved: dict[str, Any], config: LoopConfig, path: Path) -> None:
-    if saved["config"] != config.model_dump():
-        changed = [key for key, value in config.model_dump().items() if saved["config"].get(key) != value]
+    settings = config.model_dump(mode="json")
+    if saved["config"] != settings:
+        changed = [key for key, value in settings.items() if saved["config"].get(key) != value]
         raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it, or use another out=")
     for key in ("steps", "cpu_seconds", "wall_seconds", "curve"):
         setattr(record, key, saved[key])

@@ -19,7 +19,7 @@ def agent_order(scenario: Path) -> list[str]:
 
 
 def write_assignments(out: Path, split_of: Mapping[str, str]) -> None:
-    """Write `opv2v_4modality.json` (a random permutation per scenario) and `..._in_order.json` (test scenarios, m1 first).
+    """Write `opv2v_4modality.json` (a random permutation per scenario) and `..._in_order.json` (test, m1 first).
 
     Raises:
         DataError: a file cannot be written.

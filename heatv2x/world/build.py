@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from heatv2x.errors import ConfigError, DataError
+from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.files import read_json, write_json
 from heatv2x.world import WORLD_VERSION
 from heatv2x.world.assignment import write_assignments
@@ -88,7 +89,7 @@ def scenario_tasks(config: WorldConfig) -> list[ScenarioTask]:
     return tasks
 
 
-def _work(tasks: list[ScenarioTask], workers: int) -> Iterator[int]:
+def _work(tasks: list[ScenarioTask], workers: int) -> Generator[int, None, None]:
     """Make scenarios; yields the number of frames of each as it is finished."""
     if workers == 1 or len(tasks) <= 1:
         for task in tasks:
@@ -104,6 +105,11 @@ def _work(tasks: list[ScenarioTask], workers: int) -> Iterator[int]:
         try:
             for future in as_completed(futures):
                 yield _checked(future.result())
+        except BrokenProcessPool as error:
+            raise HeatError(
+                "a worker process ended early: it was killed, perhaps for want of memory, or a script of yours calls "
+                "build_world without `if __name__ == '__main__':`. What was finished stays; workers=1 needs no processes"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heatv2x.structures import Bool, Float32, Float64, Int32, UInt8
+from heatv2x.structures import Bool, Float32, Float64, Int32, Int64, UInt8
 from heatv2x.world.ground import Ground
 from heatv2x.world.meshes import GROUND, HEADLIGHT, TAIL_LIGHT, WALL
 from heatv2x.world.rays import RayScene, origins_at, rotate, stack
@@ -105,7 +105,7 @@ def render(
 
 
 def _pixel_rays(resolution: tuple[int, int]) -> Float32:
-    """(h w, 3) float32 unit vectors through the pixels; a coarse pixel looks through the middle of those it stands for."""
+    """(h w, 3) float32 unit vectors through the pixels, a coarse one through the middle of those it stands for."""
     width, height = resolution
     u = (np.arange(width) + 0.5) * IMAGE_WIDTH / width - 0.5 - IMAGE_WIDTH / 2
     v = (np.arange(height) + 0.5) * IMAGE_HEIGHT / height - 0.5 - IMAGE_HEIGHT / 2
@@ -146,13 +146,13 @@ def _shadowed(scene: RayScene, weather: Weather, points: Float32, normal: Float3
     return shadow
 
 
-def _paint_ground(colour: Float32, rows: np.ndarray, ground: Ground, weather: Weather, points: Float32) -> None:  # type: ignore[type-arg]
+def _paint_ground(colour: Float32, rows: Int64, ground: Ground, weather: Weather, points: Float32) -> None:
     row, column = ground.cells(points[rows, :2].astype(np.float64))
     grain = weather.grain[row % 256, column % 256]
     colour[rows] = _GROUND_COLOURS[ground.codes[row, column]] * grain[:, None]
 
 
-def _paint_windows(colour: Float32, rows: np.ndarray, normal: Float32, points: Float32) -> None:  # type: ignore[type-arg]
+def _paint_windows(colour: Float32, rows: Int64, normal: Float32, points: Float32) -> None:
     along = points[rows, 0] * -normal[rows, 1] + points[rows, 1] * normal[rows, 0]
     height = points[rows, 2]
     window = (np.abs(along % 3.0 - 1.5) < 0.7) & (np.abs(height % 3.0 - 1.7) < 0.75) & (height > 0.5)

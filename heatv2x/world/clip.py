@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heatv2x.errors import ConfigError
 from heatv2x.structures import Bool, Float64, Int64, Pose, UInt8
 from heatv2x.world import visibility
 from heatv2x.world.camera import Views, Weather, draw_weather, render
@@ -139,7 +140,11 @@ class Clip:
 
 
 def simulate(plan: ClipPlan) -> Clip:
-    """Draw towns until one has enough connected vehicles, and let its traffic run."""
+    """Draw towns until one has enough connected vehicles, and let its traffic run.
+
+    Raises:
+        ConfigError: the clip is so long that vehicles do not stay together.
+    """
     for attempt in range(50):
         rng = np.random.default_rng([*plan.seed, attempt])
         town = build_town(rng, plan.style)
@@ -156,7 +161,10 @@ def simulate(plan: ClipPlan) -> Clip:
         if rigs:
             first_tick = 2 * int(rng.integers(30, 100))
             return Clip(plan, town, moments, rigs, draw_weather(rng), first_tick)
-    raise AssertionError(f"no town of 50 has {plan.agents[0]} connected vehicles; seed {plan.seed}")
+    raise ConfigError(
+        f"none of 50 towns keeps {plan.agents[0]} connected agents together for {plan.frames * plan.stride / 10:.0f} s; "
+        "lower clip_frames, stride or min_agents"
+    )
 
 
 def _moment(town: Town, traffic: Traffic, now: Snapshot, ids: Int64) -> Moment:
@@ -181,9 +189,9 @@ def _standing(now: Snapshot, k: int) -> Float64:
 def _draw_rigs(
     rng: np.random.Generator, plan: ClipPlan, town: Town, traffic: Traffic, snapshots: list[Snapshot], ids: Int64
 ) -> tuple[Rig, ...]:
-    """Connected vehicles near each other for the whole clip, and perhaps a roadside unit; empty if there are too few."""
+    """Connected vehicles near each other for the whole clip, and perhaps a roadside unit; empty if too few."""
     fewest, most = plan.agents
-    pole = _place_pole(rng, town) if rng.uniform() < plan.roadside else None
+    pole = _place_pole(rng, town) if most > 1 and rng.uniform() < plan.roadside else None
     count = int(rng.integers(fewest, most + 1))
     cars = max(count - 1, 1) if pole is not None else count
     chosen = _connected(rng, traffic, snapshots, cars)
@@ -206,7 +214,7 @@ def _connected(rng: np.random.Generator, traffic: Traffic, snapshots: list[Snaps
     chosen = [central[int(rng.integers(len(central)))]]
     for key in rng.permutation(np.array(keys)).tolist():
         apart = [np.hypot(*(tracks[key] - tracks[other]).T) for other in chosen]
-        if len(chosen) < count and key not in chosen and apart[0].max() < LINK_M and min(d.min() for d in apart) > 8.0:
+        if len(chosen) < count and key not in chosen and apart[0].max() < LINK_M and min(d.min() for d in apart) > 12.0:
             chosen.append(key)
     return chosen
 

@@ -18,7 +18,7 @@ def lengths(points: Float64) -> Float64:
 def resample(points: Float64, step_m: float = STEP_M) -> Float64:
     """(Q, 2) points about `step_m` apart along the same curve, both ends kept."""
     arc = lengths(points)
-    count = max(int(round(arc[-1] / step_m)), 1) + 1
+    count = max(round(arc[-1] / step_m), 1) + 1
     at = np.linspace(0.0, arc[-1], count)
     return np.stack([np.interp(at, arc, points[:, 0]), np.interp(at, arc, points[:, 1])], axis=1)
 
@@ -26,7 +26,7 @@ def resample(points: Float64, step_m: float = STEP_M) -> Float64:
 def headings(points: Float64) -> Float64:
     """(P,) direction of travel at each point, radians."""
     tangent = np.gradient(points, axis=0)
-    return np.arctan2(tangent[:, 1], tangent[:, 0])
+    return np.asarray(np.arctan2(tangent[:, 1], tangent[:, 0]))
 
 
 def offset(points: Float64, left_m: float) -> Float64:
@@ -47,10 +47,10 @@ def arc(start: Float64, heading: float, length_m: float, curvature: float) -> Fl
     s = np.linspace(0.0, length_m, max(int(length_m / STEP_M), 2))
     along = heading + curvature * s
     if abs(curvature) < 1e-9:
-        return start + s[:, None] * np.array([np.cos(heading), np.sin(heading)])
+        return np.asarray(start + s[:, None] * np.array([np.cos(heading), np.sin(heading)]))
     x = (np.sin(along) - np.sin(heading)) / curvature
     y = (np.cos(heading) - np.cos(along)) / curvature
-    return start + np.stack([x, y], axis=1)
+    return np.asarray(start + np.stack([x, y], axis=1))
 
 
 def bend(start: Float64, start_heading: float, end: Float64, end_heading: float) -> Float64:

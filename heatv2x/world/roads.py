@@ -1,6 +1,7 @@
 """Streets, their lanes, and the routes that lead through a junction.
 
-Traffic keeps to the right. A street is a centre line with lanes on both sides; a junction joins the inner ends of streets.
+Traffic keeps to the right. A street is a centre line with lanes on both sides; a junction joins the inner
+ends of streets.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _limits(points: Float64, speed_mps: float) -> Float64:
     limit = np.minimum(speed_mps, np.maximum(comfortable, 3.0))
     ahead = int(10.0 / polyline.STEP_M)
     padded = np.concatenate([limit, np.full(ahead, limit[-1])])
-    return np.lib.stride_tricks.sliding_window_view(padded, ahead + 1).min(axis=1)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, ahead + 1).min(axis=1))
 
 
 def _clearances(connectors: list[Float64]) -> Float64:
@@ -165,7 +166,7 @@ class _Plan:
 
 def straight(rng: np.random.Generator, street: Street) -> RoadNetwork:
     """One road through the whole town, slightly curved; `street` gives everything but the centre line."""
-    curvature, heading = rng.uniform(-1, 1) / 260.0, rng.uniform(-np.pi, np.pi)
+    curvature, heading = rng.choice([-1, 1]) / rng.uniform(80.0, 300.0), rng.uniform(-np.pi, np.pi)
     ahead = polyline.arc(np.zeros(2), heading, REACH_M, curvature)
     back = polyline.arc(np.zeros(2), heading + np.pi, REACH_M, -curvature)
     centre = polyline.resample(np.concatenate([back[:0:-1], ahead]))
@@ -218,9 +219,10 @@ def car_park(rng: np.random.Generator, street: Street, aisles: int) -> RoadNetwo
     origin = -left * (8.5 * aisles + rng.uniform(-6, 6))
     road = polyline.arc(origin - REACH_M * along, heading, 2 * REACH_M, 0.0)
     streets = [_recentred(street, road)]
+    half_m = rng.uniform(30.0, 50.0)
     for k in range(aisles):
-        start = origin + left * (street.half_width(1) + 12.0 + 17.0 * k) - 60.0 * along
-        stalls = Street(polyline.arc(start, heading, 120.0, 0.0), 1, 1, 3.1, "stalls", 4.0, sidewalk_m=1.0)
+        start = origin + left * (street.half_width(1) + 12.0 + 17.0 * k) - half_m * along
+        stalls = Street(polyline.arc(start, heading, 2 * half_m, 0.0), 1, 1, 3.1, "stalls", 4.0, sidewalk_m=1.0)
         streets.append(stalls)
     plan = _Plan("car_park", streets)
     for piece in plan.streets:
@@ -238,7 +240,7 @@ def _arms(rng: np.random.Generator, arms: Float64, models: list[Street], inner_m
     streets = []
     for angle, model in zip(arms, models, strict=True):
         start = inner_m * np.array([np.cos(angle), np.sin(angle)])
-        centre = polyline.arc(start, float(angle), REACH_M - inner_m, rng.uniform(-1, 1) / 400.0)
+        centre = polyline.arc(start, float(angle), REACH_M - inner_m, rng.uniform(-1, 1) / 180.0)
         streets.append(_recentred(model, centre))
     return streets
 

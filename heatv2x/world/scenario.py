@@ -130,9 +130,9 @@ def _publish(task: ScenarioTask, staging: Path) -> None:
     if (staging / "OPV2V_Hetero").exists():
         shutil.rmtree(hetero, ignore_errors=True)
         hetero.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / "OPV2V_Hetero", hetero)
+        (staging / "OPV2V_Hetero").replace(hetero)
     task.folder.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staging / "OPV2V", task.folder)
+    (staging / "OPV2V").replace(task.folder)
 
 
 def _count(moment: Moment, sensed: list[Sensed]) -> Counts:

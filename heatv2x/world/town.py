@@ -14,7 +14,7 @@ from heatv2x.world.meshes import LEAVES, METAL, ROOF, WALL, WOOD, Mesh, crown, f
 from heatv2x.world.roads import RoadNetwork, Street
 from heatv2x.world.vehicles import Vehicle, draw_vehicle
 
-_TRAFFIC = {"hatchback": 0.3, "sedan": 0.3, "suv": 0.2, "van": 0.1, "truck": 0.06, "bus": 0.04}
+_TRAFFIC = {"hatchback": 0.3, "sedan": 0.3, "suv": 0.2, "van": 0.2, "truck": 0.08, "bus": 0.06}
 
 
 @dataclass(frozen=True)
@@ -37,42 +37,42 @@ class TownStyle:
     lane_width_m: tuple[float, float] = (3.3, 3.7)
     building_height_m: tuple[float, float] = (8.0, 24.0)
     building_depth_m: tuple[float, float] = (10.0, 16.0)
-    setback_m: tuple[float, float] = (0.5, 3.0)
+    setback_m: tuple[float, float] = (0.0, 1.5)
     gap_m: tuple[float, float] = (1.0, 9.0)
     gabled: float = 0.1
     trees: float = 0.35
     hedges: float = 0.15
-    moving: tuple[int, int] = (22, 40)
-    parked: tuple[float, float] = (0.3, 0.75)
-    parallel_parking: float = 0.6
+    moving: tuple[int, int] = (28, 52)
+    parked: tuple[float, float] = (0.4, 0.85)
+    parallel_parking: float = 0.85
     kinds: Mapping[str, float] = field(default_factory=lambda: _TRAFFIC)
     walls: tuple[tuple[int, int, int], ...] = ((196, 182, 160), (168, 110, 88), (150, 150, 148), (206, 200, 190))
 
 
 STYLES: Mapping[str, TownStyle] = {
-    "train": TownStyle({"straight": 0.22, "t_junction": 0.25, "crossing": 0.3, "car_park": 0.15, "roundabout": 0.08}),
+    "train": TownStyle({"straight": 0.08, "t_junction": 0.3, "crossing": 0.44, "car_park": 0.1, "roundabout": 0.08}),
     "validate": TownStyle(
-        {"straight": 0.2, "t_junction": 0.25, "crossing": 0.25, "car_park": 0.15, "roundabout": 0.15},
+        {"straight": 0.08, "t_junction": 0.3, "crossing": 0.38, "car_park": 0.1, "roundabout": 0.14},
         building_height_m=(5.0, 14.0),
         gap_m=(2.0, 12.0),
         gabled=0.4,
         trees=0.5,
-        moving=(18, 40),
+        moving=(26, 50),
         walls=((214, 196, 150), (120, 128, 140), (186, 150, 120)),
     ),
     "test": TownStyle(
-        {"straight": 0.15, "t_junction": 0.2, "crossing": 0.25, "car_park": 0.15, "roundabout": 0.25},
+        {"straight": 0.06, "t_junction": 0.26, "crossing": 0.36, "car_park": 0.1, "roundabout": 0.22},
         lane_width_m=(3.1, 3.5),
         building_height_m=(4.0, 11.0),
         building_depth_m=(7.0, 13.0),
-        setback_m=(1.0, 6.0),
+        setback_m=(0.5, 3.5),
         gap_m=(1.5, 7.0),
         gabled=0.7,
         trees=0.6,
         hedges=0.4,
-        moving=(20, 46),
-        parked=(0.25, 0.85),
-        kinds={"hatchback": 0.36, "sedan": 0.16, "suv": 0.24, "van": 0.14, "truck": 0.05, "bus": 0.05},
+        moving=(26, 56),
+        parked=(0.35, 0.95),
+        kinds={"hatchback": 0.36, "sedan": 0.16, "suv": 0.24, "van": 0.2, "truck": 0.07, "bus": 0.06},
         walls=((225, 214, 196), (178, 80, 62), (208, 190, 120), (142, 160, 150)),
     ),
 }
@@ -117,7 +117,8 @@ def build_town(rng: np.random.Generator, style: TownStyle) -> Town:
         piece for street in network.streets for side in (1, -1) for piece in _frontage(rng, style, ground, street, side)
     ]
     if network.island_m:
-        pieces.append(crown(np.array([3.0, 3.0, 1.2]), 0.6, rng, np.array([70.0, 104, 50])))
+        mound = 0.7 * network.island_m
+        pieces.append(crown(np.array([mound, mound, 2.6]), 0.3, rng, np.array([70.0, 104, 50])))
     pieces.append(frustum((-0.1, 0.1), (-0.1, 0.1), (-1.0, -0.9), METAL))  # never empty
     return Town(style, network, ground, join(pieces), tuple(parked), density)
 
@@ -132,7 +133,7 @@ def _draw_network(rng: np.random.Generator, style: TownStyle) -> RoadNetwork:
     if layout == "straight":
         return roads.straight(rng, _draw_street(rng, style, width, int(rng.integers(1, 4))))
     if layout == "car_park":
-        return roads.car_park(rng, minor, aisles=int(rng.integers(2, 5)))
+        return roads.car_park(rng, minor, aisles=int(rng.integers(2, 4)))
     if layout == "roundabout":
         arms = np.arange(4) * np.pi / 2 + rng.uniform(-0.15, 0.15, 4) + turn
         keep = 3 if rng.uniform() < 0.3 else 4
@@ -146,13 +147,14 @@ def _draw_network(rng: np.random.Generator, style: TownStyle) -> RoadNetwork:
 def _draw_street(rng: np.random.Generator, style: TownStyle, width: float, lanes: int) -> Street:
     parking = "parallel" if rng.uniform() < style.parallel_parking else "none"
     speed = float(rng.uniform(8.5, 14.0))
-    return Street(np.zeros((2, 2)), lanes, lanes, width, parking, speed, sidewalk_m=float(rng.uniform(2.0, 4.0)))
+    return Street(np.zeros((2, 2)), lanes, lanes, width, parking, speed, sidewalk_m=float(rng.uniform(1.6, 3.0)))
 
 
 def _park(rng: np.random.Generator, style: TownStyle, network: RoadNetwork) -> list[Parked]:
-    share = rng.uniform(*style.parked)
+    taken = rng.uniform(*style.parked)
     parked = []
     for street in network.streets:
+        share = taken * (0.42 if street.parking == "stalls" else 1.0)  # a full car park would outnumber all else
         for side in (1, -1):
             for place, yaw in _places(street, side):
                 if rng.uniform() < share:
@@ -187,13 +189,13 @@ def _frontage(rng: np.random.Generator, style: TownStyle, ground: Ground, street
     kerb = street.half_width(side) + street.sidewalk_m
     line = polyline.resample(polyline.offset(street.centre, side * kerb))
     heading = polyline.headings(line) + (0.0 if side > 0 else np.pi)  # local +y points away from the road
-    pieces, at = [], rng.uniform(0, 8)
+    pieces, at = [], rng.uniform(-8, 0)
     while at < len(line) * polyline.STEP_M:
         width = float(rng.uniform(8.0, 24.0))
         k = min(int((at + width / 2) / polyline.STEP_M), len(line) - 1)
-        if rng.uniform() < 0.85:
-            pieces += _building(rng, style, ground, line[k], heading[k], width)
-        at += width + rng.uniform(*style.gap_m)
+        house = _building(rng, style, ground, line[k], heading[k], width)
+        pieces += house
+        at += width + rng.uniform(*style.gap_m) if house else 3.0
     for k in range(5, len(line), 20):
         if rng.uniform() < style.hedges:
             pieces += _hedge_or_wall(rng, ground, line[k], heading[k])

@@ -1,7 +1,7 @@
 """Traffic that keeps to its lanes: car following by the Intelligent Driver Model, junctions by reservation.
 
-IDM: Treiber, Hennecke, Helbing, Phys. Rev. E 62 (2000), eq. 2-3. The reservation rule is our own: a vehicle stops before
-a junction until no vehicle from another approach is, or is about to be, in its way; so nobody ever overlaps.
+IDM: Treiber, Hennecke, Helbing, Phys. Rev. E 62 (2000), eq. 2-3. The reservation rule is our own: a vehicle stops
+before a junction until no vehicle from another approach is, or is about to be, in its way; so nobody ever overlaps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Snapshot:
         xy: (N, 2) float64 middle of the footprint, world, metres.
         yaw: (N,) float64 heading, radians.
         speed: (N,) float64 m/s.
-        pitch, roll: (N,) float64 radians, nose up and left side up positive: the body nods when it brakes and leans in bends.
+        pitch, roll: (N,) float64 radians, nose up and left side up positive: bodies nod when braking and lean in bends.
     """
 
     keys: Int64

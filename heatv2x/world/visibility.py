@@ -1,14 +1,14 @@
 """What an agent's cameras see, as OPV2V's raster around the agent: 256 x 256 pixels of 0.39 m, heading up.
 
-Facts, OPV2V: a point (x, y right) of the LiDAR's frame falls on row 127 - trunc(x / 0.39), column 127 + trunc(y / 0.39);
-an object is visible to the cameras if the pixel under its centre is not zero.
+Facts, OPV2V: a point (x, y right) of the LiDAR's frame falls on row 127 - trunc(x / 0.39) and
+column 127 + trunc(y / 0.39); an object is visible to the cameras if the pixel under its centre is not zero.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from heatv2x.structures import Bool, Float64, Int64, UInt8
+from heatv2x.structures import Bool, Float64, Int64, Pose, UInt8
 from heatv2x.world.camera import Views
 from heatv2x.world.rays import Moment
 
@@ -26,7 +26,7 @@ def pixels(points: Float64) -> tuple[Int64, Int64, Bool]:
 def raster(views: Views, moment: Moment, T_world_lidar: Float64, own: int = -1) -> UInt8:
     """(256, 256) uint8: 255 where a camera ray ended, and all over the footprint of every vehicle that was seen."""
     image = np.zeros((CELLS, CELLS), np.uint8)
-    T_lidar_world = np.linalg.inv(T_world_lidar)
+    T_lidar_world = Pose(T_world_lidar).inverse()
     reached = views.points[np.isfinite(views.points[:, 0]) & (views.owner < 0)].astype(np.float64)
     _mark(image, reached @ T_lidar_world[:2, :3].T + T_lidar_world[:2, 3])
     per_pixel = 800 * 600 * len(views.image) / len(views.owner)
@@ -39,7 +39,7 @@ def raster(views: Views, moment: Moment, T_world_lidar: Float64, own: int = -1) 
 
 def visible(image: UInt8, moment: Moment, T_world_lidar: Float64) -> Bool:
     """(N,) whether the pixel under each vehicle's centre is set."""
-    T_lidar_world = np.linalg.inv(T_world_lidar)
+    T_lidar_world = Pose(T_world_lidar).inverse()
     centre = moment.T_world_vehicle[:, :3, 3] + 0.5 * moment.size[:, 2:] * moment.T_world_vehicle[:, :3, 2]
     row, column, inside = pixels(centre @ T_lidar_world[:2, :3].T + T_lidar_world[:2, 3])
     found = np.zeros(len(centre), np.bool_)

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from heatv2x.formats.carla import carla_matrix, to_carla
-from heatv2x.structures import Float32, Float64
+from heatv2x.structures import Float32, Float64, UInt8
 from heatv2x.world.clip import Sensed
+from heatv2x.world.png import png_bytes
 from heatv2x.world.rays import Moment
 from heatv2x.world.rig import IMAGE_HEIGHT, IMAGE_WIDTH, intrinsic
 
@@ -42,11 +43,10 @@ def write_agent(
     if sensed.views is None or sensed.raster is None:
         return
     hetero.mkdir(parents=True, exist_ok=True)
-    _save(Image.fromarray(sensed.raster), base / f"{timestamp}_bev_visibility.png")
-    size = (IMAGE_WIDTH, IMAGE_HEIGHT)
+    (base / f"{timestamp}_bev_visibility.png").write_bytes(png_bytes(sensed.raster))
     for k, (image, depth) in enumerate(zip(sensed.views.image, sensed.views.depth, strict=True)):
-        _save(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), base / f"{timestamp}_camera{k}.png")
-        _save(Image.fromarray(depth).resize(size, Image.Resampling.NEAREST), hetero / f"{timestamp}_depth{k}.png")
+        (base / f"{timestamp}_camera{k}.png").write_bytes(png_bytes(_enlarged(image, Image.Resampling.BILINEAR)))
+        (hetero / f"{timestamp}_depth{k}.png").write_bytes(png_bytes(_enlarged(depth, Image.Resampling.NEAREST)))
 
 
 def agent_yaml(moment: Moment, sensed: Sensed, rng: np.random.Generator) -> str:
@@ -133,5 +133,5 @@ def _rows(values: Sequence[Iterable[float]] | Float64) -> str:
     return "[" + ", ".join(_row(row) for row in values) + "]"
 
 
-def _save(image: Image.Image, path: Path) -> None:
-    image.save(path, compress_level=1)
+def _enlarged(image: UInt8, method: Image.Resampling) -> UInt8:
+    return np.asarray(Image.fromarray(image).resize((IMAGE_WIDTH, IMAGE_HEIGHT), method))

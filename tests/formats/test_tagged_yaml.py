@@ -1,5 +1,6 @@
 """The YAML reader: the same data as PyYAML for plain files, and no way to blow up or to run anything."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_an_alias_bomb_is_counted_not_written_out() -> None:
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     with pytest.raises(DataError, match="once its aliases are written out") as caught:
         load_yaml("\n".join(["a0: &a0 [1, 1, 1]", *levels]).encode(), SOURCE)
-    assert caught.value.key == "a6.5"
+    assert caught.value.key == "a6.4"
 
 
 def test_a_huge_file_is_refused_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +104,5 @@ def test_random_damage_never_raises_anything_else(parser: str, monkeypatch: pyte
         damaged = bytearray(original)
         for place in rng.integers(0, len(damaged), 3):
             damaged[place] = rng.integers(256)
-        try:
+        with contextlib.suppress(DataError):
             load_yaml(bytes(damaged), SOURCE)
-        except DataError:
-            pass

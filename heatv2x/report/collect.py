@@ -1,0 +1,97 @@
+"""From evaluated scenes to what the report draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from heatv2x.evaluation import SceneResult
+from heatv2x.ground_truth import ground_truth
+from heatv2x.message import Message
+from heatv2x.model import Collaboration, links_of
+from heatv2x.report.scene import AgentView, CameraView, DetectionSet, GridExtent, Scenes, SceneView, jpeg, pack_map, pack_points
+from heatv2x.structures import AgentFrame, Float32
+
+
+def collect_scenes(model: Collaboration, alone: dict[int, SceneResult], together: dict[int, SceneResult], types: dict[int, list[str]]) -> Scenes:
+    """The frames of the report's browser.
+
+    Args:
+        model: the model that collaborated; it is asked what each sender contributed.
+        alone, together: the same frames without and with messages, by index.
+        types: by index, the type of every agent of the frame.
+    """
+    grid = model.grid
+    extent = GridExtent(grid.x_min, grid.x_max, grid.y_min, grid.y_max, grid.cell)
+    return Scenes(extent, [_scene(model, alone[index], together[index], types[index]) for index in sorted(together)])
+
+
+def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, types: list[str]) -> SceneView:
+    frame, truth = together.frame, together.truth
+    members = [0, *together.heard]
+    hits = _hits_by_agent(together, members)
+    sizes = dict(zip(together.heard, together.message_bytes, strict=True))
+    agents = []
+    for column, member in enumerate(members):
+        sole = (hits[:, column] > 0) & ((hits > 0).sum(axis=1) == 1)
+        view = AgentView.at(
+            frame.agents[member],
+            frame.agents[0],
+            types[member],
+            message_bytes=sizes.get(member),
+            points=pack_points(_points_in_ego(frame.agents[member], frame.agents[0])),
+            sole_objects=int(sole.sum()),
+        )
+        agents.append(view)
+    cameras = [
+        CameraView(frame.agents[member].agent_id, camera.name, jpeg(camera.image))
+        for member in members
+        for camera in frame.agents[member].cameras
+    ]
+    visible = ground_truth(frame, 0, [0])
+    seen = set() if visible.ids is None else set(visible.ids.tolist())
+    return SceneView(
+        frame.name,
+        agents,
+        ground_truth=truth.boxes.tolist(),
+        visible_to_ego=[bool(i in seen) for i in ([] if truth.ids is None else truth.ids.tolist())],
+        hits=[] if truth.hits is None else truth.hits.tolist(),
+        hits_by_agent=hits.tolist(),
+        detections={"ego_alone": DetectionSet.of(alone.detections), "collaborative": DetectionSet.of(together.detections)},
+        contribution=list(contributions(model, together)),
+        cameras=cameras,
+    )
+
+
+@torch.no_grad()
+def contributions(model: Collaboration, scene: SceneResult) -> list[str]:
+    """A packed map for every sender: the share of feature channels it won in each cell."""
+    ego, received = scene.ego_message, scene.messages
+    if ego.feature is None or not received:
+        return []
+    messages: list[Message] = [ego, *received]
+    features = torch.stack([message.feature for message in messages if message.feature is not None])
+    types = [message.agent_type for message in messages]
+    ego_feature, arrived = model.receive(features, features, types, links_of(ego, received))
+    shares = model.fusion.contributions(ego_feature, arrived)[0]
+    return [pack_map(share.numpy()) for share in shares]
+
+
+def _hits_by_agent(scene: SceneResult, members: list[int]) -> np.ndarray:  # type: ignore[type-arg]
+    """(N, A) returns on every ground-truth box by member."""
+    objects = scene.frame.objects
+    row = {int(identity): index for index, identity in enumerate(objects.ids)}
+    ids = [] if scene.truth.ids is None else scene.truth.ids.tolist()
+    return objects.hits[[row[i] for i in ids]][:, members] if ids else np.zeros((0, len(members)), np.int32)
+
+
+def _points_in_ego(agent: AgentFrame, ego: AgentFrame) -> Float32:
+    """(P, 2) points of an agent's LiDAR above the ground, in the ego's frame; none for an agent without one."""
+    if not agent.lidars:
+        return np.zeros((0, 2), np.float32)
+    T = agent.pose.relative_to(ego.pose)
+    points = next(iter(agent.lidars.values())).points
+    # the road is no news in a picture: keep what stands up from it
+    ground = np.percentile(points[:, 2], 5) if len(points) else 0.0
+    points = points[points[:, 2] > ground + 0.3]
+    return np.asarray(points[:, :2] @ T[:2, :2].T + T[:2, 3], np.float32)
