@@ -2,7 +2,8 @@
 
 import os
 
-# Idle OpenMP threads must sleep instead of spinning: on shared cores this is worth a factor of three. Read by torch at import.
+# Idle OpenMP threads must sleep instead of spinning: on shared cores this is worth a factor of three.
+# Read by torch at import.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

@@ -16,14 +16,17 @@ from heatv2x.packs import Pack, read_pack
 SIDES = ("sender", "receiver")
 
 
-def assemble(base: Pack, agents: Sequence[Pack] = (), adapters: Sequence[Pack] = (), sides: Collection[str] = SIDES) -> Collaboration:
+def assemble(
+    base: Pack, agents: Sequence[Pack] = (), adapters: Sequence[Pack] = (), sides: Collection[str] = SIDES
+) -> Collaboration:
     """A model in evaluation mode from its packs.
 
     Args:
         base: the base pack.
         agents: encoders; a base type or a newcomer without one keeps random weights and can only be listened to.
         adapters: what newcomers trained.
-        sides: which part of the adapter packs to load: an ego that never carries the newcomer's sensor needs "receiver" only.
+        sides: which part of the adapter packs to load: an ego that never carries the newcomer's sensor needs "receiver"
+            only.
 
     Raises:
         PackError: an adapter was made for another base, or a pack does not fit.
@@ -32,7 +35,9 @@ def assemble(base: Pack, agents: Sequence[Pack] = (), adapters: Sequence[Pack] =
     load_into(model, base, "")
     space = model.feature_space.hex()
     if space != base.feature_space:
-        raise PackError(f"{_where(base)}: its tensors give feature space {space}, its manifest says {base.feature_space}")
+        raise PackError(
+            f"{_where(base)}: its tensors give feature space {space}, its manifest says {base.feature_space}"
+        )
     for adapter in adapters:
         add_adapter(model, adapter, sides)
     for agent in agents:
@@ -83,7 +88,9 @@ def agent_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> P
 def adapter_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> Pack:
     """What a newcomer trained, as a pack with a sender and a receiver part."""
     tensors = {f"{side}.{k}": v for side in SIDES for k, v in _side(model, name, side).state_dict().items()}
-    return Pack("adapter", name, model.feature_space.hex(), model.joined[name].model_dump(mode="json"), tensors, provenance)
+    return Pack(
+        "adapter", name, model.feature_space.hex(), model.joined[name].model_dump(mode="json"), tensors, provenance
+    )
 
 
 def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]:
@@ -95,7 +102,9 @@ def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]
     packs = [read_pack(path) for path in paths]
     bases = [pack for pack in packs if pack.kind == "base"]
     if len(bases) != 1:
-        raise PackError(f"need exactly one base pack, got {len(bases)} among {', '.join(str(path) for path in paths) or 'no files'}")
+        raise PackError(
+            f"need exactly one base pack, got {len(bases)} among {', '.join(str(path) for path in paths) or 'no files'}"
+        )
     return bases[0], [p for p in packs if p.kind == "agent"], [p for p in packs if p.kind == "adapter"]
 
 

@@ -1,7 +1,8 @@
-"""What arrives at the ego, and with which pose: communication range, loss, latency, pose noise. Seeded per frame and sender.
+"""What arrives at the ego, and with which pose: communication range, loss, latency, pose noise.
 
-Noise is drawn from (seed, frame name, sender), never from the order of calls, so any number of workers sees the same draws. By
-default only senders are disturbed and report the true standard deviation; nothing after the channel sees a clean pose.
+Seeded per frame and sender: noise is drawn from (seed, frame name, sender), never from the order of calls, so any
+number of workers sees the same draws. By default only senders are disturbed and report the true standard deviation;
+nothing after the channel sees a clean pose.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -38,7 +39,9 @@ app.add_typer(pack_app, name="pack")
 
 out = Console()
 err = Console(stderr=True)
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings; recipe=NAME reads a recipe first.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings; recipe=NAME reads a recipe first.")
+]
 
 
 def main() -> None:
@@ -65,7 +68,9 @@ def main() -> None:
 def demo(
     settings: Settings = None,
     full: Annotated[bool, typer.Option("--full", help="The camera newcomer joins, too.")] = False,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the packs that come along.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the packs that come along.")
+    ] = False,
 ) -> None:
     """A new agent type joins an alliance, and the gain is shown: runs/demo/report.html."""
     from heatv2x.demo import DemoConfig, run_demo
@@ -84,9 +89,9 @@ def doctor() -> None:
 
     table = Table("", "what", "found", "way out", box=None)
     findings = examine()
-    marks = {"ok": "[green]ok[/]", "warn": "[yellow]note[/]", "fail": "[red]wrong[/]"}
+    marks = {"ok": "[green]ok[/]", "info": "[dim]info[/]", "warn": "[yellow]note[/]", "fail": "[red]wrong[/]"}
     for finding in findings:
-        table.add_row(marks.get(finding.state, finding.state), finding.name, finding.detail, finding.fix)
+        table.add_row(marks[finding.state], finding.name, escape(finding.detail), escape(finding.fix))
     out.print(table)
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(1)
@@ -105,7 +110,9 @@ def list_parts() -> None:
             part = plugins.find(kind, name)
             about = (inspect.getdoc(sys.modules[part.__module__]) or "").splitlines()[0]
             fields = getattr(part, "Config", None)
-            table.add_row(name, about, ", ".join(fields.model_fields) if fields and hasattr(fields, "model_fields") else "")
+            table.add_row(
+                name, about, ", ".join(fields.model_fields) if fields and hasattr(fields, "model_fields") else ""
+            )
         out.print(table)
         out.print()
 
@@ -179,7 +186,14 @@ def pack_inspect(path: Path) -> None:
     from heatv2x.packs import read_pack
 
     pack = read_pack(path)
-    out.print_json(data={**pack.manifest(), "parameters": pack.parameters, "tensors": len(pack.tensors), "bytes": path.stat().st_size})
+    out.print_json(
+        data={
+            **pack.manifest(),
+            "parameters": pack.parameters,
+            "tensors": len(pack.tensors),
+            "bytes": path.stat().st_size,
+        }
+    )
 
 
 @pack_app.command("verify")
@@ -275,7 +289,13 @@ def _join_processes() -> None:
 @contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars by name of the work, with time left; plain lines now and then if the output is not a terminal."""
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err) as progress:
         tasks: dict[str, Any] = {}
         told: dict[str, int] = {}
@@ -293,18 +313,18 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    table = Table("row", "ego", "AP30", "AP50", "AP70", "AP50 interval", "trained", "CPU s", "bytes/message", box=None)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True, min_width=max(len(row["name"]) for row in rows))
+    for heading in ("AP30", "AP50", "AP70", "trained", "CPU s", "kB/msg"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        ap, interval = row["ap"], row["ap_interval"]["0.5"]
-        seconds = row.get("train_seconds")
+        trained, seconds = row.get("trained_parameters"), row.get("train_seconds")
         table.add_row(
             row["name"],
-            row["ego_type"],
-            *(f"{100 * ap[key]:.1f}" for key in ("0.3", "0.5", "0.7")),
-            f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}",
-            f"{row['trained_parameters']:,}" if row.get("trained_parameters") is not None else "",
-            f"{seconds:.0f}" if seconds is not None else "",
-            f"{row['message_bytes']:,.0f}" if row["message_bytes"] else "",
+            *(f"{100 * row['ap'][key]:.1f}" for key in ("0.3", "0.5", "0.7")),
+            f"{trained:,}" if trained else "-",
+            f"{seconds:.0f}" if seconds is not None else "-",
+            f"{row['message_bytes'] / 1000:.1f}" if row["message_bytes"] else "-",
         )
     out.print(table)
 

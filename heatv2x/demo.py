@@ -118,8 +118,13 @@ def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
     build_world(world, lambda done, total: tell("building the world", done, total))
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
     if config.from_scratch:
-        _side_by_side(config, [(train_own_base, (config,)), *((train_own_encoder, (config, name)) for name in newcomers)], tell)
-    tasks: list[tuple[Callable[..., Part], tuple[Any, ...]]] = [(join, (config, NEWCOMER)), (full_finetune, (config, NEWCOMER))]
+        _side_by_side(
+            config, [(train_own_base, (config,)), *((train_own_encoder, (config, name)) for name in newcomers)], tell
+        )
+    tasks: list[tuple[Callable[..., Part], tuple[Any, ...]]] = [
+        (join, (config, NEWCOMER)),
+        (full_finetune, (config, NEWCOMER)),
+    ]
     if config.full:
         tasks.append((join, (config, CAMERA)))
     parts = _side_by_side(config, tasks, tell)
@@ -150,31 +155,34 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     base_cost = {"provenance_seconds": read_pack(_packs(config)["base"]).provenance.get("cpu_seconds")}
     spent = local_record["seconds"]
     lhft = _cost(local_record, spent, local_record["trained_parameters"])
-    both = _cost(collaborative_record, spent + collaborative_record["seconds"], _union(collaborative_record, local_record))
+    both = _cost(
+        collaborative_record, spent + collaborative_record["seconds"], _union(collaborative_record, local_record)
+    )
 
-    mixed, alone = Roster(BASE, newcomer), Roster(BASE, BASE, drop=True)
-    rows, kept = [], {}
-
-    def add(name: str, model: Collaboration, roster: Roster, cost: dict[str, Any]) -> None:
-        evaluation = evaluator.evaluate(model, roster, say.of(8 if prefix else 13))
-        kept[name] = evaluation
-        rows.append(_row(config, name, newcomer, roster, evaluation, model.config.codec, cost))
-
-    if not prefix:
-        add("no_fusion", unaligned, alone, base_cost)
-        add("homogeneous", unaligned, Roster(BASE, BASE), base_cost)
-    add(f"{prefix}unaligned", unaligned, mixed, base_cost)
-    add(f"ego_{newcomer}/no_fusion", unaligned, Roster(newcomer, newcomer, drop=True), base_cost)
-    add(f"ego_{newcomer}/unaligned", unaligned, Roster(newcomer, BASE), base_cost)
-    evaluator.forget(newcomer)
-    add(f"{prefix}lhft", adapted, mixed, lhft)
-    add(f"{prefix}late", _late(adapted), mixed, lhft)
-    evaluator.forget(newcomer)
-    add(f"{prefix}lhft_gcft", joined, mixed, both)
-    add(f"ego_{newcomer}/lhft_gcft", joined, Roster(newcomer, BASE), both)
-    if not prefix:
-        add("control/collaborators_dropped", joined, alone, both)
-        add("control/deployed_after_joining", joined, Roster(BASE, BASE), both)
+    mixed, alone, homogeneous = Roster(BASE, newcomer), Roster(BASE, BASE, drop=True), Roster(BASE, BASE)
+    own_ego = Roster(newcomer, BASE)
+    plan: list[tuple[str, Collaboration, Roster, dict[str, Any]]] = [
+        ("no_fusion", unaligned, alone, base_cost),
+        ("homogeneous", unaligned, homogeneous, base_cost),
+        (f"{prefix}unaligned", unaligned, mixed, base_cost),
+        (f"ego_{newcomer}/no_fusion", unaligned, Roster(newcomer, newcomer, drop=True), base_cost),
+        (f"ego_{newcomer}/unaligned", unaligned, own_ego, base_cost),
+        (f"{prefix}lhft", adapted, mixed, lhft),
+        (f"{prefix}late", _late(adapted), mixed, lhft),
+        (f"{prefix}lhft_gcft", joined, mixed, both),
+        (f"ego_{newcomer}/lhft_gcft", joined, own_ego, both),
+        ("control/collaborators_dropped", joined, alone, both),
+        ("control/deployed_after_joining", joined, homogeneous, both),
+    ]
+    if prefix:  # rows that do not hear the newcomer are the same for every newcomer
+        plan = [line for line in plan if newcomer in line[0] or line[0].startswith(prefix)]
+    rows, kept, before = [], {}, unaligned
+    for name, model, roster, cost in plan:
+        if model is not before:
+            evaluator.forget(newcomer)
+            before = model
+        kept[name] = evaluator.evaluate(model, roster, say.of(len(plan)))
+        rows.append(_row(config, name, newcomer, roster, kept[name], model.config.codec, cost))
     stages = [_stage(f"{prefix}local", local_record), _stage(f"{prefix}collaborative", collaborative_record)]
     scenes = None
     if not prefix:
@@ -188,7 +196,11 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     """The yardstick: everything is trained again, and the deployed fleet must be updated."""
     shared = _adaptation(config, newcomer)
     job = jobs.FullConfig(
-        **shared, out=config.out / f"{newcomer}_full", steps=config.full_steps, validate_frames=config.validate_, validate_every=75
+        **shared,
+        out=config.out / f"{newcomer}_full",
+        steps=config.full_steps,
+        validate_frames=config.validate_,
+        validate_every=75,
     )
     record = _once(job, jobs.full_finetune, tell, f"{newcomer}: full fine-tuning")
     packs = [job.out / f"{name}.safetensors" for name in ("base", BASE, newcomer, "adapter")]
@@ -213,7 +225,13 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 def train_own_base(config: DemoConfig, tell: Tell) -> Part:
     """A base of our own, for `--from-scratch`."""
     recipe = read_recipe(RECIPES / "demo_base.yaml")
-    settings = {**recipe, "data": config.out / "world", "out": config.out / "base", "steps": config.base_steps, "seed": config.seed}
+    settings = {
+        **recipe,
+        "data": config.out / "world",
+        "out": config.out / "base",
+        "steps": config.base_steps,
+        "seed": config.seed,
+    }
     record = _once(jobs.BaseConfig(**settings), jobs.train_base, tell, "base: training")
     return Part(stages=[_stage("base", record)])
 
@@ -221,7 +239,13 @@ def train_own_base(config: DemoConfig, tell: Tell) -> Part:
 def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
     """A newcomer's encoder of our own, for `--from-scratch`."""
     recipe = read_recipe(RECIPES / f"demo_{name}.yaml")
-    settings = {**recipe, "data": config.out / "world", "out": config.out / name, "steps": config.encoder_steps, "seed": config.seed}
+    settings = {
+        **recipe,
+        "data": config.out / "world",
+        "out": config.out / name,
+        "steps": config.encoder_steps,
+        "seed": config.seed,
+    }
     record = _once(jobs.EncoderConfig(**settings), jobs.train_encoder, tell, f"{name}: encoder")
     return Part(stages=[_stage(f"encoder_{name}", record)])
 
@@ -288,7 +312,13 @@ def _union(later: dict[str, Any], earlier: dict[str, Any]) -> int:
 
 
 def _row(
-    config: DemoConfig, name: str, newcomer: str, roster: Roster, evaluation: Evaluation, codec: str, cost: dict[str, Any]
+    config: DemoConfig,
+    name: str,
+    newcomer: str,
+    roster: Roster,
+    evaluation: Evaluation,
+    codec: str,
+    cost: dict[str, Any],
 ) -> dict[str, Any]:
     empty = {"trained_parameters": 0, "cumulative_parameters": 0, "train_seconds": None, "train_wall_seconds": None}
     about = {"name": name, "newcomer": newcomer, "ego_type": roster.ego, "seed": config.seed}
@@ -297,7 +327,10 @@ def _row(
 
 
 def _stage(name: str, record: dict[str, Any]) -> dict[str, Any]:
-    curve = [{"step": p["step"], "seconds": p["cpu_seconds"], **{k: p[k] for k in ("loss", "ap50") if k in p}} for p in record["curve"]]
+    curve = [
+        {"step": p["step"], "seconds": p["cpu_seconds"], **{k: p[k] for k in ("loss", "ap50") if k in p}}
+        for p in record["curve"]
+    ]
     return {
         "name": name,
         "cpu_seconds": record["seconds"],
@@ -325,12 +358,16 @@ class _Saying:
 # --- processes and results ------------------------------------------------------------------------------------------
 
 
-def _side_by_side(config: DemoConfig, tasks: Sequence[tuple[Callable[..., Part], tuple[Any, ...]]], tell: Tell) -> list[Part]:
+def _side_by_side(
+    config: DemoConfig, tasks: Sequence[tuple[Callable[..., Part], tuple[Any, ...]]], tell: Tell
+) -> list[Part]:
     """Run tasks in processes of one thread each, and pass their progress on."""
     context = get_context("spawn")
     with context.Manager() as manager, context.Pool(min(config.processes, len(tasks)), _one_thread) as pool:
         queue = manager.Queue()
-        running: list[AsyncResult[Part]] = [pool.apply_async(_work, (work, arguments, queue)) for work, arguments in tasks]
+        running: list[AsyncResult[Part]] = [
+            pool.apply_async(_work, (work, arguments, queue)) for work, arguments in tasks
+        ]
         while not all(task.ready() for task in running):
             try:
                 tell(*queue.get(timeout=0.2))
@@ -383,5 +420,3 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "threads_per_process": 1,
     }
-
-

@@ -1,7 +1,7 @@
 """Evaluate a model as it would run: encode, pack to bytes, channel, unpack, fuse, detect; then average precision.
 
-Ground truth is the same for every row of a table: what any agent in communication range sees, in the ego's range, without the
-ego's own body. A second score counts only what the ego itself sees.
+Ground truth is the same for every row of a table: what any agent in communication range sees, in the ego's range,
+without the ego's own body. A second score counts only what the ego itself sees.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates rosters of one model on one split; remembers what agents sent, so rows that share messages share the work.
+    """Evaluates rosters of one model on one split.
+
+    It remembers what agents sent, so rows that share messages share the work.
 
     Args:
         dataset: the split.
@@ -134,7 +136,9 @@ class Evaluator:
 
     def forget(self, agent_type: str | None = None) -> None:
         """Drop remembered messages of a type (of all types if None): call it when its networks change."""
-        self._sent = {key: value for key, value in self._sent.items() if agent_type is not None and key[2] != agent_type}
+        self._sent = {
+            key: value for key, value in self._sent.items() if agent_type is not None and key[2] != agent_type
+        }
 
     def evaluate(self, model: Collaboration, roster: Roster, progress: Progress | None = None) -> Evaluation:
         """Run every frame and score it.

@@ -28,14 +28,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
         os.close(handle)
     except OSError as error:
-        raise DataError(target, f"cannot be written: {error.strerror}", way_out="free some space or choose another folder") from error
+        raise DataError(
+            target, f"cannot be written: {error.strerror}", way_out="free some space or choose another folder"
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
-        raise DataError(target, f"cannot be written: {error.strerror}", way_out="free some space or choose another folder") from error
+        raise DataError(
+            target, f"cannot be written: {error.strerror}", way_out="free some space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

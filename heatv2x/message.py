@@ -1,12 +1,13 @@
 """The message between agents: a fixed header and one payload. The only thing that crosses the link.
 
-Layout, little-endian, no pickle, no JSON: header of 176 bytes, payload, nothing else. Features travel in the sender's own frame
-with the sender's pose at capture; the receiver warps. The feature-space id says which base (backbone, fusion, head, grid) the
-feature belongs to; a receiver with another base refuses it.
+Layout, little-endian, no pickle, no JSON: header of 176 bytes, payload, nothing else. Features travel in the sender's
+own frame with the sender's pose at capture; the receiver warps. The feature-space id says which base (backbone, fusion,
+head, grid) the feature belongs to; a receiver with another base refuses it.
 
   0 magic 'HV2M' | 4 version u8 | 5 header length u8 | 6 kind u8 (1 feature, 2 boxes) | 7 codec u8 | 8 total length u32
- 12 sender i64 | 20 capture time u64, microseconds | 28 feature space 16 bytes | 44 agent type 32 bytes, UTF-8, zero padded
- 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32 | 132 C, Y, X u16, reserved u16
+ 12 sender i64 | 20 capture time u64, microseconds | 28 feature space 16 bytes
+ 44 agent type 32 bytes, UTF-8, zero padded | 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32
+132 C, Y, X u16, reserved u16
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
 Signatures, certificates and replay protection are not in this version.
@@ -15,6 +16,7 @@ Signatures, certificates and replay protection are not in this version.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
 _FEATURE, _BOXES = 1, 2
 _BOX_BYTES = 32
 MAX_BYTES = 64 * 2**20
-"""No receiver looks at anything longer; `raw` features of published size fit."""
+"""No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def pack(message: Message) -> bytes:
     """The message as bytes.
 
     Raises:
-        MessageError: it holds both or neither of feature and boxes, or a name that does not fit.
+        MessageError: it holds both or neither of feature and boxes, or a name or number that does not fit.
     """
     if (message.feature is None) == (message.boxes is None):
         raise MessageError("a message carries either a feature or boxes")
@@ -85,9 +87,28 @@ def pack(message: Message) -> bytes:
         raise MessageError(f"agent type '{message.agent_type}' must fit 32 bytes and a feature-space id has 16")
     digest = hashlib.sha256(payload).digest()
     total = _HEADER.size + len(payload)
-    fields = (_MAGIC, _VERSION, _HEADER.size, kind, codec_id, total, message.sender, message.captured_us)
-    fields += (message.feature_space, name, *_euler(message.pose), message.sigma_m, message.sigma_rad, *shape, 0, digest)
-    head = _HEADER.pack(*fields, 0)[:-4]
+    fields = (
+        _MAGIC,
+        _VERSION,
+        _HEADER.size,
+        kind,
+        codec_id,
+        total,
+        message.sender,
+        message.captured_us,
+        message.feature_space,
+        name,
+        *_euler(message.pose),
+        message.sigma_m,
+        message.sigma_rad,
+        *shape,
+        0,
+        digest,
+    )
+    try:
+        head = _HEADER.pack(*fields, 0)[:-4]
+    except struct.error as error:
+        raise MessageError(f"sender, time or shape does not fit the header: {error}") from error
     return head + struct.pack("<I", zlib.crc32(head)) + payload
 
 
@@ -115,10 +136,14 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     if not np.isfinite([*pose, *sigma]).all() or min(sigma) < 0:
         raise MessageError("pose or uncertainty is not a finite number")
     if feature_space is not None and space != feature_space:
-        raise MessageError(f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack")
+        raise MessageError(
+            f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack"
+        )
     feature, boxes, codec_name = None, None, "boxes"
     if kind == _FEATURE:
         codec_name, codec = _codec_by_id(codec_id)
+        if 4 * math.prod(shape) > MAX_BYTES:
+            raise MessageError(f"a feature of shape {tuple(shape)} is larger than any receiver unpacks")
         feature = codec.from_bytes(payload, (shape[0], shape[1], shape[2]))
     elif kind == _BOXES:
         boxes = _boxes_from_bytes(payload, shape[0])
@@ -158,7 +183,11 @@ def _boxes_from_bytes(payload: bytes, count: int) -> Boxes3D:
 def _euler(pose: Pose) -> tuple[float, ...]:
     """x, y, z, roll, pitch, yaw of R = Rz(yaw) Ry(pitch) Rx(roll), right-handed, radians."""
     m = pose.matrix
-    angles = np.arctan2(m[2, 1], m[2, 2]), np.arctan2(-m[2, 0], np.hypot(m[2, 1], m[2, 2])), np.arctan2(m[1, 0], m[0, 0])
+    angles = (
+        np.arctan2(m[2, 1], m[2, 2]),
+        np.arctan2(-m[2, 0], np.hypot(m[2, 1], m[2, 2])),
+        np.arctan2(m[1, 0], m[0, 0]),
+    )
     return (*(float(v) for v in m[:3, 3]), *(float(v) for v in angles))
 
 
@@ -172,5 +201,3 @@ def _pose(numbers: list[float]) -> Pose:
     matrix[:3, :3] = about_z @ about_y @ about_x
     matrix[:3, 3] = x, y, z
     return Pose(matrix)
-
-

@@ -2,7 +2,8 @@
 
     AgentFrame -> encode (own frame) -> message -> warp to the ego -> fuse -> neck -> head -> boxes
 
-`Collaboration.forward` is that line for a batch in training; `encode` and `detect` are the same line for one vehicle on a road.
+`Collaboration.forward` is that line for a batch in training; `encode` and `detect` are the same line for one vehicle on
+a road.
 
 Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, C channels, Y X shared grid.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class PartConfig(Config):
     """
 
     part: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
 class ModelConfig(Config):
@@ -64,7 +66,7 @@ class ModelConfig(Config):
     channels: int = 48
     backbone_blocks: int = 1
     neck_channels: int = 96
-    agents: dict[str, PartConfig] = {"lidar64": PartConfig(part="lidar_pillar")}
+    agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
     fusion: PartConfig = PartConfig(part="hetero_graph")
     head: PartConfig = PartConfig(part="center")
     codec: str = "int8"
@@ -99,7 +101,8 @@ class Links:
     Attributes:
         ego: (B,) int64 index of each ego in the flat list of agents.
         senders: (B, K) int64 indices, -1 in an empty slot.
-        T_sender_ego: (B, K, 4, 4) float64, identity in an empty slot; maps ego coordinates to the sender's, as reported.
+        T_sender_ego: (B, K, 4, 4) float64, identity in an empty slot; maps ego coordinates to the sender's, as
+            reported.
         sigma_m, sigma_rad, age_s: (B, K) float32.
         windows: (B,) grids to compute on: the shared grid, or windows of it of one common shape.
     """
@@ -165,13 +168,16 @@ class Collaboration(nn.Module):
 
     def share(self, agent_type: str, encoded: Tensor) -> Tensor:
         """(N, C, Y, X) encoder outputs of one type to the base's feature space: adapter, shared backbone, adapter."""
-        adapters = self.senders[agent_type] if agent_type in self.senders else {}
+        adapters = self.senders[agent_type] if agent_type in self.senders else nn.ModuleDict()
+        assert isinstance(adapters, nn.ModuleDict)
         if "before" in adapters:
             encoded = adapters["before"](encoded)
         shared: Tensor = self.backbone(encoded)
         return adapters["after"](shared) if "after" in adapters else shared
 
-    def receive(self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links) -> tuple[Tensor, Received]:
+    def receive(
+        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
+    ) -> tuple[Tensor, Received]:
         """Each ego's own feature and the messages it hears, warped into its frame and window."""
         windows = links.windows or [self.grid] * len(links.ego)
         ego = torch.stack([self.grid.crop(features[int(i)], w) for i, w in zip(links.ego, windows, strict=True)])
@@ -192,8 +198,8 @@ class Collaboration(nn.Module):
         warped = self._adapt_received(warped, [name for row in names for name in row]) * visible[:, None]
         edges = Edges(torch.linalg.inv(links.T_sender_ego), links.sigma_m, links.sigma_rad, links.age_s)
         received = Received(
-            warped.unflatten(0, (batch, slots)),
-            visible.unflatten(0, (batch, slots)),
+            warped.view(batch, slots, *warped.shape[1:]),
+            visible.view(batch, slots, *visible.shape[1:]),
             edges,
             [types[int(i)] for i in links.ego],
             names,
@@ -270,9 +276,13 @@ class Collaboration(nn.Module):
             have = None if message.feature is None else tuple(message.feature.shape)
             raise MessageError(f"agent {message.sender} sent a feature of shape {have}, this base needs {expected}")
         if message.feature_space != self.feature_space:
-            raise MessageError(f"agent {message.sender} speaks for base {message.feature_space.hex()}, not {self.feature_space.hex()}")
+            raise MessageError(
+                f"agent {message.sender} speaks for base {message.feature_space.hex()}, not {self.feature_space.hex()}"
+            )
         if message.agent_type not in self.known_types():
-            raise MessageError(f"unknown agent type '{message.agent_type}'; {nearest(message.agent_type, self.known_types())}")
+            raise MessageError(
+                f"unknown agent type '{message.agent_type}'; {nearest(message.agent_type, self.known_types())}"
+            )
 
     @classmethod
     def from_packs(cls, *paths: str | Path, sides: Collection[str] = ("sender", "receiver")) -> Collaboration:
@@ -330,12 +340,17 @@ class Collaboration(nn.Module):
     def base_state(self) -> dict[str, Tensor]:
         """The base's tensors by name: backbone, fusion without newcomers' parameters, neck, head."""
         newcomers = tuple(f"fusion.types.{name}." for name in self.joined)
-        state = {f"{part}.{k}": v for part, module in self.base_modules().items() for k, v in module.state_dict().items()}
+        state = {
+            f"{part}.{k}": v for part, module in self.base_modules().items() for k, v in module.state_dict().items()
+        }
         return {key: value for key, value in state.items() if not key.startswith(newcomers)}
 
     @property
     def feature_space(self) -> bytes:
-        """16 bytes that name the base: SHA-256 over its tensors, the grid and the codec-independent shape of features."""
+        """16 bytes that name the base.
+
+        SHA-256 over its tensors, the grid and the codec-independent shape of features.
+        """
         digest = hashlib.sha256()
         about = {"grid": self.grid.to_dict(), "channels": self.config.channels}
         digest.update(json.dumps(about, sort_keys=True).encode())

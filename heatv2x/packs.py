@@ -1,8 +1,8 @@
 """Packs: what is handed from one party to another. safetensors with a manifest, nothing that could run.
 
-A base pack (shared backbone, fusion, neck, head), an agent pack (one encoder) or an adapter pack (what a newcomer trained: a `sender`
-part for its own vehicle and a `receiver` part for everybody's). The manifest names the feature space, so that an adapter for
-another base is refused, and carries a hash of the tensors, so that damage is noticed.
+A base pack (shared backbone, fusion, neck, head), an agent pack (one encoder) or an adapter pack (what a newcomer
+trained: a `sender` part for its own vehicle and a `receiver` part for everybody's). The manifest names the feature
+space, so that an adapter for another base is refused, and carries a hash of the tensors, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ def read_pack(path: str | Path, kind: Kind | None = None) -> Pack:
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PackError(f"{source}: is not a pack, or is damaged ({error}): get it again") from error
     if tensors_digest(tensors) != digest:
-        raise PackError(f"{source}: the tensors do not match the manifest's hash {digest[:16]}...: the file is damaged, get it again")
+        raise PackError(
+            f"{source}: the tensors do not match the manifest's hash {digest[:16]}...: "
+            "the file is damaged, get it again"
+        )
     if kind is not None and pack.kind != kind:
         raise PackError(f"{source}: is an {pack.kind} pack, but a {kind} pack is needed here")
     return pack

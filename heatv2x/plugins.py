@@ -1,7 +1,7 @@
 """Find a part by its file name, or by "package.module:Class" from outside.
 
-A part named `hetero_graph` of kind `fusion` is the one class in `heatv2x/fusion/hetero_graph.py` that fulfils the contract `Fusion`
-of `heatv2x/fusion/base.py`. There is nothing to register.
+A part named `hetero_graph` of kind `fusion` is the one class in `heatv2x/fusion/hetero_graph.py` that fulfils the
+contract `Fusion` of `heatv2x/fusion/base.py`. There is nothing to register.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import Any
 from heatv2x.config import nearest
 from heatv2x.errors import ConfigError
 
-CONTRACTS = {"agents": "Agent", "adapters": "Adapter", "codecs": "Codec", "datasets": "Dataset", "fusion": "Fusion", "heads": "Head"}
+CONTRACTS = {
+    "agents": "Agent",
+    "adapters": "Adapter",
+    "codecs": "Codec",
+    "datasets": "Dataset",
+    "fusion": "Fusion",
+    "heads": "Head",
+}
 
 
 def available(kind: str) -> list[str]:
@@ -42,7 +49,9 @@ def find(kind: str, name: str) -> Any:
     members = inspect.getmembers(module, inspect.isclass)
     parts = [member for _, member in members if member.__module__ == module.__name__ and issubclass(member, contract)]
     if len(parts) != 1:
-        raise ConfigError(f"heatv2x/{kind}/{name}.py must define exactly one {contract.__name__}, it defines {len(parts)}")
+        raise ConfigError(
+            f"heatv2x/{kind}/{name}.py must define exactly one {contract.__name__}, it defines {len(parts)}"
+        )
     return parts[0]
 
 

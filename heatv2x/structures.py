@@ -113,7 +113,10 @@ class Camera:
     depth: Float32 | None = None
 
     def scaled(self, height: int, width: int) -> Camera:
-        """The same camera with its image, depth and intrinsics scaled to (height, width) pixels; depth takes the nearest pixel."""
+        """The same camera with its image, depth and intrinsics scaled to (height, width) pixels.
+
+        Depth takes the nearest pixel.
+        """
         old_height, old_width = self.image.shape[:2]
         if (height, width) == (old_height, old_width):
             return self
@@ -243,7 +246,7 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """"scenario/timestamp", unique in a dataset split."""
+        """ "scenario/timestamp", unique in a dataset split."""
         return f"{self.scenario}/{self.timestamp}"
 
     def with_agents(self, agents: tuple[AgentFrame, ...]) -> Frame:

@@ -89,6 +89,7 @@ def test_coarser_grids() -> None:
     assert grid.coarser(8).shape == (64, 128)
     assert grid.coarser(2).coarser(4) == grid.coarser(8)
     assert grid.coarser(1) == grid
+    assert BevGrid(-3, 3, -6, 6, 0.1).coarser(3) == BevGrid(-3, 3, -6, 6, 0.3)
     with pytest.raises(ConfigError, match="factor 3"):
         grid.coarser(3)
     with pytest.raises(ConfigError, match="factor 0"):
@@ -184,6 +185,7 @@ def test_a_window_is_a_crop() -> None:
     assert window.shape == (12, 20)
     torch.testing.assert_close(window.centres(), AHEAD.centres()[5:17, 10:30])
     whole = AHEAD.warp(features, T)
+    assert torch.equal(AHEAD.crop(features, window), features[:, :, 5:17, 10:30])
     torch.testing.assert_close(AHEAD.warp(features, T, window), whole[:, :, 5:17, 10:30], rtol=0, atol=1e-4)
     assert torch.equal(AHEAD.visible(T, window), AHEAD.visible(T)[:, 5:17, 10:30])
     with pytest.raises(ConfigError, match="window"):

@@ -13,10 +13,10 @@ from heatv2x.config import Config
 
 
 class Adapter(nn.Module, ABC):
-    """Maps a feature (N, C, Y, X) to one of the same shape; the identity, bit for bit, at initialisation and while disabled.
+    """Maps a feature (N, C, Y, X) to one of the same shape.
 
-    The constructor takes the part's `Config` and C. All its parameters are trainable; it has no running statistics, so it behaves
-    alike in training and in use.
+    It is the identity, bit for bit, at initialisation and while disabled. The constructor takes the part's `Config` and
+    C. All its parameters are trainable; it has no running statistics, so it behaves alike in training and in use.
     """
 
     Config: type[Config]

@@ -1,7 +1,7 @@
-"""Hetero-Aware Adapter: re-mixes a foreign encoder's channels so that a frozen base understands them (our design; LHFT).
+"""Hetero-Aware Adapter: re-mixes a foreign encoder's channels so that a frozen base understands them (LHFT).
 
-The paper's internals are not public. An identity-initialised full convolution comes first, because a low-rank residual alone leaves
-the identity path misaligned: that was the largest single effect we measured.
+The design is ours: the paper's internals are not public. An identity-initialised full convolution comes first, because
+a low-rank residual alone leaves the identity path misaligned: that was the largest single effect we measured.
 
 Shapes: N batch, C channels, Y X grid.
 """
@@ -19,8 +19,8 @@ from heatv2x.config import Config
 class HeteroAware(Adapter):
     """Identity-initialised convolution, then a gated residual bottleneck.
 
-    x' = Conv(x);  y = x' + Up( gate(m(x')) * GELU(DW(Down(Norm(x')))) ), Up starts at zero. m is the mean feature weighted by
-    activity: empty cells do not count, so a crop and the whole map give nearly the same gate.
+    x' = Conv(x);  y = x' + Up( gate(m(x')) * GELU(DW(Down(Norm(x')))) ), Up starts at zero. m is the mean feature
+    weighted by activity: empty cells do not count, so a crop and the whole map give nearly the same gate.
     """
 
     class Config(Config):
@@ -54,4 +54,5 @@ class HeteroAware(Adapter):
         mean = (activity * x).sum(dim=(2, 3)) / activity.sum(dim=(2, 3)).clamp(min=1e-6)
         gate = 2 * torch.sigmoid(self.gate(mean))[:, :, None, None]
         normed = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x + self.up(gate * functional.gelu(self.depthwise(self.down(normed))))
+        adapted: Tensor = x + self.up(gate * functional.gelu(self.depthwise(self.down(normed))))
+        return adapted

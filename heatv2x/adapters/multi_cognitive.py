@@ -1,8 +1,8 @@
 """Multi-Cognitive Adapter: several receptive fields on a newcomer's warped contribution, before it is fused (GCFT).
 
-The form follows Mona (Yin et al., CVPR 2025, arXiv 2408.08345): scaled layer norm, down-projection, depthwise 3x3, 5x5 and 7x7
-averaged with a skip, 1x1 with a skip, GELU, up-projection. Ours starts at zero and acts per newcomer type, so that scenes
-without the newcomer stay bit-identical; the placement is our design.
+The form follows Mona (Yin et al., CVPR 2025, arXiv 2408.08345): scaled layer norm, down-projection, depthwise 3x3, 5x5
+and 7x7 averaged with a skip, 1x1 with a skip, GELU, up-projection. Ours starts at zero and acts per newcomer type, so
+that scenes without the newcomer stay bit-identical; the placement is our design.
 
 Shapes: N batch, C channels, r hidden, Y X grid.
 """
@@ -47,4 +47,5 @@ class MultiCognitive(Adapter):
         hidden = self.down(scaled)
         hidden = hidden + torch.stack([view(hidden) for view in self.views]).mean(dim=0)
         hidden = hidden + self.mix(hidden)
-        return x + self.up(functional.gelu(hidden))
+        adapted: Tensor = x + self.up(functional.gelu(hidden))
+        return adapted

@@ -22,9 +22,9 @@ from heatv2x.structures import AgentFrame, PointCloud
 class Agent(nn.Module, ABC):
     """Turns one agent's own sensor data into a bird's-eye-view feature on the shared grid, in the agent's own frame.
 
-    A subclass in `heatv2x/agents/<name>.py` is a new kind of agent; any kind can be base, ego or newcomer. The constructor takes
-    the kind's `Config`, the shared grid and the number of shared channels. `prepare` and `collate` are numpy work without
-    gradients; their result is cached where nothing before it is trained.
+    A subclass in `heatv2x/agents/<name>.py` is a new kind of agent; any kind can be base, ego or newcomer. The
+    constructor takes the kind's `Config`, the shared grid and the number of shared channels. `prepare` and `collate`
+    are numpy work without gradients; their result is cached where nothing before it is trained.
 
     Attributes:
         sensors: names of the sensors this agent needs (`structures.SENSORS`); nothing else is read for it.
@@ -73,7 +73,9 @@ def sweep(frame: AgentFrame, sensor: str) -> PointCloud:
     """
     if sensor not in frame.lidars:
         have = ", ".join(frame.lidars) or "no LiDAR"
-        raise HeatError(f"agent {frame.agent_id} at {frame.timestamp} needs sensor '{sensor}', but its frame holds {have}")
+        raise HeatError(
+            f"agent {frame.agent_id} at {frame.timestamp} needs sensor '{sensor}', but its frame holds {have}"
+        )
     return frame.lidars[sensor]
 
 

@@ -5,6 +5,7 @@ After Lift-Splat-Shoot (Philion and Fidler 2020) with supervised depth (Reading 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -78,13 +79,16 @@ class CameraLift(Agent):
         self.stride = 2 ** len(config.trunk)
         self.splat_grid = image_grid(grid, config.cell_m)
         widths = (3, *config.trunk)
-        self.trunk = nn.Sequential(*(_trunk_stage(a, b) for a, b in zip(widths, widths[1:], strict=False)))
-        self.context = nn.Sequential(conv_block(widths[-1], 2 * widths[-1], stride=2), ResidualBlock(2 * widths[-1], 2 * widths[-1]))
+        self.trunk = nn.Sequential(*(_trunk_stage(a, b) for a, b in itertools.pairwise(widths)))
+        self.context = nn.Sequential(
+            conv_block(widths[-1], 2 * widths[-1], stride=2), ResidualBlock(2 * widths[-1], 2 * widths[-1])
+        )
         self.merge = conv_block(3 * widths[-1], widths[-1])
         self.depth = nn.Conv2d(widths[-1], config.depth_bins, 1)
         self.lifted = nn.Conv2d(widths[-1], config.lifted, 1)
         self.bev = nn.Sequential(
-            conv_block(config.lifted, channels, stride=round(grid.cell / config.cell_m)), ResidualBlock(channels, channels)
+            conv_block(config.lifted, channels, stride=round(grid.cell / config.cell_m)),
+            ResidualBlock(channels, channels),
         )
 
     def reduce(self, frame: AgentFrame) -> AgentFrame:
@@ -97,10 +101,14 @@ class CameraLift(Agent):
         if not frame.cameras:
             raise HeatError(f"agent {frame.agent_id} at {frame.timestamp} needs cameras, but its frame holds none")
         cameras = self.reduce(frame).cameras
-        images = torch.from_numpy(np.stack([camera.image for camera in cameras])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = (
+            torch.from_numpy(np.stack([camera.image for camera in cameras])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        )
         cells = torch.stack([self._cells(camera) for camera in cameras])
         half = self.stride // 2
-        known = [camera.depth[half :: self.stride, half :: self.stride] for camera in cameras if camera.depth is not None]
+        known = [
+            camera.depth[half :: self.stride, half :: self.stride] for camera in cameras if camera.depth is not None
+        ]
         depth = torch.from_numpy(np.stack(known)) if len(known) == len(cameras) else None
         return CameraInput(images, cells, depth)
 

@@ -1,4 +1,7 @@
-"""LiDAR agent with pillars: points to columns, columns to a strided residual trunk (after PointPillars, Lang et al. 2019)."""
+"""LiDAR agent with pillars: points to columns, columns to a strided residual trunk.
+
+After PointPillars (Lang et al. 2019).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """LiDAR agent with height slices: which heights of a column are occupied, as image channels, and group normalisation.
 
-Another architecture than the pillar agent on purpose: no point network, no batch statistics, so its features are foreign to a
-base of pillar agents. In the manner of PIXOR (Yang et al. 2018); the numbers are ours.
+Another architecture than the pillar agent on purpose: no point network, no batch statistics, so its features are
+foreign to a base of pillar agents. In the manner of PIXOR (Yang et al. 2018); the numbers are ours.
 """
 
 from __future__ import annotations

@@ -6,15 +6,17 @@ Shapes: C channels, Y X grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 
 class Codec(ABC):
     """Turns one feature into bytes and back.
 
-    `quantise` is what training sees; `from_bytes(to_bytes(x))` equals `quantise(x)` exactly, which the tests check for every part.
+    `quantise` is what training sees; `from_bytes(to_bytes(x))` equals `quantise(x)` exactly, which the tests check for
+    every part.
 
     Attributes:
         wire_id: the number in a message's header; unique among codecs and never reused.
@@ -42,5 +44,18 @@ class Codec(ABC):
 
 
 def straight_through(features: Tensor, quantised: Tensor) -> Tensor:
-    """The quantised value with the gradient of the original one."""
-    return features + (quantised - features).detach() if features.requires_grad else quantised
+    """The quantised value, exactly, with the gradient of the original one."""
+    passed: Tensor = _StraightThrough.apply(features, quantised)  # type: ignore[no-untyped-call]
+    return passed
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`features + (quantised - features).detach()` would do, but it rounds where the two are far apart."""
+
+    @staticmethod
+    def forward(_: Any, features: Tensor, quantised: Tensor) -> Tensor:
+        return quantised
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

@@ -14,6 +14,7 @@ from heatv2x.codecs.base import Codec, straight_through
 from heatv2x.errors import MessageError
 
 _ZSTD_LEVEL = 1
+_LARGEST_SCALE = np.finfo(np.float32).max / np.float32(127.1)  # times a level it is still a number
 
 
 class Int8(Codec):
@@ -39,9 +40,11 @@ class Int8(Codec):
         if len(payload) < 4 * channels:
             raise MessageError(f"payload of {len(payload)} bytes is too short for {channels} scales")
         scales = np.frombuffer(payload[: 4 * channels], "<f4")
-        if not (np.isfinite(scales).all() and (scales >= 0).all()):
-            raise MessageError("payload holds a scale that is negative or not finite")
+        if not ((scales >= 0) & (scales <= _LARGEST_SCALE)).all():
+            raise MessageError("payload holds a scale that is negative, not finite or too large")
         levels = np.frombuffer(_unpack(payload[4 * channels :], size), np.int8).reshape(shape)
+        if levels.min(initial=0) < -127:
+            raise MessageError("payload holds a level below -127")
         return torch.from_numpy(levels.astype(np.float32) * scales.astype(np.float32)[:, None, None])
 
 
@@ -56,7 +59,9 @@ def _unpack(compressed: bytes, size: int) -> bytes:
         declared = zstandard.frame_content_size(compressed)
         if declared != size:
             raise MessageError(f"payload unpacks to {declared} bytes, the feature needs {size}")
-        content: bytes = zstandard.ZstdDecompressor().decompress(compressed, max_output_size=size)
+        content: bytes = zstandard.ZstdDecompressor().decompress(
+            compressed, max_output_size=size, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise MessageError(f"payload cannot be unpacked: {error}") from error
     if len(content) != size:

@@ -20,7 +20,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """"scenario/timestamp" of a frame, without reading it."""
+        """ "scenario/timestamp" of a frame, without reading it."""
 
     @abstractmethod
     def agent_ids(self, index: int) -> tuple[int, ...]:

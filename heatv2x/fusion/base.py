@@ -55,8 +55,9 @@ class Received:
 class Fusion(nn.Module, ABC):
     """Combines the ego's feature with the received ones.
 
-    Contract, checked for every part: fuse(x, no messages) is x bit for bit; the order of the slots does not matter; cells that
-    nobody else sees keep the ego's value. The constructor takes the part's `Config`, C, and the names of the agent types.
+    Contract, checked for every part: fuse(x, no messages) is x bit for bit; the order of the slots does not matter;
+    cells that nobody else sees keep the ego's value. The constructor takes the part's `Config`, C, and the names of the
+    agent types.
 
     Attributes:
         level: what its messages carry: points, features or boxes.
@@ -70,14 +71,20 @@ class Fusion(nn.Module, ABC):
         """(B, C, Y, X) fused feature."""
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
-        """(B, K, Y, X) in [0, 1]: the share of channels in which a sender beats the ego and all others; for looking at."""
+        """(B, K, Y, X) in [0, 1]: the share of channels in which a sender beats the ego and all others.
+
+        For looking at; nothing is computed from it.
+        """
         return channel_wins(ego, received.features, received.visible)
 
     def occupancy(self, features: Tensor) -> Tensor | None:
-        """(N, 1, Y, X) logits that a cell holds an object, if this fusion weighs agents by their confidence; else None."""
+        """(N, 1, Y, X) logits that a cell holds an object.
+
+        None unless this fusion weighs agents by their confidence.
+        """
         return None
 
-    def add_type(self, name: str, like: str) -> None:  # noqa: B027 - most fusions have no typed parameters
+    def add_type(self, name: str, like: str) -> None:
         """Give a new agent type its own parameters, starting as those of a deployed type."""
 
     def typed_module(self, name: str) -> nn.Module | None:
@@ -86,7 +93,10 @@ class Fusion(nn.Module, ABC):
 
 
 def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
-    """(B, C, Y, X) channel-wise maximum of the ego and the visible senders; the ego itself where nobody else sees the cell."""
+    """(B, C, Y, X) channel-wise maximum of the ego and the visible senders.
+
+    It is the ego itself where nobody else sees the cell.
+    """
     if features.shape[1] == 0:
         return ego
     others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)

@@ -1,15 +1,16 @@
 """Heterogeneous graph attention between agents that carry different sensors and networks (our design).
 
-Only the paper's abstract is public. In the vocabulary of V2X-ViT and HM-ViT every agent is a node with a type, every message an
-edge; per bird's-eye-view cell the ego i attends to the senders j that see the cell. Two mechanisms, both the identity of maximum
-fusion at the start:
+Only the paper's abstract is public. In the vocabulary of V2X-ViT and HM-ViT every agent is a node with a type, every
+message an edge; per bird's-eye-view cell the ego i attends to the senders j that see the cell. Two mechanisms, both the
+identity of maximum fusion at the start:
 
-1. a gate per channel, g_ij = s(3 + edge_ij + content_ij) / s(3) with s the logistic function, where edge_ij comes from the relative pose, distance, pose
-   uncertainty, message age and the two types, and content_ij from both features in the cell; then max over {x_i, g_ij x_j};
-2. typed attention as a residual W^O_t(i) sum_j softmax_j(q_i . k_j / sqrt(d) + b(edge_ij) + tau log confidence_j) v_j, with W^O zero at the
-   start. The relation matrix of types s and t is factored, A_st = U_s V_t^T. U and V act directly on the typed projections and
-   are therefore folded into them: a new type adds O(1) parameters and touches no deployed pair, where V2X-ViT and HM-ViT keep
-   one matrix per pair of types.
+1. a gate per channel, g_ij = s(3 + edge_ij + content_ij) / s(3) with s the logistic function, where edge_ij comes from
+   the relative pose, distance, pose uncertainty, message age and the two types, and content_ij from both features in
+   the cell; then max over {x_i, g_ij x_j};
+2. typed attention as a residual W^O_t(i) sum_j softmax_j(q_i . k_j / sqrt(d) + b(edge_ij) + tau log confidence_j) v_j,
+   with W^O zero at the start. The relation matrix of types s and t is factored, A_st = U_s V_t^T. U and V act directly
+   on the typed projections and are therefore folded into them: a new type adds O(1) parameters and touches no deployed
+   pair, where V2X-ViT and HM-ViT keep one matrix per pair of types.
 
 A newcomer's projections are low-rank deltas on those of the type it starts from.
 
@@ -49,7 +50,10 @@ class TypedProjection(nn.Module):
 
 
 class AgentTypeParameters(nn.Module):
-    """What belongs to one agent type: its codes as sender and receiver, and its query, key, value and output projections."""
+    """What belongs to one agent type.
+
+    Its codes as sender and receiver, and its query, key, value and output projections.
+    """
 
     def __init__(self, channels: int, inner: int, code: int, rank: int | None) -> None:
         super().__init__()
@@ -91,7 +95,9 @@ class HeteroGraph(Fusion):
         super().__init__()
         self.config = config
         self.channels = channels
-        self.types = nn.ModuleDict({name: AgentTypeParameters(channels, config.inner, config.code, None) for name in types})
+        self.types = nn.ModuleDict(
+            {name: AgentTypeParameters(channels, config.inner, config.code, None) for name in types}
+        )
         self.starts_from: dict[str, str] = {}
         self.edge = nn.Sequential(nn.Linear(EDGE_FEATURES + 2 * config.code, config.edge_hidden), nn.ReLU())
         self.edge_gate = nn.Linear(config.edge_hidden, channels)
@@ -159,7 +165,9 @@ class HeteroGraph(Fusion):
         ego_types, sender_types = received.ego_types, received.sender_types
         receiver = torch.stack([self._of(name).receiver_code for name in ego_types])
         empty = receiver.new_zeros(self.config.code)
-        sender = torch.stack([torch.stack([self._of(t).sender_code if t else empty for t in row]) for row in sender_types])
+        sender = torch.stack(
+            [torch.stack([self._of(t).sender_code if t else empty for t in row]) for row in sender_types]
+        )
         features = edge_features(received.edges).to(receiver)
         receiver = receiver[:, None].expand(-1, sender.shape[1], -1)
         hidden: Tensor = self.edge(torch.cat([features, receiver, sender], dim=-1))
@@ -173,7 +181,8 @@ class HeteroGraph(Fusion):
         pair = torch.cat([features, egos, confidence[:, :, None].sigmoid()], dim=2).flatten(0, 1)
         content = self.content_gate(functional.gelu(self.content(pair))).view(features.shape)
         logits = _OPEN + self.edge_gate(hidden)[..., None, None] + content
-        return features * (logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN)))
+        gated: Tensor = features * (logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN)))
+        return gated
 
     def _attend(self, ego: Tensor, received: Received, confidence: Tensor, hidden: Tensor) -> Tensor:
         """(B, C, Y, X) residual, zero where no sender sees the cell."""
@@ -182,12 +191,21 @@ class HeteroGraph(Fusion):
         per_sender = [[name or received.ego_types[b] for name in row] for b, row in enumerate(received.sender_types)]
         senders = [name for row in per_sender for name in row]
         query = self._project("query", ego, received.ego_types).view(batch, 1, heads, inner // heads, rows, columns)
-        keys = self._project("key", received.features.flatten(0, 1), senders).view(batch, slots, heads, -1, rows, columns)
-        values = self._project("value", received.features.flatten(0, 1), senders).view(batch, slots, heads, -1, rows, columns)
+        keys = self._project("key", received.features.flatten(0, 1), senders).view(
+            batch, slots, heads, -1, rows, columns
+        )
+        values = self._project("value", received.features.flatten(0, 1), senders).view(
+            batch, slots, heads, -1, rows, columns
+        )
         score = (query * keys).sum(dim=3) / (inner // heads) ** 0.5
-        score = score + self.edge_bias(hidden)[..., None, None] + (self.temperature * functional.logsigmoid(confidence))[:, :, None]
+        score = (
+            score
+            + self.edge_bias(hidden)[..., None, None]
+            + (self.temperature * functional.logsigmoid(confidence))[:, :, None]
+        )
         unseen = ~received.visible[:, :, None]
-        # a cell that nobody sees would be a softmax over nothing: give it any finite weights, the residual is cleared below
+        # a cell that nobody sees would be a softmax over nothing: give it any finite weights, the residual is cleared
+        # below
         score = score.masked_fill(unseen, -1e4)
         mixed = (score.softmax(dim=1)[:, :, :, None] * values).sum(dim=1).flatten(1, 2)
         residual = self._project("output", mixed, received.ego_types)
@@ -199,13 +217,15 @@ class HeteroGraph(Fusion):
         if len(matrices) == 1:
             return functional.conv2d(features, next(iter(matrices.values()))[:, :, None, None])
         stacked = torch.stack([matrices[name] for name in types])
-        return (stacked @ features.flatten(2)).unflatten(2, features.shape[2:])
+        projected = stacked @ features.flatten(2)
+        return projected.view(*projected.shape[:2], *features.shape[2:])
 
 
 def edge_features(edges: Edges) -> Tensor:
-    """(B, K, E) float32: cosine and sine of the relative heading and of twice it, distance, two uncertainties, trust, age.
+    """(B, K, E) float32 description of every pair of an ego and a sender.
 
-    Distances are divided by 50 m, so that all features are of order one; trust = exp(-4 sigma) falls fast where a pose gets useless.
+    Cosine and sine of the relative heading and of twice it, distance, two uncertainties, trust, age. Distances are
+    divided by 50 m, so that all features are of order one; trust = exp(-4 sigma) falls fast where a pose gets useless.
     """
     T = edges.T_ego_sender
     yaw = torch.atan2(T[..., 1, 0], T[..., 0, 0])

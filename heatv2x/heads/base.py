@@ -32,7 +32,8 @@ class Detections:
 class Head(nn.Module, ABC):
     """Predicts dense maps from a feature, knows their training targets, and decodes them to boxes.
 
-    The constructor takes the part's `Config`, C and the shared grid. The grid of a call may be a window of the shared one.
+    The constructor takes the part's `Config`, C and the shared grid. The grid of a call may be a window of the shared
+    one.
     """
 
     Config: type[Config]
@@ -42,7 +43,9 @@ class Head(nn.Module, ABC):
         """Dense maps by name from a (B, C, Y, X) feature."""
 
     @abstractmethod
-    def loss(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0) -> dict[str, Tensor]:
+    def loss(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0
+    ) -> dict[str, Tensor]:
         """Loss terms by name.
 
         Args:

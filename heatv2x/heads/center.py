@@ -1,7 +1,8 @@
 """Centre head: a heatmap of object centres and a box at each (after CenterPoint, Yin et al. 2021).
 
-The heatmap's gaussians are oriented like the objects; boxes are regressed at the centre cell and, with less weight, at its eight
-neighbours. Heading is regressed as the sine and cosine of twice the yaw, so boxes have no front: they are symmetric, and so is AP.
+The heatmap's gaussians are oriented like the objects; boxes are regressed at the centre cell and, with less weight, at
+its eight neighbours. Heading is regressed as the sine and cosine of twice the yaw, so boxes have no front: they are
+symmetric, and so is AP.
 
 Shapes: B scenes, C channels, Y X shared grid, Y' X' the head's finer grid, N boxes.
 """
@@ -64,7 +65,9 @@ class Center(Head):
         maps = self.shuffle(self.output(self.hidden(feature)))
         return {"heatmap": maps[:, :1], "box": maps[:, 1:]}
 
-    def loss(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0) -> dict[str, Tensor]:
+    def loss(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0
+    ) -> dict[str, Tensor]:
         """{"heatmap", "box"} losses."""
         heatmap, box = maps["heatmap"].float(), maps["box"].float()
         fine = [grid.finer(self.config.upsample) for grid in grids]
@@ -78,7 +81,10 @@ class Center(Head):
         values = torch.cat([values for _, values, _ in rows]).to(box)
         weights = torch.cat([weights for _, _, weights in rows]).to(box)
         predicted = box[index, :, cells[:, 0], cells[:, 1]]
-        return {"heatmap": heatmap_focal(heatmap, target, weight), "box": weighted_smooth_l1(predicted, values, weights)}
+        return {
+            "heatmap": heatmap_focal(heatmap, target, weight),
+            "box": weighted_smooth_l1(predicted, values, weights),
+        }
 
     @torch.no_grad()
     def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
@@ -102,7 +108,9 @@ class Center(Head):
 
 
 def heatmap_target(boxes: Tensor, grid: BevGrid, reach: int = 7) -> Tensor:
-    """(Y', X') heatmap: 1 in every centre's cell, around it a gaussian as long and wide as a sixth of the object in each direction.
+    """(Y', X') heatmap: 1 in every centre's cell, around it a gaussian.
+
+    The gaussian is as long and wide as a sixth of the object in each direction.
 
     Args:
         boxes: (N, 7).
@@ -137,7 +145,10 @@ def decode_boxes(terms: Tensor, row: Tensor, column: Tensor, grid: BevGrid) -> T
 
 
 def encode_boxes(boxes: Tensor, row: Tensor, column: Tensor, grid: BevGrid) -> Tensor:
-    """(N, 8) terms that describe (N, 7) boxes from the given cells: offset in cells, z, log sizes, sine and cosine of twice the yaw."""
+    """(N, 8) terms that describe (N, 7) boxes from the given cells.
+
+    Offset in cells, z, log sizes, sine and cosine of twice the yaw.
+    """
     dx = (boxes[:, 0] - grid.x_min) / grid.cell - column - 0.5
     dy = (boxes[:, 1] - grid.y_min) / grid.cell - row - 0.5
     size = (boxes[:, 3:6] / boxes.new_tensor(_REFERENCE_SIZE)).log()
@@ -146,7 +157,10 @@ def encode_boxes(boxes: Tensor, row: Tensor, column: Tensor, grid: BevGrid) -> T
 
 
 def _box_rows(boxes: Tensor, grid: BevGrid, cut: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells (M, 2), terms (M, 8) and weights (M,) of the centre cells (1) and their neighbours (0.3) inside the uncut part."""
+    """Cells (M, 2), terms (M, 8) and weights (M,) of the regression.
+
+    They are those of the centre cells (weight 1) and their neighbours (0.3) inside the uncut part.
+    """
     rows, columns = grid.shape
     centre = _cell_of(boxes, grid)
     offset = torch.arange(-1, 2, device=boxes.device)
@@ -165,4 +179,3 @@ def _cell_of(boxes: Tensor, grid: BevGrid) -> Tensor:
     column = torch.floor((boxes[:, 0] - grid.x_min) / grid.cell)
     row = torch.floor((boxes[:, 1] - grid.y_min) / grid.cell)
     return torch.stack([row, column], dim=1).long()
-

@@ -1,6 +1,6 @@
 """Average precision under a named protocol: which overlap, which order of detections, which matching.
 
-The field's tables differ by more than 15 points for the same detections because of these choices (CoAlign issue 4,
+The field's tables differ by 13 to 20 points for the same detections because of the order alone (CoAlign issue 4,
 GenComm issue 4), so a number is only ever produced together with its `Protocol`.
 
 Shapes: D detections, G ground-truth boxes of a frame; K pairs; F frames; R bootstrap resamples; H thresholds.

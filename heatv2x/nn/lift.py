@@ -1,4 +1,6 @@
-"""Lift image features to three dimensions and splat them to bird's-eye view (Philion and Fidler 2020, Lift-Splat-Shoot).
+"""Lift image features to three dimensions and splat them to bird's-eye view.
+
+After Lift-Splat-Shoot (Philion and Fidler 2020).
 
 Shapes: M images, D depth bins, C channels, h w feature cells of an image, N agents, Y X grid.
 """
@@ -12,7 +14,10 @@ from heatv2x.grid import BevGrid
 
 
 def depth_edges(d_min: float, d_max: float, bins: int) -> Tensor:
-    """(D,) lower edges of linearly growing depth bins, metres: d_min + step * i * (i + 1) / 2, as in CaDDN (Reading et al. 2021)."""
+    """(D,) lower edges of linearly growing depth bins, metres.
+
+    d_min + step * i * (i + 1) / 2, as in CaDDN (Reading et al. 2021).
+    """
     index = torch.arange(bins, dtype=torch.float32)
     return d_min + (d_max - d_min) * index * (index + 1) / (bins * (bins + 1))
 
@@ -32,7 +37,9 @@ def depth_bin(depth: Tensor, d_min: float, d_max: float, bins: int) -> tuple[Ten
 
 
 def image_rays(height: int, width: int, stride: int, K: Tensor) -> Tensor:
-    """(h, w, 3) directions of the centres of an image's feature cells, camera axes, scaled to depth 1 along the optical axis.
+    """(h, w, 3) directions of the centres of an image's feature cells.
+
+    In camera axes, scaled to depth 1 along the optical axis.
 
     Args:
         height, width: image size in pixels, multiples of `stride`.
@@ -43,10 +50,13 @@ def image_rays(height: int, width: int, stride: int, K: Tensor) -> Tensor:
     u = (torch.arange(width // stride) + 0.5) * stride - 0.5
     grid_v, grid_u = torch.meshgrid(v, u, indexing="ij")
     pixels = torch.stack([grid_u, grid_v, torch.ones_like(grid_u)], dim=-1).to(K)
-    return pixels @ torch.linalg.inv(K).T
+    rays: Tensor = pixels @ torch.linalg.inv(K).T
+    return rays
 
 
-def splat_cells(rays: Tensor, depths: Tensor, T_agent_camera: Tensor, grid: BevGrid, z_range: tuple[float, float]) -> Tensor:
+def splat_cells(
+    rays: Tensor, depths: Tensor, T_agent_camera: Tensor, grid: BevGrid, z_range: tuple[float, float]
+) -> Tensor:
     """Which grid cell each lifted point falls into.
 
     Args:

@@ -1,7 +1,7 @@
 """Points to bird's-eye-view columns.
 
-Shapes: P points, V occupied columns (pillars), N agents, C channels, Y X grid. Points are sorted by column beforehand, so the
-network needs segment reductions only: four times faster on a CPU than a scattered maximum.
+Shapes: P points, V occupied columns (pillars), N agents, C channels, Y X grid. Points are sorted by column beforehand,
+so the network needs segment reductions only: four times faster on a CPU than a scattered maximum.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def flat_cells(points: Float32, grid: BevGrid) -> tuple[Int64, Int64]:
     return inside, y[inside] * columns + x[inside]
 
 
-def pillars_of(points: Float32, grid: BevGrid, max_points: int, z_range: tuple[float, float], absolute_xy: bool) -> Pillars:
+def pillars_of(
+    points: Float32, grid: BevGrid, max_points: int, z_range: tuple[float, float], absolute_xy: bool
+) -> Pillars:
     """Group a sweep into pillars and describe every point relative to its own (Lang et al. 2019, PointPillars).
 
     Args:
@@ -62,8 +64,8 @@ def pillars_of(points: Float32, grid: BevGrid, max_points: int, z_range: tuple[f
         grid: the pillars' grid.
         max_points: points kept per pillar, the first in input order.
         z_range: lowest and highest z in metres; points outside are dropped.
-        absolute_xy: True gives the published 10 features (x, y, z, intensity, offset to the pillar's mean (3), to its centre (3));
-            False leaves x and y out, which generalises better from few scenes.
+        absolute_xy: True gives the published 10 features (x, y, z, intensity, offset to the pillar's mean (3), to its
+            centre (3)); False leaves x and y out, which generalises better from few scenes.
     """
     points = points[(points[:, 2] >= z_range[0]) & (points[:, 2] < z_range[1])]
     inside, cell = flat_cells(points, grid)
@@ -74,13 +76,19 @@ def pillars_of(points: Float32, grid: BevGrid, max_points: int, z_range: tuple[f
     keep = rank < max_points
     points, cell = points[keep], cell[keep]
     cells, start, counts = np.unique(cell, return_index=True, return_counts=True)
-    mean = np.repeat(np.add.reduceat(points[:, :3], start, axis=0) / counts[:, None], counts, axis=0) if len(points) else points[:, :3]
+    mean = (
+        np.repeat(np.add.reduceat(points[:, :3], start, axis=0) / counts[:, None], counts, axis=0)
+        if len(points)
+        else points[:, :3]
+    )
     columns = grid.shape[1]
     centre = np.empty_like(mean)
     centre[:, 0] = grid.x_min + (cell % columns + 0.5) * grid.cell
     centre[:, 1] = grid.y_min + (cell // columns + 0.5) * grid.cell
     centre[:, 2] = (z_range[0] + z_range[1]) / 2
-    features = np.concatenate([points if absolute_xy else points[:, 2:], points[:, :3] - mean, points[:, :3] - centre], axis=1)
+    features = np.concatenate(
+        [points if absolute_xy else points[:, 2:], points[:, :3] - mean, points[:, :3] - centre], axis=1
+    )
     return Pillars(torch.from_numpy(features.astype(np.float32)), torch.from_numpy(cells), torch.from_numpy(counts))
 
 

@@ -10,15 +10,26 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatv2x.errors import ConfigError
+
 Norm = Literal["batch", "group"]
+_GROUPS = 8
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Batch normalisation, or group normalisation with 8 groups (no statistics that depend on the batch)."""
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(8, channels)
+    """Batch normalisation, or group normalisation with 8 groups (no statistics that depend on the batch).
+
+    Raises:
+        ConfigError: the channels cannot be put into 8 groups.
+    """
+    if norm == "group" and channels % _GROUPS:
+        raise ConfigError(f"channels={channels}: group normalisation needs a multiple of {_GROUPS}")
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(_GROUPS, channels)
 
 
-def conv_block(channels_in: int, channels_out: int, *, kernel: int = 3, stride: int = 1, norm: Norm = "batch") -> nn.Sequential:
+def conv_block(
+    channels_in: int, channels_out: int, *, kernel: int = 3, stride: int = 1, norm: Norm = "batch"
+) -> nn.Sequential:
     """Convolution, normalisation, ReLU: (N, C_in, Y, X) to (N, C_out, Y / stride, X / stride)."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False),
@@ -28,7 +39,10 @@ def conv_block(channels_in: int, channels_out: int, *, kernel: int = 3, stride: 
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a skip (He et al. 2016, basic block): (N, C_in, Y, X) to (N, C_out, Y / stride, X / stride)."""
+    """Two 3x3 convolutions with a skip (He et al. 2016, basic block).
+
+    (N, C_in, Y, X) to (N, C_out, Y / stride, X / stride).
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1, norm: Norm = "batch") -> None:
         super().__init__()
@@ -69,5 +83,8 @@ class TwoScaleNeck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, Y, X) to (N, C, Y, X); Y and X must be even."""
         fine = self.fine(x)
-        coarse = functional.interpolate(self.merge(self.coarse(fine)), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return fine + coarse
+        coarse = functional.interpolate(
+            self.merge(self.coarse(fine)), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        merged: Tensor = fine + coarse
+        return merged

@@ -9,11 +9,23 @@ from heatv2x.evaluation import SceneResult
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message
 from heatv2x.model import Collaboration, links_of
-from heatv2x.report.scene import AgentView, CameraView, DetectionSet, GridExtent, Scenes, SceneView, jpeg, pack_map, pack_points
+from heatv2x.report.scene import (
+    AgentView,
+    CameraView,
+    DetectionSet,
+    GridExtent,
+    Scenes,
+    SceneView,
+    jpeg,
+    pack_map,
+    pack_points,
+)
 from heatv2x.structures import AgentFrame, Float32
 
 
-def collect_scenes(model: Collaboration, alone: dict[int, SceneResult], together: dict[int, SceneResult], types: dict[int, list[str]]) -> Scenes:
+def collect_scenes(
+    model: Collaboration, alone: dict[int, SceneResult], together: dict[int, SceneResult], types: dict[int, list[str]]
+) -> Scenes:
     """The frames of the report's browser.
 
     Args:
@@ -57,7 +69,10 @@ def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, type
         visible_to_ego=[bool(i in seen) for i in ([] if truth.ids is None else truth.ids.tolist())],
         hits=[] if truth.hits is None else truth.hits.tolist(),
         hits_by_agent=hits.tolist(),
-        detections={"ego_alone": DetectionSet.of(alone.detections), "collaborative": DetectionSet.of(together.detections)},
+        detections={
+            "ego_alone": DetectionSet.of(alone.detections),
+            "collaborative": DetectionSet.of(together.detections),
+        },
         contribution=list(contributions(model, together)),
         cameras=cameras,
     )
@@ -77,7 +92,7 @@ def contributions(model: Collaboration, scene: SceneResult) -> list[str]:
     return [pack_map(share.numpy()) for share in shares]
 
 
-def _hits_by_agent(scene: SceneResult, members: list[int]) -> np.ndarray:  # type: ignore[type-arg]
+def _hits_by_agent(scene: SceneResult, members: list[int]) -> np.ndarray:
     """(N, A) returns on every ground-truth box by member."""
     objects = scene.frame.objects
     row = {int(identity): index for index, identity in enumerate(objects.ids)}

@@ -16,10 +16,15 @@ _MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0, 1.0])  # a mirrored camera's x axis po
 
 
 def turned(frame: AgentFrame, yaw: float) -> AgentFrame:
-    """The agent's frame as if its sensors were mounted turned by `yaw` radians: data turn one way, the pose the other."""
+    """The agent's frame as if its sensors were mounted turned by `yaw` radians.
+
+    Data turn one way, the pose the other.
+    """
     turn = Pose.planar(0.0, 0.0, yaw).matrix
     rotation = turn[:3, :3].astype(np.float32)
-    lidars = {name: PointCloud(_with_xyz(cloud, cloud.points[:, :3] @ rotation.T)) for name, cloud in frame.lidars.items()}
+    lidars = {
+        name: PointCloud(_with_xyz(cloud, cloud.points[:, :3] @ rotation.T)) for name, cloud in frame.lidars.items()
+    }
     cameras = tuple(replace(camera, T_agent_camera=turn @ camera.T_agent_camera) for camera in frame.cameras)
     return replace(frame, pose=Pose(frame.pose.matrix @ turn.T), lidars=lidars, cameras=cameras)
 
@@ -44,7 +49,7 @@ def thinned(frame: AgentFrame, share: float, rng: np.random.Generator) -> AgentF
     return replace(frame, lidars=kept)
 
 
-def _with_xyz(cloud: PointCloud, xyz: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _with_xyz(cloud: PointCloud, xyz: np.ndarray) -> np.ndarray:
     return np.concatenate([xyz, cloud.points[:, 3:]], axis=1)
 
 

@@ -1,7 +1,7 @@
 """The frozen prefix, computed once: whatever lies before the first trainable tensor is the same at every step.
 
-Augmentation of sensor data is drawn while the cache is filled; ego, dropped agents, types, pose noise and crops still vary at
-every step. Measured loss against recomputing: none (docs/method.md).
+Augmentation of sensor data is drawn while the cache is filled; ego, dropped agents, types, pose noise and crops still
+vary at every step. Measured loss against recomputing: none (docs/method.md).
 
 Shapes: R rows (one per agent of every frame and version), C channels, Y X shared grid.
 """
@@ -53,7 +53,9 @@ class FeatureCache:
             agents[member] = replace(agents[member], pose=self.poses[agent_type][where][member])
         return frame.with_agents(tuple(agents))
 
-    def draw_scene(self, config: SceneConfig, types: dict[str, float], rng: np.random.Generator, required: str | None) -> Scene:
+    def draw_scene(
+        self, config: SceneConfig, types: dict[str, float], rng: np.random.Generator, required: str | None
+    ) -> Scene:
         """A random scene; its sensor data are the cached features."""
         where = int(rng.integers(len(self.frames)))
         members = draw_members(self.frames[where], config, rng)

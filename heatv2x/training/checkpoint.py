@@ -44,7 +44,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         model.load_state_dict(own)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise DataError(path, f"cannot be continued from: {error}", way_out="delete it to start this stage again") from error
+        raise DataError(
+            path, f"cannot be continued from: {error}", way_out="delete it to start this stage again"
+        ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

@@ -1,4 +1,7 @@
-"""Collaborative training of everything: the base, a single agent's network, full fine-tuning, training from scratch on a mix."""
+"""Collaborative training of everything.
+
+Of the base, a single agent's network, full fine-tuning, training from scratch on a mix.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ class CollaborativeTraining(Stage):
 
     Args:
         pool: training frames with the sensor data of every type in `types`.
-        types: how likely each type is for each agent. One type gives the base; a deployed and a new one give full fine-tuning.
+        types: how likely each type is for each agent. One type gives the base; a deployed and a new one give full
+            fine-tuning.
         scenes: how scenes are drawn; `senders=0` trains a single agent's network.
         batch_size: scenes per step.
         required: a type that every scene must contain.

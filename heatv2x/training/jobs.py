@@ -1,7 +1,7 @@
 """Whole jobs: from a dataset on disk to packs in a run folder.
 
-A run folder holds the resolved settings, the log, the record (cost, curve, proof), the checkpoint and the packs. A job that finds its
-own finished result there gives that back; one that finds a checkpoint continues from it exactly.
+A run folder holds the resolved settings, the log, the record (cost, curve, proof), the checkpoint and the packs. A job
+that finds its own finished result there gives that back; one that finds a checkpoint continues from it exactly.
 """
 
 from __future__ import annotations
@@ -222,7 +222,13 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
 
     def stage(pool: Pool, report: Report) -> Stage:
         cache = fill_cache(
-            model, pool, [], [config.newcomer], config.scenes, config.seed, lambda a, b: report("caching encoder outputs", a, b)
+            model,
+            pool,
+            [],
+            [config.newcomer],
+            config.scenes,
+            config.seed,
+            lambda a, b: report("caching encoder outputs", a, b),
         )
         return LocalFineTuning(model, config.newcomer, cache, config.batch_size, config.window, config.scenes.min_hits)
 
@@ -252,7 +258,10 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
 
 
 def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult:
-    """Full fine-tuning: every tensor of the base and the newcomer, on the same scenes; nothing is cached, nothing stays."""
+    """Full fine-tuning: every tensor of the base and the newcomer, on the same scenes.
+
+    Nothing is cached, nothing stays.
+    """
     bare = config.model_copy(update={"before": None, "after": None, "received": None})
     model = load_for_adaptation(bare)
     types = _mix(config)

@@ -1,7 +1,8 @@
 """Local Heterogeneous Fine-Tuning (LHFT): a newcomer learns the base's feature space from its own data alone.
 
-Only its Hetero-Aware Adapters train, by detecting what the newcomer itself sees through the frozen backbone and head (backward
-alignment, HEAL, Lu et al. 2024, with adapters in place of the encoder). No other agent is needed. The design is ours.
+Only its Hetero-Aware Adapters train, by detecting what the newcomer itself sees through the frozen backbone and head
+(backward alignment, HEAL, Lu et al. 2024, with adapters in place of the encoder). No other agent is needed. The design
+is ours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The one training loop: steps, learning rate, checkpoints, several processes, and the proof that frozen tensors stayed.
+"""The one training loop.
 
-Exact: every step draws its batch from (seed, step, rank), so a run that was killed and continued from its last checkpoint ends with
-the same weights as one that was not (on a CPU, with the same number of threads and processes).
+Steps, learning rate, checkpoints, several processes, and the proof that frozen tensors stayed.
+
+Exact: every step draws its batch from (seed, step, rank), so a run that was killed and continued from its last
+checkpoint ends with the same weights as one that was not (on a CPU, with the same number of threads and processes).
 """
 
 from __future__ import annotations
@@ -134,17 +136,28 @@ def train(
         record.wall_seconds += time.perf_counter() - wall
         terms = stage.last_terms
         if not math.isfinite(float(loss.detach())):
-            raise ConfigError(f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})")
+            raise ConfigError(
+                f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})"
+            )
         if record.steps % config.measure_every == 0 or record.steps in (1, config.steps):
-            point = {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), "loss": float(loss.detach()), **terms}
+            point = {
+                "step": record.steps,
+                "cpu_seconds": round(record.cpu_seconds, 3),
+                "loss": float(loss.detach()),
+                **terms,
+            }
             record.curve.append(point)
         if measure and record.steps in measure_at:
-            record.curve.append({"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), **measure(record.steps)})
+            record.curve.append(
+                {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), **measure(record.steps)}
+            )
             stage.set_mode()
         if progress:
             progress(record.steps, config.steps, terms)
         if checkpoint and rank == 0 and config.checkpoint_every and record.steps % config.checkpoint_every == 0:
-            save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(mode="json"), **record.to_dict()})
+            save_checkpoint(
+                checkpoint, model, optimizer, {"config": config.model_dump(mode="json"), **record.to_dict()}
+            )
     model.eval()
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(peak_memory().resident_bytes / 2**20, 1)
@@ -163,7 +176,10 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> 
 
 
 def frozen_digest(model: nn.Module) -> tuple[int, str]:
-    """How many tensors of a model are frozen (statistics of frozen normalisations included), and a SHA-256 over them."""
+    """How many tensors of a model are frozen, and a SHA-256 over them.
+
+    Statistics of frozen normalisations are included.
+    """
     parameters = dict(model.named_parameters())
     free = {name for name, parameter in parameters.items() if parameter.requires_grad}
     free_modules = {name.rpartition(".")[0] for name in free}

@@ -28,7 +28,10 @@ class Pool:
 
 
 def load_pool(
-    dataset: Dataset, agents: Mapping[str, Agent], limit: int | None = None, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    agents: Mapping[str, Agent],
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Pool:
     """Read a split once, decoding only the sensors that the given types declare.
 

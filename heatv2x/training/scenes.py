@@ -1,6 +1,7 @@
 """Draws training scenes from a pool and puts them into batches.
 
-A scene is one ego and the agents it hears, each of a drawn type, turned, mirrored and thinned, with the poses as reported.
+A scene is one ego and the agents it hears, each of a drawn type, turned, mirrored and thinned, with the poses as
+reported.
 
 Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, N boxes.
 """
@@ -91,7 +92,9 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
-def draw_scene(pool: Pool, config: SceneConfig, types: Mapping[str, float], rng: np.random.Generator, required: str | None = None) -> Scene:
+def draw_scene(
+    pool: Pool, config: SceneConfig, types: Mapping[str, float], rng: np.random.Generator, required: str | None = None
+) -> Scene:
     """A random scene with fresh augmentation.
 
     Args:
@@ -142,7 +145,9 @@ def draw_types(count: int, types: Mapping[str, float], rng: np.random.Generator,
     return drawn
 
 
-def report_poses(poses: Sequence[Pose], config: SceneConfig, rng: np.random.Generator) -> list[tuple[Pose, float, float]]:
+def report_poses(
+    poses: Sequence[Pose], config: SceneConfig, rng: np.random.Generator
+) -> list[tuple[Pose, float, float]]:
     """What each member says of its pose: the ego is exact, senders are noisy and say how much."""
     reported = [(poses[0], 0.0, 0.0)]
     for pose in poses[1:]:
@@ -161,7 +166,9 @@ def targets(scene: Scene, grid: BevGrid, min_hits: int) -> tuple[Tensor, list[Te
     return torch.from_numpy(seen.boxes), [torch.from_numpy(boxes.boxes) for boxes in own]
 
 
-def collate_scenes(scenes: Sequence[Scene], agents: Mapping[str, Agent] | None, grid: BevGrid, config: SceneConfig) -> Batch:
+def collate_scenes(
+    scenes: Sequence[Scene], agents: Mapping[str, Agent] | None, grid: BevGrid, config: SceneConfig
+) -> Batch:
     """Put scenes into a batch; K is `config.senders`, so that shapes do not change from step to step.
 
     Args:

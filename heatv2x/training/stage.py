@@ -39,7 +39,10 @@ class Stage(nn.Module, ABC):
         """Loss terms by name; their sum is minimised."""
 
     def set_mode(self) -> None:
-        """Training or evaluation mode of the parts; frozen ones must be in evaluation mode, or their statistics move."""
+        """Training or evaluation mode of the parts.
+
+        Frozen ones must be in evaluation mode, or their statistics move.
+        """
         self.model.eval()
 
     def forward(self, batch: Any) -> Tensor:

@@ -107,8 +107,8 @@ def _work(tasks: list[ScenarioTask], workers: int) -> Generator[int, None, None]
                 yield _checked(future.result())
         except BrokenProcessPool as error:
             raise HeatError(
-                "a worker process ended early: it was killed, perhaps for want of memory, or a script of yours calls "
-                "build_world without `if __name__ == '__main__':`. What was finished stays; workers=1 needs no processes"
+                "a worker process ended early: it was killed, perhaps for want of memory, or a script calls "
+                "build_world without `if __name__ == '__main__':`. What was finished stays; workers=1 starts none"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -16,7 +16,8 @@ from heatv2x.world.lidar import MODELS, Sweep, sweep
 from heatv2x.world.meshes import join
 from heatv2x.world.rays import Moment, RayScene, flat_ground
 from heatv2x.world.rig import Rig, car_rig, roadside_rig
-from heatv2x.world.town import Town, TownStyle, build_town
+from heatv2x.world.styles import TownStyle
+from heatv2x.world.town import Town, build_town
 from heatv2x.world.traffic import Snapshot, Traffic
 from heatv2x.world.vehicles import CARS
 
@@ -162,7 +163,7 @@ def simulate(plan: ClipPlan) -> Clip:
             first_tick = 2 * int(rng.integers(30, 100))
             return Clip(plan, town, moments, rigs, draw_weather(rng), first_tick)
     raise ConfigError(
-        f"none of 50 towns keeps {plan.agents[0]} connected agents together for {plan.frames * plan.stride / 10:.0f} s; "
+        f"none of 50 towns keeps {plan.agents[0]} agents together for {plan.frames * plan.stride / 10:.0f} s; "
         "lower clip_frames, stride or min_agents"
     )
 
@@ -193,7 +194,7 @@ def _draw_rigs(
     fewest, most = plan.agents
     pole = _place_pole(rng, town) if most > 1 and rng.uniform() < plan.roadside else None
     count = int(rng.integers(fewest, most + 1))
-    cars = max(count - 1, 1) if pole is not None else count
+    cars = min(max(count - 1, fewest), most - 1) if pole is not None else count
     chosen = _connected(rng, traffic, snapshots, cars)
     if len(chosen) + (pole is not None) < fewest:
         return ()

@@ -221,7 +221,7 @@ def car_park(rng: np.random.Generator, street: Street, aisles: int) -> RoadNetwo
     streets = [_recentred(street, road)]
     half_m = rng.uniform(30.0, 50.0)
     for k in range(aisles):
-        start = origin + left * (street.half_width(1) + 12.0 + 17.0 * k) - half_m * along
+        start = origin + left * (street.half_width(1) + 12.0 + 17.8 * k) - half_m * along
         stalls = Street(polyline.arc(start, heading, 2 * half_m, 0.0), 1, 1, 3.1, "stalls", 4.0, sidewalk_m=1.0)
         streets.append(stalls)
     plan = _Plan("car_park", streets)

@@ -19,7 +19,7 @@ from heatv2x.errors import DataError
 from heatv2x.world.clip import Clip, ClipPlan, Sensed, simulate
 from heatv2x.world.config import SPLITS, WorldConfig
 from heatv2x.world.rays import Moment
-from heatv2x.world.town import STYLES
+from heatv2x.world.styles import STYLES
 from heatv2x.world.writer import write_agent
 
 STAGING = ".building"

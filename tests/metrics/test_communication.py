@@ -15,6 +15,8 @@ def test_traffic_by_hand() -> None:
     assert traffic.frame_bytes == 2000
     assert (traffic.n_messages, traffic.n_frames) == (3, 3)
     assert traffic.sender_mbit_per_s == pytest.approx(0.16)
+    uneven = measure_traffic([[1000, 3000, 2000], []])
+    assert (uneven.message_bytes, uneven.frame_bytes) == (2000, 3000)
     assert measure_traffic([[1000, 3000], []], rate_hz=20).received_mbit_per_s == pytest.approx(0.32)
     assert json.loads(json.dumps(traffic.to_dict()))["sender_mbit_per_s"] == pytest.approx(0.16)
 
