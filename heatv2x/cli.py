@@ -268,7 +268,8 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
     proof = result.record.frozen_proof
     out.print(
         f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
-        f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock), {proof['tensors']} frozen tensors unchanged",
+        f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock), "
+        f"{proof['tensors']} frozen tensors unchanged",
         highlight=False,
     )
     for path in result.packs:

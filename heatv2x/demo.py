@@ -1,7 +1,7 @@
-"""The demo: an alliance of one agent type, a newcomer of another, and what its joining brings, cost and controls included.
+"""The demo: an alliance of one agent type, a newcomer of another, what its joining brings and costs, controls included.
 
-Two processes work side by side: in one the newcomer joins (LHFT, then GCFT), in the other everything is fine-tuned as the
-yardstick. Both leave their records in the run folder; what is finished is not done twice.
+Two processes work side by side: in one the newcomer joins (LHFT, then GCFT), in the other everything is fine-tuned as
+the yardstick. Both leave their records in the run folder; what is finished is not done twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pydantic
 import torch
 
 from heatv2x import __version__
-from heatv2x.config import Config, read_recipe
+from heatv2x.config import Config, build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluation import Evaluation, Evaluator, Roster
 from heatv2x.files import read_json, write_json
@@ -105,17 +105,8 @@ class Part:
 
 def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
     """Build the world, let the newcomer join, evaluate everything, write the report."""
-    sensors = ("lidar64", "lidar16", "camera") if config.full else ("lidar64", "lidar16")
-    world = WorldConfig(
-        out=config.out / "world",
-        train=config.train,
-        validate=config.validate_,
-        test=config.test,
-        seed=config.seed,
-        sensors=sensors,
-        workers=config.processes,
-    )
-    build_world(world, lambda done, total: tell("building the world", done, total))
+    tell_world = _Saying(tell, "building the world").of(1)
+    build_world(world_of(config), tell_world)
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
     if config.from_scratch:
         _side_by_side(
@@ -130,6 +121,20 @@ def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
     parts = _side_by_side(config, tasks, tell)
     metrics = _write(config, parts)
     return DemoResult(read_json(metrics)["rows"], metrics, build_report(config.out))
+
+
+def world_of(config: DemoConfig) -> WorldConfig:
+    """The demo's world: only the sensors that its agents carry."""
+    settings = {
+        "out": config.out / "world",
+        "train": config.train,
+        "validate": config.validate_,
+        "test": config.test,
+        "seed": config.seed,
+        "sensors": ["lidar64", "lidar16", *(["camera"] if config.full else [])],
+        "workers": config.processes,
+    }
+    return build(WorldConfig, settings)
 
 
 # --- the work of one process each -----------------------------------------------------------------------------------

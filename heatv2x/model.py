@@ -220,41 +220,45 @@ class Collaboration(nn.Module):
     # --- one vehicle on a road --------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, frame: AgentFrame, agent_type: str, captured_us: int = 0) -> Message:
+    def encode(self, frame: AgentFrame, agent_type: str | None = None, captured_us: int = 0) -> Message:
         """What one agent sends: its feature in the base's space (boxes under late fusion), in its own frame.
 
         Args:
             frame: the agent's sensors, in its own frame.
-            agent_type: its type's name.
+            agent_type: its type; None takes the only type whose sensors the frame holds.
             captured_us: capture time, microseconds.
+
+        Raises:
+            ConfigError: the type is unknown, or None and not clear.
         """
-        agent = self.agent(agent_type)
-        feature = self.share(agent_type, agent(agent.collate([agent.prepare(frame)])))
-        about = (frame.agent_id, agent_type, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
+        name = agent_type or self._type_of(frame)
+        agent = self.agent(name)
+        feature = self.share(name, agent(agent.collate([agent.prepare(frame)])))
+        about = (frame.agent_id, name, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
         if self.fusion.level == "boxes":
             found = self.head.decode(self.predict(feature), self.grid)[0]
             return Message(*about, boxes=_as_boxes(found), codec="boxes")
         return Message(*about, feature=feature[0], codec=self.config.codec)
 
     @torch.no_grad()
-    def detect(self, ego: Message, messages: Sequence[Message] = ()) -> Boxes3D:
-        """Boxes in the ego's frame from its own feature and what it received.
+    def detect(self, ego: AgentFrame | Message, messages: Sequence[Message] = ()) -> Boxes3D:
+        """Boxes in the ego's frame from its own sensors and what it received.
 
         Args:
-            ego: the ego's own message, as `encode` gives it (not quantised).
+            ego: its frame, or its own message as `encode` gives it (never sent, so not quantised).
             messages: received ones, any order.
 
         Raises:
             MessageError: a message belongs to another base, or its feature does not fit the grid.
         """
+        own = ego if isinstance(ego, Message) else self.encode(ego)
         if self.fusion.level == "boxes":
-            return self._merge_boxes(ego, messages)
-        everyone = [ego, *messages]
-        for message in everyone:
-            self._check(message)
-        features = torch.stack([message.feature for message in everyone if message.feature is not None])
-        links = links_of(ego, messages)
-        ego_feature, received = self.receive(features, features, [message.agent_type for message in everyone], links)
+            return self._merge_boxes(own, messages)
+        everyone = [own, *messages]
+        space = self.feature_space
+        features = torch.stack([self._checked(message, space) for message in everyone])
+        types = [message.agent_type for message in everyone]
+        ego_feature, received = self.receive(features, features, types, links_of(own, messages))
         maps = self.predict(self.fusion(ego_feature, received))
         return _as_boxes(self.head.decode(maps, self.grid)[0])
 
@@ -270,19 +274,30 @@ class Collaboration(nn.Module):
         keep = nms(together.boxes, together.scores, 0.15)
         return _as_boxes(Detections(together.boxes[keep], together.scores[keep]))
 
-    def _check(self, message: Message) -> None:
+    def _checked(self, message: Message, space: bytes) -> Tensor:
+        """The feature of a message that fits this model and its feature space."""
         expected = (self.config.channels, *self.grid.shape)
         if message.feature is None or tuple(message.feature.shape) != expected:
             have = None if message.feature is None else tuple(message.feature.shape)
             raise MessageError(f"agent {message.sender} sent a feature of shape {have}, this base needs {expected}")
-        if message.feature_space != self.feature_space:
+        if message.feature_space != space:
+            theirs = message.feature_space.hex()
             raise MessageError(
-                f"agent {message.sender} speaks for base {message.feature_space.hex()}, not {self.feature_space.hex()}"
+                f"agent {message.sender} speaks for base {theirs}, not {space.hex()}: load the same base pack"
             )
         if message.agent_type not in self.known_types():
-            raise MessageError(
-                f"unknown agent type '{message.agent_type}'; {nearest(message.agent_type, self.known_types())}"
-            )
+            hint = nearest(message.agent_type, self.known_types())
+            raise MessageError(f"agent {message.sender} has unknown type '{message.agent_type}'; {hint}")
+        return message.feature
+
+    def _type_of(self, frame: AgentFrame) -> str:
+        """The only type whose sensors a frame holds."""
+        have = {*frame.lidars, *(("camera",) if frame.cameras else ())}
+        fitting = [name for name in self.agents if set(self.agent(name).sensors) <= have]
+        if len(fitting) != 1:
+            found = ", ".join(fitting) or "none"
+            raise ConfigError(f"agent {frame.agent_id}: types that fit its sensors are {found}; say agent_type=")
+        return fitting[0]
 
     @classmethod
     def from_packs(cls, *paths: str | Path, sides: Collection[str] = ("sender", "receiver")) -> Collaboration:

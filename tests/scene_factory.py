@@ -65,7 +65,7 @@ def cameras_of(points: np.ndarray, background: int = 0) -> tuple[Camera, ...]:
 
 
 def agent_frame(markers: np.ndarray, sensors: Collection[str], agent_id: int = 1, seed: int = 0) -> AgentFrame:
-    """An agent at the world's origin on bare ground that senses the (M, 3) markers, clusters of points, and nothing else."""
+    """An agent at the world's origin on bare ground that senses the (M, 3) markers and nothing else."""
     rng = np.random.default_rng(seed)
     ground = np.column_stack([rng.uniform(-12, 12, (200, 2)), np.full(200, -SENSOR_HEIGHT), rng.random(200)])
     cluster = np.repeat(markers, 30, axis=0).reshape(-1, 3) + rng.uniform(-0.3, 0.3, (30 * len(markers), 3))
@@ -171,7 +171,7 @@ CAMERA = PartConfig(
 NEWCOMER = AdapterConfig(agent=SLICES)
 
 
-def model_config(fusion: str = "hetero_graph", **settings: Any) -> ModelConfig:
+def model_config(fusion: str | PartConfig = "hetero_graph", **settings: Any) -> ModelConfig:
     """A model of 16 channels on 16 x 16 cells that reports whatever scores highest."""
     head = PartConfig(part="center", settings={"hidden": 16, "score_threshold": 0.0, "max_detections": 20})
     defaults = {
@@ -180,7 +180,7 @@ def model_config(fusion: str = "hetero_graph", **settings: Any) -> ModelConfig:
         "channels": CHANNELS,
         "neck_channels": 16,
         "agents": {"lidar64": PILLARS},
-        "fusion": PartConfig(part=fusion),
+        "fusion": PartConfig(part=fusion) if isinstance(fusion, str) else fusion,
         "head": head,
     }
     return ModelConfig(**{**defaults, **settings})

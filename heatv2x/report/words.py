@@ -59,10 +59,12 @@ ROWS = {
         "All base type", "Everyone carries the base's sensor and network: what collaboration gives when nobody differs."
     ),
     "collaborators_dropped": Wording(
-        "Adapted, but hearing nobody", "The adapted model with its messages dropped: a gain that remains is not the newcomer's."
+        "Adapted, but hearing nobody",
+        "The adapted model with its messages dropped: a gain that remains is not the newcomer's.",
     ),
     "deployed_after_joining": Wording(
-        "Deployed fleet after LHFT + GCFT", "Only base types in the scene, after the newcomer joined: must equal all base type."
+        "Deployed fleet after LHFT + GCFT",
+        "Only base types in the scene, after the newcomer joined: must equal all base type.",
     ),
     "deployed_after_full_finetune": Wording(
         "Deployed fleet after full fine-tuning", "Only base types in the scene, after everything was trained again."

@@ -27,7 +27,7 @@ def codec_of(part: str) -> Codec:
 
 @st.composite
 def maps(draw: st.DrawFn) -> Tensor:
-    """(C, Y, X) features: mostly empty or dense, tiny or huge, with and without negative values, whole channels zero."""
+    """(C, Y, X) features: empty or dense, tiny or huge, with and without negative values, whole channels zero."""
     shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     values = torch.randn(shape, generator=generator) * 10.0 ** draw(st.sampled_from([-30, -8, -3, 0, 2, 5, 30]))

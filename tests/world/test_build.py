@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_nothing_half_written(world: Path, tmp_path: Path, mo
 
     def until_full(self: Path, data: Any) -> int:
         written.append(self)
-        if ".building" in self.parts and len(written) > 60:
+        if ".building" in self.parts and len(written) > 100:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(self, data)
 

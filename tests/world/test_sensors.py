@@ -80,7 +80,7 @@ def test_extrinsic_is_lidar_to_camera(scenes: list[list[Agent]]) -> None:
 
 
 def test_depth_agrees_with_the_lidar(scenes: list[list[Agent]]) -> None:
-    shares = []
+    errors: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for agents in scenes[::2]:
         for agent in agents:
             for k in range(4):
@@ -93,11 +93,10 @@ def test_depth_agrees_with_the_lidar(scenes: list[list[Agent]]) -> None:
                 seen = (u >= 0) & (u < 800) & (v >= 0) & (v < 600)
                 depth = np.asarray(Image.open(agent.hetero / f"{agent.time}_depth{k}.png"))[v[seen], u[seen]]
                 error = np.abs(depth - points[seen, 2])
-                right = (error < 1.0 + 0.1 * points[seen, 2]).mean() if seen.sum() >= 50 else 1.0
-                # pixels are ten times coarser than the image here, so that edges and grazed roads differ
-                assert right > 0.65 and (seen.sum() < 50 or np.median(error) < 0.6)
-                shares.append(right)
-    assert np.mean(shares) > 0.85
+                errors[int(agent.folder.name) > 0].append(error - 0.1 * points[seen, 2])
+    # a pole's cameras sit beside its LiDAR; a car's sit lower and see less behind hedges and other cars
+    pole, car = np.concatenate(errors[False]), np.concatenate(errors[True])
+    assert (pole < 1.0).mean() > 0.93 and (car < 1.0).mean() > 0.8
 
 
 def test_visibility_rule(scenes: list[list[Agent]]) -> None:
