@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
 
-out = Console()
+_FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel processes the first one speaks
+out = Console(quiet=_FOLLOWS)
 err = Console(stderr=True)
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings; recipe=NAME reads a recipe first.")
@@ -226,12 +228,13 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more.")] = False,
 ) -> None:
+    level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=err, show_path=False, show_time=False)],
+        handlers=[RichHandler(level, console=err, show_path=False, show_time=False)],
     )
-    logging.getLogger("heatv2x").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("heatv2x").setLevel(level)
     if version:
         out.print(f"heatv2x {__version__}", highlight=False)
         raise typer.Exit(0)
@@ -265,11 +268,11 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
     _join_processes()
     with _bars() as report:
         result = job(config, report)
-    proof = result.record.frozen_proof
+    frozen = result.record.frozen_proof["tensors"]
     out.print(
         f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
-        f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock), "
-        f"{proof['tensors']} frozen tensors unchanged",
+        f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock)"
+        + (f", {frozen} frozen tensors unchanged" if frozen else ""),
         highlight=False,
     )
     for path in result.packs:
@@ -278,8 +281,6 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
 
 def _join_processes() -> None:
     """Start data-parallel training if torchrun started us."""
-    import os
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         import torch
         from torch import distributed
@@ -297,7 +298,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err) as progress:
+    with Progress(*columns, console=err, disable=_FOLLOWS) as progress:
         tasks: dict[str, Any] = {}
         told: dict[str, int] = {}
 
@@ -306,7 +307,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
             quarter = 4 * done // max(total, 1)
-            if not err.is_terminal and told.get(what) != quarter:
+            if not (err.is_terminal or _FOLLOWS) and told.get(what) != quarter:
                 told[what] = quarter
                 err.print(f"{what}: {done} of {total}", highlight=False)
 

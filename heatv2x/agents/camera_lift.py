@@ -31,18 +31,15 @@ class CameraInput:
         images: (M, 3, H, W) float32, zero mean and unit scale; M = N agents times their cameras.
         cells: (M, D, h, w) int64 cell of every lifted point, -1 outside.
         depth: (M, h, w) float32 metres, 0 unknown; None when the dataset has no depth.
+        owners: (M,) int64 which agent each image belongs to; agents may carry different numbers of cameras.
         agents: N.
     """
 
     images: Tensor
     cells: Tensor
     depth: Tensor | None
+    owners: Tensor
     agents: int = 1
-
-    def to(self, device: torch.device) -> CameraInput:
-        """The same on another device."""
-        depth = None if self.depth is None else self.depth.to(device)
-        return CameraInput(self.images.to(device), self.cells.to(device), depth, self.agents)
 
 
 class CameraLift(Agent):
@@ -110,7 +107,7 @@ class CameraLift(Agent):
             camera.depth[half :: self.stride, half :: self.stride] for camera in cameras if camera.depth is not None
         ]
         depth = torch.from_numpy(np.stack(known)) if len(known) == len(cameras) else None
-        return CameraInput(images, cells, depth)
+        return CameraInput(images, cells, depth, torch.zeros(len(images), dtype=torch.long))
 
     def collate(self, items: Sequence[CameraInput]) -> CameraInput:
         """Images of N agents; depth only if all have it."""
@@ -119,6 +116,7 @@ class CameraLift(Agent):
             torch.cat([item.images for item in items]),
             torch.cat([item.cells for item in items]),
             torch.cat(depths) if len(depths) == len(items) else None,
+            torch.cat([item.owners + n for n, item in enumerate(items)]),
             sum(item.agents for item in items),
         )
 
@@ -141,7 +139,9 @@ class CameraLift(Agent):
         coarse = functional.interpolate(self.context(fine), size=fine.shape[-2:], mode="bilinear", align_corners=False)
         pixels = self.merge(torch.cat([fine, coarse], dim=1))
         logits: Tensor = self.depth(pixels)
-        bev = splat(self.lifted(pixels), logits.softmax(dim=1), batch.cells, batch.agents, self.splat_grid)
+        bev = splat(
+            self.lifted(pixels), logits.softmax(dim=1), batch.cells, batch.owners, batch.agents, self.splat_grid
+        )
         return self.bev(bev), logits
 
     def _cells(self, camera: Camera) -> Tensor:

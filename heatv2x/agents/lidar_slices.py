@@ -62,6 +62,7 @@ class LidarSlices(Agent):
         inside, cell = flat_cells(points, self.image_grid)
         points = points[inside]
         slice_index = ((points[:, 2] - low) / (high - low) * config.slices).astype(np.int64)
+        slice_index = slice_index.clip(0, config.slices - 1)  # rounding may push a point at the upper end out
         image = np.zeros((config.slices + 2, rows * columns), np.float32)
         image[slice_index, cell] = 1.0
         count = np.bincount(cell, minlength=rows * columns)

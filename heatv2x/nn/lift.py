@@ -78,23 +78,22 @@ def splat_cells(
     return torch.where(inside, y * columns + x, -1)
 
 
-def splat(features: Tensor, depth: Tensor, cells: Tensor, agents: int, grid: BevGrid) -> Tensor:
+def splat(features: Tensor, depth: Tensor, cells: Tensor, owners: Tensor, agents: int, grid: BevGrid) -> Tensor:
     """Sum every pixel's feature, weighted by its depth distribution, into the cells it may lie in.
 
     Args:
-        features: (M, C, h, w) with M = N agents times their cameras, camera fastest.
+        features: (M, C, h, w).
         depth: (M, D, h, w) probabilities over depth bins.
         cells: (M, D, h, w) from `splat_cells`, local to each agent.
+        owners: (M,) int64 whose image it is, 0 to N - 1.
         agents: N.
 
     Returns:
         (N, C, Y, X) float32.
     """
     rows, columns = grid.shape
-    images_per_agent = len(features) // agents
-    owner = torch.arange(len(features), device=cells.device).div(images_per_agent, rounding_mode="floor")
     image, depth_index, row, column = torch.nonzero(cells >= 0, as_tuple=True)
-    target = owner[image] * (rows * columns) + cells[image, depth_index, row, column]
+    target = owners[image] * (rows * columns) + cells[image, depth_index, row, column]
     weight = depth.float()[image, depth_index, row, column]
     value = features.float().permute(0, 2, 3, 1)[image, row, column] * weight[:, None]
     bev = value.new_zeros(agents * rows * columns, features.shape[1]).index_add(0, target, value)

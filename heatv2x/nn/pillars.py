@@ -33,10 +33,6 @@ class Pillars:
     counts: Tensor
     agents: int = 1
 
-    def to(self, device: torch.device) -> Pillars:
-        """The same on another device."""
-        return Pillars(self.features.to(device), self.cells.to(device), self.counts.to(device), self.agents)
-
 
 def flat_cells(points: Float32, grid: BevGrid) -> tuple[Int64, Int64]:
     """Which points lie in the grid, and the flat cell y * X + x of each of those.

@@ -6,8 +6,11 @@ that finds its own finished result there gives that back; one that finds a check
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -328,28 +331,32 @@ def _run(
 ) -> JobResult:
     """Read, prepare, train, write: the same for every job."""
     tell = report or (lambda *_: None)
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_json(config.out / "config.json", config.model_dump(mode="json"))
-    model.to(_device(config.device))
     dataset = open_split(config, "train")
+    identity = _identity(config, dataset)
+    model.to(_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
         pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b))
         stage = make_stage(pool, tell)
-    record = train(
-        stage,
-        config,
-        config.out / "checkpoint.safetensors",
-        progress=lambda done, total, _: tell("training", done, total),
-        measure=measure,
-        measure_at=_measure_at(config),
-    )
+    with _log_to(config.out / "log.txt"):
+        log.debug("%s: %s", name, identity)
+        record = train(
+            stage,
+            config,
+            config.out / "checkpoint.safetensors",
+            progress=lambda done, total, _: tell("training", done, total),
+            measure=measure,
+            measure_at=_measure_at(config),
+            identity=identity,
+        )
+        log.debug("finished after %.1f CPU seconds; frozen: %s", record.cpu_seconds, record.frozen_proof)
     model.eval().to("cpu")
     seconds, wall = preparation.cpu_s + record.cpu_seconds, preparation.wall_s + record.wall_seconds
     about = {"seconds": round(seconds, 2), "wall_seconds": round(wall, 2), **record.to_dict()}
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return JobResult(model, record, seconds, wall, [])
-    write_json(config.out / "record.json", about)
+    write_json(config.out / "config.json", config.model_dump(mode="json"))
+    write_json(config.out / "record.json", {**about, "identity": identity})
     provenance = {
         "job": name,
         "settings": _portable(config),
@@ -364,12 +371,42 @@ def _run(
 
 
 def finished(config: JobConfig) -> dict[str, Any] | None:
-    """The record of this very job if its run folder holds its finished result; None otherwise."""
-    record, settings = config.out / "record.json", config.out / "config.json"
-    if not (record.exists() and settings.exists()) or read_json(settings) != config.model_dump(mode="json"):
+    """The record of this very job, on the same data and packs, if its run folder holds its result; None otherwise."""
+    path = config.out / "record.json"
+    if not path.exists():
         return None
-    content: dict[str, Any] = read_json(record)
-    return content
+    record: dict[str, Any] = read_json(path)
+    return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
+
+
+def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:
+    """What decides a job's result: settings, data and packs by content, wherever they lie."""
+    files = {"base", "agents", "adapter"} & set(type(config).model_fields)
+    paths = [path for name in sorted(files) for path in _paths(getattr(config, name))]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
+    return {**_portable(config), "data_fingerprint": dataset.fingerprint, "packs": digests}
+
+
+def _paths(value: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Write everything this package logs to a file as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("heatv2x")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _adapter(model: Collaboration, config: AdaptConfig, provenance: dict[str, Any]) -> dict[str, Pack]:
@@ -407,7 +444,8 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    # data-parallel processes of one machine take one GPU each
+    return torch.device(wanted, int(os.environ.get("LOCAL_RANK", "0"))) if wanted == "cuda" else torch.device(wanted)
 
 
 def _portable(config: JobConfig) -> dict[str, Any]:

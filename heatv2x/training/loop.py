@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -94,11 +94,13 @@ def train(
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
     measure: Measure | None = None,
     measure_at: tuple[int, ...] = (),
+    identity: Mapping[str, Any] | None = None,
 ) -> TrainingRecord:
     """Train a stage, from its checkpoint if there is one.
 
     Args:
         checkpoint: where to keep it; None keeps none.
+        identity: what a checkpoint must have been made with to be continued, as JSON; the settings if None.
         progress: called after every step with (steps done, steps in all, loss terms).
         measure: called after the steps in `measure_at`, for example to evaluate; its time is not counted as training.
 
@@ -106,6 +108,7 @@ def train(
         ConfigError: nothing is trainable, or the checkpoint was made with other settings.
         RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
     """
+    identity = dict(identity) if identity is not None else config.model_dump(mode="json")
     model = stage.model
     parameters = _free(model, stage.trainable())
     device = parameters[0].device
@@ -114,7 +117,7 @@ def train(
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
     frozen = frozen_digest(model)
     if checkpoint is not None and checkpoint.exists():
-        _continue(record, load_checkpoint(checkpoint, model, optimizer), config, checkpoint)
+        _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
     stage.set_mode()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     step_module: nn.Module = stage
@@ -147,6 +150,7 @@ def train(
                 **terms,
             }
             record.curve.append(point)
+            log.debug("step %d of %d: %s", record.steps, config.steps, {k: round(v, 4) for k, v in terms.items()})
         if measure and record.steps in measure_at:
             record.curve.append(
                 {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), **measure(record.steps)}
@@ -155,14 +159,12 @@ def train(
         if progress:
             progress(record.steps, config.steps, terms)
         if checkpoint and rank == 0 and config.checkpoint_every and record.steps % config.checkpoint_every == 0:
-            save_checkpoint(
-                checkpoint, model, optimizer, {"config": config.model_dump(mode="json"), **record.to_dict()}
-            )
+            save_checkpoint(checkpoint, model, optimizer, {"identity": identity, **record.to_dict()})
     model.eval()
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(peak_memory().resident_bytes / 2**20, 1)
     if checkpoint and rank == 0 and config.checkpoint_every:
-        save_checkpoint(checkpoint, model, optimizer, {"config": config.model_dump(mode="json"), **record.to_dict()})
+        save_checkpoint(checkpoint, model, optimizer, {"identity": identity, **record.to_dict()})
     return record
 
 
@@ -213,10 +215,10 @@ def _precision(wanted: str, device: torch.device) -> str:
     return "bfloat16" if native else "float32"
 
 
-def _continue(record: TrainingRecord, saved: dict[str, Any], config: LoopConfig, path: Path) -> None:
-    settings = config.model_dump(mode="json")
-    if saved["config"] != settings:
-        changed = [key for key, value in settings.items() if saved["config"].get(key) != value]
+def _continue(record: TrainingRecord, saved: dict[str, Any], identity: Mapping[str, Any], path: Path) -> None:
+    if saved.get("identity") != identity:
+        before = saved.get("identity") or {}
+        changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it, or use another out=")
     for key in ("steps", "cpu_seconds", "wall_seconds", "curve"):
         setattr(record, key, saved[key])

@@ -57,7 +57,7 @@ def test_learns_to_find_the_boxes_and_nothing_else(head: Head) -> None:
         loss = total(head, head(x), [BOXES, NOTHING])
         loss.backward()
         optimizer.step()
-    first, second = head.eval().decode(head.train()(x), GRID)
+    first, second = head.decode(head(x), GRID)
     sure = first.scores > 0.5
     assert int(sure.sum()) == len(BOXES) and not (second.scores > 0.3).any()
     found = first.boxes[sure]

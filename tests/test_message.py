@@ -1,0 +1,253 @@
+"""Messages: what goes in comes out, and whatever else arrives is refused in words."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heatv2x import plugins
+from heatv2x.errors import HeatError, MessageError
+from heatv2x.message import MAX_BYTES, Message, pack, unpack
+from heatv2x.structures import Boxes3D, Pose
+
+HEADER = 176
+SPACE = bytes(range(16))
+FEATURE = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0)).relu()
+BOXES = Boxes3D(np.float32([[1, 2, 0, 4, 2, 1.5, 0.3], [-9, 4, 0.5, 8, 2.5, 3, -3]]), scores=np.float32([0.9, 0.25]))
+
+
+def tilted(x: float, y: float, z: float, roll: float, pitch: float, yaw: float) -> Pose:
+    cr, cp, cy = (math.cos(v) for v in (roll, pitch, yaw))
+    sr, sp, sy = (math.sin(v) for v in (roll, pitch, yaw))
+    rotation = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation, (x, y, z)
+    return Pose(matrix)
+
+
+MESSAGE = Message(-7, "lidar16", 3_400_000, tilted(1e5, -2e5, 3.5, 0.02, -0.05, 2.5), 0.25, 0.01, SPACE, FEATURE)
+BOX_MESSAGE = replace(MESSAGE, feature=None, boxes=BOXES, codec="boxes")
+KINDS = {"boxes": BOX_MESSAGE, **{part: replace(MESSAGE, codec=part) for part in plugins.available("codecs")}}
+
+
+def crafted(data: bytes, payload: bytes | None = None, **fields: tuple[str, int, object]) -> bytes:
+    """A message with other header fields (format, offset, value) and valid checksums: what an attacker can make."""
+    payload = data[HEADER:] if payload is None else payload
+    head = bytearray(data[: HEADER - 4])
+    struct.pack_into("<I", head, 8, HEADER + len(payload))
+    head[140:172] = hashlib.sha256(payload).digest()
+    for layout, offset, value in fields.values():
+        struct.pack_into(layout, head, offset, value)
+    return bytes(head) + struct.pack("<I", zlib.crc32(head)) + payload
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_everything_arrives(self, kind: str) -> None:
+        message = KINDS[kind]
+        data = pack(message)
+        arrived = unpack(data, SPACE)
+        assert (arrived.sender, arrived.agent_type, arrived.captured_us) == (-7, "lidar16", 3_400_000)
+        assert (arrived.sigma_m, arrived.sigma_rad) == (0.25, pytest.approx(0.01))
+        assert arrived.feature_space == SPACE and arrived.codec == message.codec
+        np.testing.assert_allclose(arrived.pose.matrix, message.pose.matrix, rtol=0, atol=1e-9)
+        if message.boxes is not None:
+            assert arrived.feature is None and arrived.boxes is not None and arrived.boxes.scores is not None
+            assert np.array_equal(arrived.boxes.boxes, BOXES.boxes)
+            assert arrived.boxes.scores.tolist() == [pytest.approx(0.9), 0.25]
+        else:
+            seen = plugins.find("codecs", kind)().quantise(FEATURE[None])[0]
+            assert arrived.boxes is None and arrived.feature is not None and torch.equal(arrived.feature, seen)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_size_is_that_of_the_bytes(self, kind: str) -> None:
+        data = pack(KINDS[kind])
+        assert unpack(data).size_bytes == len(data) > HEADER
+        assert KINDS[kind].size_bytes == 0
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_passing_it_on_loses_next_to_nothing(self, kind: str) -> None:
+        assert pack(KINDS[kind]) == pack(KINDS[kind])
+        once = unpack(pack(KINDS[kind]))
+        twice = unpack(pack(once))
+        np.testing.assert_allclose(twice.pose.matrix, once.pose.matrix, rtol=0, atol=1e-9)
+        if once.feature is not None and twice.feature is not None:
+            torch.testing.assert_close(twice.feature, once.feature)
+        else:
+            assert once.boxes is not None and twice.boxes is not None
+            assert np.array_equal(twice.boxes.boxes, once.boxes.boxes)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        position=st.tuples(*[st.floats(-1e6, 1e6)] * 3),
+        roll=st.floats(-math.pi, math.pi),
+        pitch=st.floats(-1.5, 1.5),
+        yaw=st.floats(-math.pi, math.pi),
+        sender=st.integers(-(2**63), 2**63 - 1),
+        captured=st.integers(0, 2**64 - 1),
+        name=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
+    )
+    def test_all_six_degrees_of_freedom(
+        self, position: tuple[float, ...], roll: float, pitch: float, yaw: float, sender: int, captured: int, name: str
+    ) -> None:
+        pose = tilted(*position, roll, pitch, yaw)  # type: ignore[arg-type]
+        arrived = unpack(pack(replace(BOX_MESSAGE, pose=pose, sender=sender, captured_us=captured, agent_type=name)))
+        np.testing.assert_allclose(arrived.pose.matrix, pose.matrix, rtol=0, atol=1e-9)
+        assert (arrived.sender, arrived.captured_us, arrived.agent_type) == (sender, captured, name)
+
+    def test_no_boxes_are_a_message_too(self) -> None:
+        arrived = unpack(pack(replace(BOX_MESSAGE, boxes=Boxes3D.empty())))
+        assert arrived.boxes is not None and len(arrived.boxes) == 0
+
+    def test_boxes_without_scores_are_sure(self) -> None:
+        arrived = unpack(pack(replace(BOX_MESSAGE, boxes=Boxes3D(BOXES.boxes))))
+        assert arrived.boxes is not None and arrived.boxes.scores is not None and (arrived.boxes.scores == 1).all()
+
+    def test_nothing_arrived_shares_memory_with_the_bytes(self) -> None:
+        for message in KINDS.values():
+            arrived = unpack(pack(message))
+            if arrived.feature is not None:
+                arrived.feature.add_(1)
+            else:
+                assert arrived.boxes is not None
+                arrived.boxes.boxes[:] = 0
+
+
+class TestSending:
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            replace(MESSAGE, boxes=BOXES),
+            replace(MESSAGE, feature=None),
+            replace(MESSAGE, agent_type="l" * 33),
+            replace(MESSAGE, agent_type="ü" * 17),
+            replace(MESSAGE, feature_space=b"short"),
+            replace(MESSAGE, captured_us=-1),
+            replace(MESSAGE, sender=2**63),
+            replace(MESSAGE, feature=torch.zeros(70_000, 1, 1)),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, wrong: Message) -> None:
+        with pytest.raises(MessageError):
+            pack(wrong)
+
+    def test_an_unknown_codec_is_named(self) -> None:
+        with pytest.raises(HeatError, match="int8"):
+            pack(replace(MESSAGE, codec="int9"))
+
+
+class TestRefusal:
+    def test_another_base_is_refused_with_both_ids(self) -> None:
+        other = bytes(16)
+        with pytest.raises(MessageError) as caught:
+            unpack(pack(MESSAGE), other)
+        assert SPACE.hex() in str(caught.value) and other.hex() in str(caught.value)
+        assert unpack(pack(MESSAGE), None).feature_space == SPACE
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_flipped_byte_is_noticed(self, kind: str) -> None:
+        data = pack(KINDS[kind])
+        rng = np.random.default_rng(0)
+        places = {*range(HEADER), *rng.integers(HEADER, len(data), 120).tolist(), len(data) - 1}
+        for place in sorted(places):
+            damaged = bytearray(data)
+            damaged[place] ^= int(rng.integers(1, 256))
+            with pytest.raises(MessageError):
+                unpack(bytes(damaged), SPACE)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_cut_is_noticed(self, kind: str) -> None:
+        data = pack(KINDS[kind])
+        for length in (0, 1, 4, HEADER - 1, HEADER, HEADER + 1, len(data) - 1):
+            with pytest.raises(MessageError):
+                unpack(data[:length])
+        for longer in (data + b"\0", data * 2):
+            with pytest.raises(MessageError):
+                unpack(longer)
+
+    def test_a_very_long_one_is_not_looked_at(self) -> None:
+        with pytest.raises(MessageError, match="cannot be a message"):
+            unpack(bytes(MAX_BYTES + 1))
+
+    @settings(max_examples=300, deadline=None)
+    @given(data=st.data())
+    def test_whatever_has_valid_checksums_is_refused_or_a_message(self, data: st.DataObject) -> None:
+        """An attacker can compute checksums: only the contents can give the message away."""
+        head = bytearray(pack(KINDS[data.draw(st.sampled_from(sorted(KINDS)))]))
+        for _ in range(data.draw(st.integers(1, 3))):
+            head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
+        try:
+            arrived = unpack(crafted(bytes(head)))
+        except MessageError:
+            return
+        assert np.isfinite(arrived.pose.matrix).all() and arrived.sigma_m >= 0
+        assert arrived.feature is None or arrived.feature.isfinite().all()
+
+    @settings(max_examples=200, deadline=None)
+    @given(data=st.binary(max_size=400))
+    def test_noise_is_refused(self, data: bytes) -> None:
+        for noise in (data, b"HV2M\x01\xb0" + data):
+            with pytest.raises(MessageError):
+                unpack(noise)
+
+    @pytest.mark.parametrize(
+        ("layout", "offset", "value", "says"),
+        [
+            ("<d", 76, float("nan"), "finite"),
+            ("<d", 116, float("inf"), "finite"),
+            ("<f", 124, -1.0, "finite"),
+            ("<f", 128, float("nan"), "finite"),
+            ("<B", 6, 9, "kind"),
+            ("<B", 7, 77, "codec"),
+            ("<B", 4, 2, "version"),
+            ("<B", 5, 100, "version"),
+            ("<B", 44, 0xFF, "UTF-8"),
+            ("<H", 132, 5, "payload"),
+            ("<H", 134, 0, "payload"),
+        ],
+    )
+    def test_lies_with_valid_checksums(self, layout: str, offset: int, value: object, says: str) -> None:
+        with pytest.raises(MessageError, match=says):
+            unpack(crafted(pack(MESSAGE), lie=(layout, offset, value)))
+
+    @pytest.mark.parametrize("codec", plugins.available("codecs"))
+    def test_a_bomb_is_not_unpacked(self, codec: str) -> None:
+        """A feature of 65535^3 values, a frame that claims as much: refused before anything is allocated."""
+        size = 65535**3
+        frame = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size) + b"\x02\x00\x10\x00" * 50
+        bomb = np.zeros(65535, "<f4").tobytes() + frame
+        lies = {name: ("<H", offset, 65535) for name, offset in (("c", 132), ("y", 134), ("x", 136))}
+        with pytest.raises(MessageError):
+            unpack(crafted(pack(replace(MESSAGE, codec=codec)), bomb, **lies))
+
+    def test_a_small_bomb_is_not_unpacked(self) -> None:
+        """5 GB of zeros in real zstandard blocks of four bytes each."""
+        size, block = 16 * 20_000 * 16_384, 2**17
+        blocks = size // block
+        rle = struct.pack("<I", (block << 3) | 0b010)[:3] + b"\0"
+        last = struct.pack("<I", (block << 3) | 0b011)[:3] + b"\0"
+        frame = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size) + rle * (blocks - 1) + last
+        lies = {"c": ("<H", 132, 16), "y": ("<H", 134, 20_000), "x": ("<H", 136, 16_384)}
+        with pytest.raises(MessageError, match="larger than any receiver unpacks"):
+            unpack(crafted(pack(MESSAGE), np.ones(16, "<f4").tobytes() + frame, **lies))
+
+    def test_boxes_that_are_no_numbers(self) -> None:
+        rows = np.zeros((2, 8), "<f4")
+        rows[1, 3] = np.nan
+        with pytest.raises(MessageError, match="finite"):
+            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
+        with pytest.raises(MessageError, match="does not hold 2 boxes"):
+            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()[:-4]))
