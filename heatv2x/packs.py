@@ -18,7 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from heatv2x.errors import PackError
-from heatv2x.files import atomic_path
+from heatv2x.files import write_bytes
 
 FORMAT = 1
 Kind = Literal["base", "agent", "adapter"]
@@ -76,8 +76,7 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 def write_pack(pack: Pack, path: str | Path) -> Path:
     """Write a pack as a whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in pack.tensors.items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"manifest": json.dumps(pack.manifest(), sort_keys=True)})
+    write_bytes(path, safetensors.torch.save(tensors, {"manifest": json.dumps(pack.manifest(), sort_keys=True)}))
     return Path(path)
 
 

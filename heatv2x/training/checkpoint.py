@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x.errors import DataError
-from heatv2x.files import atomic_path
+from heatv2x.files import write_bytes
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]) -> None:
@@ -27,8 +27,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"record": json.dumps(record)})
+    write_bytes(path, safetensors.torch.save(tensors, {"record": json.dumps(record)}))
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.nn.pillars import PillarEncoder, Pillars, collate_pillars, flat_cells, pillars_of
+from heatv2x.nn.pillars import PillarEncoder, collate_pillars, flat_cells, pillars_of
 from heatv2x.structures import Float32
 from tests.scene_factory import GRID, shaken
 
@@ -86,8 +86,3 @@ def test_agents_in_a_batch_have_an_image_each() -> None:
         torch.testing.assert_close(row, encoder(sweep)[0])
     nested = collate_pillars([collate_pillars(sweeps[:2], GRID), sweeps[2]], GRID)
     assert nested.agents == 3 and torch.equal(nested.cells, collate_pillars(sweeps, GRID).cells)
-
-
-def test_moves_to_a_device() -> None:
-    moved = Pillars(torch.ones(2, 8), torch.tensor([3]), torch.tensor([2]), 4).to(torch.device("meta"))
-    assert moved.features.is_meta and moved.cells.is_meta and moved.counts.is_meta and moved.agents == 4
