@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,13 @@ class Config(pydantic.BaseModel):
     """Base of every config: frozen, and an unknown key is an error."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings laid over this config as a default: what they do not name stays, in nested configs, too."""
+        filled = self.model_dump(by_alias=True)
+        for key, value in settings.items():
+            filled[key] = _under_default(getattr(self, key, None), value)
+        return filled
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -51,7 +59,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{key}' is set twice")
         try:
             node[leaf] = yaml.safe_load(text) if text else None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
             raise ConfigError(f"the value of '{key}' cannot be read: {text}") from error
     return overrides
 
@@ -71,8 +79,10 @@ def build(config_class: type[ConfigT], settings: Mapping[str, Any], source: str 
     Raises:
         ConfigError: an unknown key, a wrong type, or a contradiction between settings.
     """
+    fields = config_class.model_fields
+    filled = {k: _under_default(fields[k].default if k in fields else None, v) for k, v in settings.items()}
     try:
-        return config_class.model_validate(dict(settings))
+        return config_class.model_validate(filled)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(config_class, detail, source) for detail in error.errors())) from error
 
@@ -88,11 +98,15 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(source.read_text())
     except OSError as error:
         raise DataError(source, f"cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise DataError(source, f"is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise DataError(source, "a recipe is a mapping of settings")
     return content
+
+
+def _under_default(default: Any, value: Any) -> Any:
+    return default.under(value) if isinstance(default, Config) and isinstance(value, Mapping) else value
 
 
 def _explain(config_class: type[Config], detail: Any, source: str) -> str:
@@ -107,10 +121,14 @@ def _explain(config_class: type[Config], detail: Any, source: str) -> str:
 
 
 def _fields_at(config_class: type[Config], location: list[str]) -> list[str]:
-    fields = config_class.model_fields
+    """The settings that may stand at a place inside a config, through optional configs and dicts of configs."""
+    current: Any = config_class
     for part in location:
-        annotation = fields[part].annotation if part in fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)):
-            return []
-        fields = annotation.model_fields
-    return list(fields)
+        if isinstance(current, type) and issubclass(current, pydantic.BaseModel):
+            current = current.model_fields[part].annotation if part in current.model_fields else None
+        else:  # a dict's key: go on with its values
+            current = next((inner for inner in typing.get_args(current) if inner is not str), None)
+        options = [option for option in typing.get_args(current) if option is not type(None)]
+        if len(options) == 1 and typing.get_origin(current) is not dict:
+            current = options[0]
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, pydantic.BaseModel) else []

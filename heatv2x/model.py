@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from heatv2x import plugins
 from heatv2x.agents.base import Agent
-from heatv2x.config import Config, build, nearest
+from heatv2x.config import Config, build, merge, nearest
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.fusion.base import Edges, Fusion, Received
 from heatv2x.geometry import nms, transform_boxes
@@ -45,6 +45,10 @@ class PartConfig(Config):
 
     part: str
     settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The same part keeps the settings that are not named; another part starts with its own defaults."""
+        return merge(self.model_dump(), settings) if settings.get("part", self.part) == self.part else dict(settings)
 
 
 class ModelConfig(Config):

@@ -110,7 +110,7 @@ class SmallScenes(Dataset):
         poses = [Pose.planar(x, y, yaw, SENSOR_HEIGHT) for (x, y), yaw in zip(spots, yaws, strict=True)]
         bodies = [Pose.planar(*pose.xyz[:2], pose.yaw, CAR[2] / 2) for pose in poses]
         parked = [
-            Pose.planar(*rng.uniform(-11, 11, 2), rng.uniform(-np.pi, np.pi), CAR[2] / 2) for _ in range(self.cars)
+            Pose.planar(*_free_spot(rng, spots), rng.uniform(-np.pi, np.pi), CAR[2] / 2) for _ in range(self.cars)
         ]
         boxes = [*bodies, *parked]
         ids = np.array([*self.agent_ids(index), *range(100, 100 + self.cars)], np.int64)
@@ -132,6 +132,14 @@ class SmallScenes(Dataset):
         )
         scenario, _, timestamp = self.name(index).partition("/")
         return Frame(scenario, timestamp, tuple(agents), objects)
+
+
+def _free_spot(rng: np.random.Generator, taken: np.ndarray) -> np.ndarray:
+    """(2,) a place that is at least a car's length away from all taken ones."""
+    while True:
+        spot = rng.uniform(-11, 11, 2)
+        if np.linalg.norm(taken - spot, axis=1).min() > CAR[0]:
+            return spot
 
 
 def _sense(agent_id: int, timestamp: str, pose: Pose, boxes: list[Pose], sensors: Collection[str]) -> AgentFrame:

@@ -150,7 +150,8 @@ class TestDetect:
         for agent_type in ("lidar64", "lidar16"):
             agent = model.agent(agent_type)
             with torch.no_grad():
-                feature = model.share(agent_type, agent(agent.collate([agent.prepare(frame.agents[0])])))
+                # contiguous: another memory layout takes another convolution kernel, which rounds otherwise
+                feature = model.share(agent_type, agent(agent.collate([agent.prepare(frame.agents[0])]))).contiguous()
                 single = model.head.decode(model.head(model.neck(feature)), model.grid)[0]
             found = model.detect(model.encode(frame.agents[0], agent_type))
             assert len(found) > 1 and np.array_equal(found.boxes, single.boxes.numpy())
@@ -385,14 +386,14 @@ class TestForward:
         assert not torch.allclose(received[0, 0], features[1], atol=1e-5)
 
     def test_gradients_reach_everybody(self) -> None:
+        """Every type is an ego and a sender of some scene, and then nothing is left out."""
         model = joined(joined(small_model(), shake=0.1), "camera", AdapterConfig(agent=CAMERA), shake=0.1).train()
-        _, inputs, links = self.scene(model)
+        agents, inputs, _ = self.scene(model)
+        links = links_between([agent.pose for agent in agents], [0, 3, 1], [[1, 2], [4, 2], [3, 2]])
         maps = model(inputs, self.TYPES, links)
         torch.stack([value.square().mean() for value in maps.values()]).sum().backward()
         silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-        # as an ego a lidar16 is not in this scene, and nobody asks a query or a receiver code of it
-        assert {name.split(".")[2] for name in silent} <= {"lidar16", "camera"}, silent
-        assert not [name for name in silent if not name.startswith("fusion.types.")], silent
+        assert not silent, silent
 
     @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
     def test_no_slots_at_all(self, fusion: str) -> None:
@@ -596,8 +597,8 @@ def test_an_unknown_part_gets_the_nearest(wrong: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"half_extent_m": 12.0},  # not a whole number of cells
-        {"half_extent_m": 20.0},  # 25 cells: the neck halves the grid
+        {"half_extent_m": 12.5},  # not a whole number of cells
+        {"half_extent_m": 12.0},  # 15 cells: the neck halves the grid
         {"cell_m": 0.0},
         {"channels": 0},
         {"channels": -3},
