@@ -31,7 +31,7 @@ def assemble(
     Raises:
         PackError: an adapter was made for another base, or a pack does not fit.
     """
-    model = Collaboration(build(ModelConfig, base.config, source=_where(base)))
+    model = Collaboration(build(ModelConfig, base.config, source=_where(base), complete=True))
     load_into(model, base, "")
     space = model.feature_space.hex()
     if space != base.feature_space:
@@ -48,8 +48,14 @@ def assemble(
 def add_agent(model: Collaboration, pack: Pack) -> None:
     """Load an encoder; a type the model does not know yet joins without trained adapters."""
     name = pack.agent_type
+    space = model.feature_space.hex()
+    if name in model.config.agents and pack.feature_space != space:
+        raise PackError(
+            f"{_where(pack)}: was trained with base {pack.feature_space}, this base is {space}.\n"
+            f"  Way out: use the '{name}' agent pack that came with this base"
+        )
     if name not in model.agents:
-        model.join(name, AdapterConfig(agent=build(PartConfig, pack.config, source=_where(pack))))
+        model.join(name, AdapterConfig(agent=build(PartConfig, pack.config, source=_where(pack), complete=True)))
     load_into(model.agent(name), pack, "")
 
 
@@ -67,7 +73,7 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
         )
     name = pack.agent_type
     if name not in model.joined:
-        model.join(name, build(AdapterConfig, pack.config, source=_where(pack)))
+        model.join(name, build(AdapterConfig, pack.config, source=_where(pack), complete=True))
     for side in sides:
         load_into(_side(model, name, side), pack, f"{side}.")
 

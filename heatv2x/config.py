@@ -73,14 +73,25 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def build(config_class: type[ConfigT], settings: Mapping[str, Any], source: str = "command line") -> ConfigT:
+def build(
+    config_class: type[ConfigT], settings: Mapping[str, Any], source: str = "command line", *, complete: bool = False
+) -> ConfigT:
     """Build a config; every complaint names the key, where it came from, and the nearest known key.
+
+    Args:
+        settings: what a user sets; a nested config that is named in part keeps its other defaults.
+        source: where they came from, for messages.
+        complete: the settings were written from a whole config, so nothing nested is filled in.
 
     Raises:
         ConfigError: an unknown key, a wrong type, or a contradiction between settings.
     """
     fields = config_class.model_fields
-    filled = {k: _under_default(fields[k].default if k in fields else None, v) for k, v in settings.items()}
+    filled = (
+        dict(settings)
+        if complete
+        else {k: _under_default(fields[k].default if k in fields else None, v) for k, v in settings.items()}
+    )
     try:
         return config_class.model_validate(filled)
     except pydantic.ValidationError as error:

@@ -10,8 +10,8 @@ Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, C
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import Message
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
+from heatv2x.packs import tensors_digest
 from heatv2x.structures import AgentFrame, Boxes3D
 
 
@@ -65,15 +66,31 @@ class ModelConfig(Config):
         codec: how features travel.
     """
 
-    half_extent_m: float = 51.2
-    cell_m: float = 1.6
-    channels: int = 48
-    backbone_blocks: int = 1
-    neck_channels: int = 96
+    half_extent_m: float = pydantic.Field(51.2, gt=0)
+    cell_m: float = pydantic.Field(1.6, gt=0)
+    channels: int = pydantic.Field(48, gt=0)
+    backbone_blocks: int = pydantic.Field(1, ge=0)
+    neck_channels: int = pydantic.Field(96, gt=0)
     agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
     fusion: PartConfig = PartConfig(part="hetero_graph")
     head: PartConfig = PartConfig(part="center")
     codec: str = "int8"
+
+    @pydantic.model_validator(mode="after")
+    def _possible(self) -> ModelConfig:
+        if not self.agents:
+            raise ValueError("agents is empty; a base needs at least one type")
+        for name in self.agents:
+            _check_type_name(name)
+        try:
+            rows, _ = self.grid.shape
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if rows % 2:
+            raise ValueError(
+                f"half_extent_m={self.half_extent_m} gives {rows} cells a side; the neck needs an even number"
+            )
+        return self
 
     @property
     def grid(self) -> BevGrid:
@@ -237,7 +254,7 @@ class Collaboration(nn.Module):
         """
         name = agent_type or self._type_of(frame)
         agent = self.agent(name)
-        feature = self.share(name, agent(agent.collate([agent.prepare(frame)])))
+        feature = self.share(name, agent(agent.collate([agent.prepare(frame)]))).contiguous()
         about = (frame.agent_id, name, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
         if self.fusion.level == "boxes":
             found = self.head.decode(self.predict(feature), self.grid)[0]
@@ -272,7 +289,8 @@ class Collaboration(nn.Module):
             if message.boxes is None or message.boxes.scores is None:
                 raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
             T = torch.from_numpy(message.pose.relative_to(ego.pose))
-            boxes.append(transform_boxes(torch.from_numpy(message.boxes.boxes), T))
+            own = torch.from_numpy(message.boxes.boxes)
+            boxes.append(own if message is ego else transform_boxes(own, T))
             scores.append(torch.from_numpy(message.boxes.scores))
         together = Detections(torch.cat(boxes), torch.cat(scores))
         keep = nms(together.boxes, together.scores, 0.15)
@@ -343,12 +361,20 @@ class Collaboration(nn.Module):
             raise ConfigError(f"agent type '{name}' has already joined")
         if config.like not in self.known_types():
             raise ConfigError(f"like='{config.like}' is no deployed type; {nearest(config.like, self.known_types())}")
+        try:
+            _check_type_name(name)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        # everything is built before anything is registered: a wrong part leaves no half-joined type behind
         channels = self.config.channels
-        self.agents[name] = _build_part("agents", config.agent, self.grid, channels)
+        agent = _build_part("agents", config.agent, self.grid, channels)
         sides = {"before": config.before, "after": config.after}
-        self.senders[name] = nn.ModuleDict({s: _build_part("adapters", p, channels) for s, p in sides.items() if p})
-        if config.received:
-            self.receivers[name] = _build_part("adapters", config.received, channels)
+        sender = nn.ModuleDict({s: _build_part("adapters", p, channels) for s, p in sides.items() if p})
+        receiver = _build_part("adapters", config.received, channels) if config.received else None
+        self.agents[name] = agent
+        self.senders[name] = sender
+        if receiver is not None:
+            self.receivers[name] = receiver
         self.fusion.add_type(name, config.like)
         self.joined[name] = config
 
@@ -368,15 +394,10 @@ class Collaboration(nn.Module):
     def feature_space(self) -> bytes:
         """16 bytes that name the base.
 
-        SHA-256 over its tensors, the grid and the codec-independent shape of features.
+        The first half of a SHA-256 over its tensors, the grid and the number of channels.
         """
-        digest = hashlib.sha256()
         about = {"grid": self.grid.to_dict(), "channels": self.config.channels}
-        digest.update(json.dumps(about, sort_keys=True).encode())
-        for key, value in sorted(self.base_state().items()):
-            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.digest()[:16]
+        return bytes.fromhex(tensors_digest(self.base_state(), json.dumps(about, sort_keys=True)))[:16]
 
 
 def links_of(ego: Message, messages: Sequence[Message]) -> Links:
@@ -409,6 +430,14 @@ def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:
     order = torch.empty(len(types), dtype=torch.long)
     order[torch.tensor(position, dtype=torch.long)] = torch.arange(len(types))
     return rows[order.to(rows.device)]
+
+
+def _check_type_name(name: str) -> None:
+    """A type's name stands in tensor names, file names and in 32 bytes of a message."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+        raise ValueError(
+            f"'{name}' is no type name: write a small letter, then small letters, digits and _, at most 32"
+        )
 
 
 def _as_boxes(found: Detections) -> Boxes3D:

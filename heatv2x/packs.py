@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from heatv2x.errors import PackError
@@ -53,23 +55,24 @@ class Pack:
 
     def manifest(self) -> dict[str, Any]:
         """Everything but the tensors."""
-        return {
+        about = {
             "format": FORMAT,
             "kind": self.kind,
             "agent_type": self.agent_type,
             "feature_space": self.feature_space,
             "config": self.config,
             "provenance": self.provenance,
-            "sha256": tensors_digest(self.tensors),
         }
+        return {**about, "sha256": tensors_digest(self.tensors, json.dumps(about, sort_keys=True))}
 
 
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
-    """Hex SHA-256 over names, shapes, types and values, in the order of the names."""
-    digest = hashlib.sha256()
+def tensors_digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """Hex SHA-256 over a text, and over names, shapes, types and values in the order of the names."""
+    digest = hashlib.sha256(about.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # as bytes, because numpy lacks bfloat16
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -107,9 +110,9 @@ def read_pack(path: str | Path, kind: Kind | None = None) -> Pack:
         raise PackError(f"{source}: cannot be read: {error.strerror or error}") from error
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PackError(f"{source}: is not a pack, or is damaged ({error}): get it again") from error
-    if tensors_digest(tensors) != digest:
+    if pack.manifest()["sha256"] != digest:
         raise PackError(
-            f"{source}: the tensors do not match the manifest's hash {digest[:16]}...: "
+            f"{source}: the content does not match the manifest's hash {digest[:16]}...: "
             "the file is damaged, get it again"
         )
     if kind is not None and pack.kind != kind:

@@ -45,7 +45,7 @@ def find(kind: str, name: str) -> Any:
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
     module = importlib.import_module(f"heatv2x.{kind}.{name}")
-    contract = getattr(importlib.import_module(f"heatv2x.{kind}.base"), CONTRACTS[kind])
+    contract = _contract(kind)
     members = inspect.getmembers(module, inspect.isclass)
     parts = [member for _, member in members if member.__module__ == module.__name__ and issubclass(member, contract)]
     if len(parts) != 1:
@@ -58,6 +58,15 @@ def find(kind: str, name: str) -> Any:
 def _find_outside(kind: str, name: str) -> Any:
     module_name, _, class_name = name.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        part = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{kind} part '{name}' cannot be found: {error}") from error
+    contract = _contract(kind)
+    if not (inspect.isclass(part) and issubclass(part, contract)):
+        raise ConfigError(f"{kind} part '{name}' is no {contract.__name__} (heatv2x/{kind}/base.py)")
+    return part
+
+
+def _contract(kind: str) -> type:
+    contract: type = getattr(importlib.import_module(f"heatv2x.{kind}.base"), CONTRACTS[kind])
+    return contract

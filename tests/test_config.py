@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from heatv2x.config import Config, build, merge, nearest, parse_overrides, read_recipe
 from heatv2x.errors import ConfigError, DataError, HeatError
-from heatv2x.training.jobs import BaseConfig, LocalConfig
+from heatv2x.training.jobs import BaseConfig, EncoderConfig, LocalConfig
 
 
 class Inner(Config):
@@ -121,6 +121,19 @@ class TestBuild:
         given_settings = parse_overrides(["data=d", "base=b", "agents=[a]", "newcomer=n", "before.prt=hetero_aware"])
         with pytest.raises(ConfigError, match="did you mean 'part'"):
             build(LocalConfig, given_settings)
+
+    def test_what_a_nested_default_says_stays_unless_it_is_named(self) -> None:
+        words = ["data=d", "base=b", "agents=[a]", "newcomer=n", "after.settings.rank=8", "scenes.thin=0"]
+        config = build(LocalConfig, parse_overrides(words))
+        assert config.after is not None and config.after.settings == {"kernel": 1, "rank": 8}
+        assert config.before == LocalConfig.model_fields["before"].default and config.scenes.thin == 0
+        encoder = build(EncoderConfig, parse_overrides(["data=d", "name=n", "agent.part=a", "scenes.thin=0"]))
+        assert (encoder.scenes.senders, encoder.scenes.alone, encoder.scenes.thin) == (0, 1.0, 0.0)
+
+    def test_another_part_does_not_inherit_settings(self) -> None:
+        words = ["data=d", "base=b", "agents=[a]", "newcomer=n", "after.part=multi_cognitive", "before=null"]
+        config = build(LocalConfig, parse_overrides(words))
+        assert config.after is not None and config.after.settings == {} and config.before is None
 
     def test_configs_are_frozen(self) -> None:
         with pytest.raises(pydantic.ValidationError):

@@ -14,7 +14,7 @@ import torch
 from heatv2x.assembly import adapter_pack, add_agent, agent_pack, assemble, base_pack
 from heatv2x.errors import ConfigError, HeatError, PackError
 from heatv2x.fusion.hetero_graph import HeteroGraph
-from heatv2x.model import AdapterConfig, Collaboration
+from heatv2x.model import AdapterConfig, Collaboration, PartConfig
 from heatv2x.packs import FORMAT, Pack, read_pack, tensors_digest, write_pack
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import CAMERA, SmallScenes, joined, same_state, shaken, small_model
@@ -114,11 +114,20 @@ class TestRoundTrip:
         ]
 
     def test_without_adapters_on_some_sides(self, tmp_path: Path) -> None:
-        for name, missing in {"a": {"before": None}, "b": {"after": None}, "c": {"received": None}}.items():
-            config = AdapterConfig(agent=CAMERA, **missing)
+        for name in ("before", "after", "received"):
+            config = AdapterConfig(agent=CAMERA, **{name: None})
             lean = joined(small_model(), "camera", config, shake=0.1)
             back = Collaboration.from_packs(*write_all(lean, tmp_path / name).values())
             assert same_state(back.state_dict(), lean.state_dict())
+
+    @pytest.mark.parametrize("side", ["before", "after", "received"])
+    def test_adapters_of_other_sorts(self, side: str, tmp_path: Path) -> None:
+        """What a pack says of its parts holds as it stands, whatever the defaults are by now."""
+        for number, part in enumerate(("hetero_aware", "multi_cognitive")):
+            config = AdapterConfig(agent=CAMERA, **{side: PartConfig(part=part)})
+            odd = joined(small_model(), "camera", config, shake=0.1)
+            back = Collaboration.from_packs(*write_all(odd, tmp_path / str(number)).values())
+            assert same_state(back.state_dict(), odd.state_dict())
 
 
 class TestSides:

@@ -105,6 +105,8 @@ def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
 
 def channel_wins(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
     """(B, K, Y, X) share of channels whose maximum comes from each sender and not from the ego."""
+    if features.shape[1] == 0:
+        return visible.float()
     offered = features.masked_fill(~visible[:, :, None], -torch.inf)
     best = offered.amax(dim=1, keepdim=True)
     wins = (offered == best) & (offered > ego[:, None])

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x import config
+from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Edges, Fusion, Received, channel_wins, maximum_with
 
 EDGE_FEATURES = 9
@@ -93,6 +94,8 @@ class HeteroGraph(Fusion):
 
     def __init__(self, config: HeteroGraph.Config, channels: int, types: Sequence[str]) -> None:
         super().__init__()
+        if config.inner % config.heads:
+            raise ConfigError(f"heads={config.heads} does not divide inner={config.inner}")
         self.config = config
         self.channels = channels
         self.types = nn.ModuleDict(
@@ -140,9 +143,9 @@ class HeteroGraph(Fusion):
         """Give a new type its codes (copied) and low-rank deltas (zero) on the projections of a deployed type."""
         root = self.starts_from.get(like, like)
         added = AgentTypeParameters(self.channels, self.config.inner, self.config.code, self.config.newcomer_rank)
-        with torch.no_grad():
-            added.sender_code.copy_(self._of(like).sender_code)
-            added.receiver_code.copy_(self._of(like).receiver_code)
+        # a newcomer's deltas have the same shape, a base type's full projections have none: codes are copied from both
+        own = added.state_dict()
+        added.load_state_dict(own | {k: v for k, v in self._of(like).state_dict().items() if k in own})
         self.types[name] = added.to(self.temperature.device)
         self.starts_from[name] = root
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from heatv2x import config
@@ -22,3 +23,7 @@ class NoFusion(Fusion):
     def forward(self, ego: Tensor, received: Received) -> Tensor:
         """(B, C, Y, X), the ego's own."""
         return ego
+
+    def contributions(self, ego: Tensor, received: Received) -> Tensor:
+        """(B, K, Y, X) zeros: no feature is taken from anybody."""
+        return torch.zeros_like(received.visible, dtype=ego.dtype)

@@ -8,7 +8,6 @@ checkpoint ends with the same weights as one that was not (on a CPU, with the sa
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
@@ -25,6 +24,7 @@ from torch import distributed, nn
 from heatv2x.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.metrics.cost import peak_memory
+from heatv2x.packs import tensors_digest
 from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
 from heatv2x.training.move import to_device
 from heatv2x.training.stage import Stage
@@ -116,6 +116,7 @@ def train(
     precision = _precision(config.precision, device)
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
     frozen = frozen_digest(model)
+    identity["frozen"] = frozen[1]
     if checkpoint is not None and checkpoint.exists():
         _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
     stage.set_mode()
@@ -172,7 +173,7 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> 
     """Linear rise over the first share of the steps, then half a cosine down to a hundredth of the peak."""
     rise = max(1, round(warm_up * steps))
     if step < rise:
-        return peak * (step + 1) / rise
+        return peak * ((step + 1) / rise)
     fall = (step - rise) / max(1, steps - rise)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
 
@@ -185,15 +186,13 @@ def frozen_digest(model: nn.Module) -> tuple[int, str]:
     parameters = dict(model.named_parameters())
     free = {name for name, parameter in parameters.items() if parameter.requires_grad}
     free_modules = {name.rpartition(".")[0] for name in free}
-    digest, count = hashlib.sha256(), 0
+    kept = {}
     for name, value in sorted(model.state_dict().items()):
         is_statistic = name not in parameters and name.rpartition(".")[0] in free_modules
         if name in free or is_statistic:
             continue
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        count += 1
-    return count, digest.hexdigest()
+        kept[name] = value
+    return len(kept), tensors_digest(kept)
 
 
 def _free(model: nn.Module, names: list[str]) -> list[nn.Parameter]:

@@ -18,6 +18,12 @@ class WindowConfig(Config):
     cells: int = pydantic.Field(40, gt=0, multiple_of=2)
     margin: int = pydantic.Field(4, ge=0)
 
+    @pydantic.model_validator(mode="after")
+    def _something_counts(self) -> WindowConfig:
+        if 2 * self.margin >= self.cells:
+            raise ValueError(f"margin={self.margin} leaves nothing of a window of {self.cells} cells")
+        return self
+
 
 def draw_window(grid: BevGrid, config: WindowConfig, rng: np.random.Generator) -> BevGrid:
     """A random window whose corner lies on an even cell, or the whole grid if that is smaller."""

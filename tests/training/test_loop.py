@@ -252,7 +252,7 @@ class TestSteps:
         rates = [learning_rate(step, 100, 2e-3) for step in range(100)]
         assert rates[14] == max(rates) == 2e-3 and rates.index(max(rates)) == 14
         assert rates[0] == pytest.approx(2e-3 / 15) and np.allclose(np.diff(rates[:15]), 2e-3 / 15)
-        assert all(later < earlier for earlier, later in itertools.pairwise(rates[14:]))
+        assert all(later < earlier for earlier, later in itertools.pairwise(rates[15:]))
         assert rates[-1] == pytest.approx(2e-5, rel=0.2)
         assert learning_rate(57, 100, 1.0) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 42 / 85)))
 

@@ -1,0 +1,329 @@
+"""The command line: answers at once, trains and evaluates on a tiny tree, and ends a user's mistake in one message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from heatv2x import __version__, cli, plugins
+from heatv2x.config import build, parse_overrides, read_recipe
+from heatv2x.packs import read_pack
+from heatv2x.training import jobs
+from tests.formats.opv2v_tree import write_tree
+from tests.scene_factory import same_state
+
+ROOT = Path(__file__).parent.parent
+MODEL = ["model.half_extent_m=25.6", "model.channels=16", "model.neck_channels=16", "model.head.settings.hidden=16"]
+QUICK = ["steps=2", "batch_size=2", "scenes.min_hits=1", "precision=float32"]
+
+
+WITHOUT_TORCH = """
+import sys
+sys.argv[0] = "heatv2x"
+from heatv2x.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+slow = {"torch", "matplotlib", "trimesh", "numpy"} & set(sys.modules)
+assert not slow, slow
+"""
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the entry point in this process."""
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["heatv2x", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two agents and two frames in every split."""
+    root = tmp_path_factory.mktemp("data")
+    for split in ("train", "validate", "test"):
+        write_tree(root, split)
+    return root
+
+
+@pytest.fixture(scope="module")
+def packs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, its encoder, and a newcomer's encoder, trained for two steps through the jobs of the command line."""
+    folder = tmp_path_factory.mktemp("packs")
+    base = [f"data={data}", f"out={folder / 'base'}", *MODEL, *QUICK]
+    jobs.train_base(build(jobs.BaseConfig, parse_overrides(base)))
+    encoder = [f"data={data}", f"out={folder / 'encoder'}", "name=lidar16", "agent.part=lidar_slices", *MODEL, *QUICK]
+    jobs.train_encoder(build(jobs.EncoderConfig, parse_overrides(encoder)))
+    return folder
+
+
+def adaptation(data: Path, packs: Path, out: Path) -> list[str]:
+    return [
+        f"data={data}",
+        f"base={packs / 'base' / 'base.safetensors'}",
+        f"agents=[{packs / 'base' / 'lidar64.safetensors'},{packs / 'encoder' / 'lidar16.safetensors'}]",
+        "newcomer=lidar16",
+        f"out={out}",
+        "window.cells=16",
+        *QUICK,
+    ]
+
+
+class TestHelp:
+    @pytest.mark.parametrize("words", [["--help"], ["train", "base", "--help"], ["--version"], ["pack", "--help"]])
+    def test_answers_without_torch(self, words: list[str]) -> None:
+        ended = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "heatv2x" in ended.stdout
+
+    def test_as_a_module_it_is_the_same(self) -> None:
+        ended = subprocess.run(
+            [sys.executable, "-m", "heatv2x", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stdout.strip()) == (0, f"heatv2x {__version__}")
+
+    def test_version(self, run: Run) -> None:
+        assert run("--version").out.strip() == f"heatv2x {__version__}"
+
+    def test_every_verb_says_what_it_does(self, run: Run) -> None:
+        text = run("--help").out
+        for verb in ("demo", "doctor", "list", "eval", "report", "world", "train", "adapt", "pack"):
+            assert verb in text
+        for group, verbs in {"train": ["base", "encoder"], "adapt": ["local", "collaborative", "full"]}.items():
+            shown = run(group, "--help").out
+            assert all(verb in shown for verb in verbs)
+
+    def test_list_names_every_part_and_setting(self, run: Run) -> None:
+        ended = run("list")
+        assert ended.code == 0
+        for kind in plugins.CONTRACTS:
+            assert kind in ended.out and all(name in ended.out for name in plugins.available(kind))
+        assert "newcomer_rank" in ended.out and "max_points" in ended.out
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["train", "base", "data=d", "stepz=3"], ["stepz", "did you mean 'steps'"]),
+            (["train", "base", "data=d", "model.chanels=3"], ["model.chanels", "did you mean 'channels'"]),
+            (["train", "base", "data=d", "steps=few"], ["steps", "'few'"]),
+            (["train", "base", "data=d", "steps"], ["'steps' is not a setting: write key=value"]),
+            (["train", "base"], ["'data' is required"]),
+            (["train", "base", "data=d", "model.fusion.part=hetero_grap"], ["did you mean 'hetero_graph'"]),
+            (["train", "encoder", "data=d", "name=x", "agent.part=lidar_slizes"], ["did you mean 'lidar_slices'"]),
+            (["train", "base", "recipe=demo_bas", "data=d"], ["unknown recipe 'demo_bas'", "did you mean 'demo_base'"]),
+            (["train", "base", "recipe=none.yaml", "data=d"], ["none.yaml", "cannot be read"]),
+            (["train", "bass"], ["bass"]),
+            (["trane"], ["trane"]),
+            (["train", "base", "--steps", "3"], ["--steps"]),
+            (["report"], ["run=FOLDER"]),
+            (["pack", "inspect", "none.safetensors"], ["none.safetensors", "cannot be read"]),
+        ],
+    )
+    def test_end_with_one_message(self, run: Run, words: list[str], says: list[str]) -> None:
+        ended = run(*words)
+        assert ended.code == 2 and ended.err.strip().startswith("error:"), ended.err
+        assert not [text for text in says if text not in ended.err], ended.err
+
+    def test_a_missing_data_folder(self, run: Run, tmp_path: Path) -> None:
+        ended = run("train", "base", f"data={tmp_path / 'nowhere'}", f"out={tmp_path / 'run'}")
+        assert ended.code == 2 and str(tmp_path / "nowhere") in ended.err
+        assert not (tmp_path / "run").exists(), "nothing is left behind by a mistake"
+
+    def test_square_brackets_in_a_message_are_no_markup(self, run: Run, tmp_path: Path) -> None:
+        for name in ("[bold]x.safetensors", "[/x].safetensors"):
+            ended = run("pack", "inspect", tmp_path / name)
+            assert ended.code == 2 and f"{tmp_path}/{name}" in ended.err
+        ended = run("train", "base", "data=d", "steps=[/a,/b]")
+        assert ended.code == 2 and "['/a', '/b']" in ended.err
+
+    def test_square_brackets_in_a_path_are_no_markup(self, run: Run, packs: Path, tmp_path: Path) -> None:
+        path = tmp_path / "[red]" / "a.safetensors"
+        path.parent.mkdir()
+        path.write_bytes((packs / "base" / "lidar64.safetensors").read_bytes())
+        assert f"ok  {path}" in run("pack", "verify", path).out
+
+    def test_a_folder_that_cannot_be_written(self, run: Run, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        ended = run("train", "base", f"data={data}", f"out={tmp_path / 'file'}", *MODEL, *QUICK)
+        assert ended.code == 2 and "file" in ended.err
+
+    def test_an_interrupt_says_how_to_go_on(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(jobs, "train_base", interrupted)
+        ended = run("train", "base", "data=d")
+        assert ended.code == 130 and "the same command continues" in ended.err
+
+    def test_a_defect_of_ours_is_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("stage changed a frozen tensor")
+
+        monkeypatch.setattr(jobs, "train_base", broken)
+        monkeypatch.setattr(sys, "argv", ["heatv2x", "train", "base", "data=d"])
+        with pytest.raises(RuntimeError):
+            cli.main()
+
+
+class TestPack:
+    def test_inspect_prints_the_manifest(self, run: Run, packs: Path) -> None:
+        path = packs / "encoder" / "lidar16.safetensors"
+        ended = run("pack", "inspect", path)
+        manifest = json.loads(ended.out)
+        assert ended.code == 0 and manifest["kind"] == "agent" and manifest["agent_type"] == "lidar16"
+        assert manifest["parameters"] == read_pack(path).parameters and manifest["bytes"] == path.stat().st_size
+        assert manifest["config"]["part"] == "lidar_slices" and manifest["provenance"]["job"] == "encoder"
+
+    def test_verify(self, run: Run, packs: Path, tmp_path: Path) -> None:
+        paths = [packs / "base" / "base.safetensors", packs / "base" / "lidar64.safetensors"]
+        ended = run("pack", "verify", *paths)
+        assert ended.code == 0 and "they fit together" in ended.out and ended.out.count("ok") == 3
+        alone = run("pack", "verify", paths[1])
+        assert alone.code == 0 and "fit together" not in alone.out
+        damaged = tmp_path / "damaged.safetensors"
+        content = bytearray(paths[0].read_bytes())
+        content[-5] ^= 1
+        damaged.write_bytes(content)
+        ended = run("pack", "verify", paths[1], damaged)
+        assert ended.code == 2 and "damaged.safetensors" in ended.err and "get it again" in ended.err
+
+
+class TestJobs:
+    def test_a_base_is_trained(self, run: Run, data: Path, tmp_path: Path) -> None:
+        words = ["train", "base", f"data={data}", f"out={tmp_path / 'run'}", *MODEL, *QUICK]
+        ended = run(*words)
+        assert ended.code == 0, ended.err
+        assert "base: 2 steps" in ended.out and "base.safetensors" in ended.out and "training: 2 of 2" in ended.err
+        folder = tmp_path / "run"
+        assert {"base.safetensors", "lidar64.safetensors", "config.json", "record.json", "checkpoint.safetensors"} <= {
+            path.name for path in folder.iterdir()
+        }
+        config = json.loads((folder / "config.json").read_text())
+        assert config["model"]["channels"] == 16 and config["steps"] == 2 and config["lr"] == 2e-3
+        record = json.loads((folder / "record.json").read_text())
+        assert record["steps"] == 2 and record["trained_parameters"] > 10_000 and record["curve"][-1]["step"] == 2
+        provenance = read_pack(folder / "base.safetensors").provenance
+        assert provenance["job"] == "base" and len(provenance["data_fingerprint"]) == 64
+        assert str(data) not in json.dumps(provenance) and str(tmp_path) not in json.dumps(provenance)
+        before = read_pack(folder / "base.safetensors").tensors
+        assert run(*words).code == 0
+        assert same_state(read_pack(folder / "base.safetensors").tensors, before), "the same command continues"
+        other = run(*words, "lr=1e-3")
+        assert other.code == 2 and "lr" in other.err and "out=" in other.err
+
+    def test_the_seed_decides(self, run: Run, data: Path, tmp_path: Path) -> None:
+        tensors = []
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            run("train", "base", f"data={data}", f"out={tmp_path / name}", f"seed={seed}", *MODEL, *QUICK)
+            tensors.append(read_pack(tmp_path / name / "base.safetensors").tensors)
+        assert same_state(tensors[0], tensors[1]) and not same_state(tensors[0], tensors[2])
+
+    def test_a_newcomer_joins_and_is_evaluated(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        base = read_pack(packs / "base" / "base.safetensors")
+        local = run("adapt", "local", *adaptation(data, packs, tmp_path / "local"))
+        assert local.code == 0 and "frozen tensors unchanged" in local.out, local.err
+        adapter = tmp_path / "local" / "adapter.safetensors"
+        words = adaptation(data, packs, tmp_path / "collaborative")
+        collaborative = run("adapt", "collaborative", *words, f"adapter={adapter}")
+        assert collaborative.code == 0, collaborative.err
+        final = tmp_path / "collaborative" / "adapter.safetensors"
+        first, second = read_pack(adapter), read_pack(final)
+        assert first.kind == second.kind == "adapter" and second.feature_space == base.feature_space
+        assert set(first.tensors) == set(second.tensors) and not same_state(first.tensors, second.tensors)
+        everything = [*sorted(packs.glob("*/*16.safetensors")), *sorted(packs.glob("base/[bl]*.safetensors")), final]
+        assert "fit together" in run("pack", "verify", *everything).out
+        ended = run(
+            "eval",
+            f"data={data}",
+            f"packs=[{','.join(map(str, everything))}]",
+            "senders=lidar16",
+            f"out={tmp_path / 'eval'}",
+            "channel.sigma_m=0.2",
+        )
+        assert ended.code == 0 and "AP50" in ended.out, ended.err
+        row = json.loads((tmp_path / "eval" / "metrics.json").read_text())["rows"][0]
+        assert row["message_bytes"] > 176 and row["n_frames"] == 2 and 0 <= row["ap"]["0.5"] <= 1
+
+    def test_full_fine_tuning(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        ended = run("adapt", "full", *adaptation(data, packs, tmp_path / "full"))
+        assert ended.code == 0 and "full_finetune: 2 steps" in ended.out, ended.err
+        tuned, base = (
+            read_pack(p) for p in (tmp_path / "full" / "base.safetensors", packs / "base" / "base.safetensors")
+        )
+        assert tuned.feature_space != base.feature_space
+        everything = [tmp_path / "full" / f"{name}.safetensors" for name in ("base", "lidar64", "lidar16", "adapter")]
+        assert "fit together" in run("pack", "verify", *everything).out
+
+    def test_an_encoder_belongs_to_no_base(self, packs: Path) -> None:
+        pack = read_pack(packs / "encoder" / "lidar16.safetensors")
+        assert pack.feature_space == "" and not list((packs / "encoder").glob("base*"))
+
+    def test_a_newcomer_without_an_encoder(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        words = adaptation(data, packs, tmp_path / "x")
+        words[words.index("newcomer=lidar16")] = "newcomer=camera"
+        ended = run("adapt", "local", *words)
+        assert ended.code == 2 and "camera" in ended.err and "lidar16" in ended.err
+
+    def test_an_unknown_type_is_told_before_the_data_are_read(self, run: Run, data: Path, packs: Path) -> None:
+        path = packs / "base" / "base.safetensors"
+        ended = run("eval", f"data={data}/nowhere", f"packs=[{path}]", "ego=lidar46")
+        assert ended.code == 2 and "did you mean 'lidar64'" in ended.err
+
+
+class TestRecipes:
+    @pytest.mark.parametrize("path", sorted((ROOT / "heatv2x" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+    def test_is_short_says_how_to_run_it_and_is_understood(self, path: Path) -> None:
+        """The head names the command; every setting is known to the command's config."""
+        text = path.read_text()
+        head = [line for line in text.splitlines() if line.startswith("#")]
+        assert any("heatv2x" in line for line in head) and len(text.splitlines()) < 60
+        known = [jobs.BaseConfig, jobs.EncoderConfig, jobs.LocalConfig, jobs.CollaborativeConfig, jobs.FullConfig]
+        assert any(set(read_recipe(path)) <= set(config.model_fields) for config in known)
+
+    def test_settings_on_the_command_line_win(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "mine.yaml").write_text("steps: 7\nmodel: {channels: 24, backbone_blocks: 2}\n")
+        seen: list[jobs.BaseConfig] = []
+
+        def record(config: jobs.BaseConfig, report: object) -> None:
+            seen.append(config)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(jobs, "train_base", record)
+        run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d", "model.channels=32")
+        assert seen[0].steps == 7 and seen[0].model.channels == 32 and seen[0].model.backbone_blocks == 2
+
+    def test_a_recipe_with_an_unknown_key_is_named(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("stepz: 7\n")
+        ended = run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d")
+        assert ended.code == 2 and "mine.yaml" in ended.err and "did you mean 'steps'" in ended.err

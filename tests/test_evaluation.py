@@ -1,0 +1,245 @@
+"""Evaluation runs the whole line: real bytes, a channel, the same ground truth for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heatv2x.channel import ChannelConfig
+from heatv2x.datasets.base import Sensors
+from heatv2x.errors import ConfigError, HeatError
+from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.ground_truth import ground_truth
+from heatv2x.message import Message, pack, unpack
+from heatv2x.metrics.average_precision import HEAL
+from heatv2x.model import Collaboration
+from heatv2x.structures import Boxes3D, Frame
+from tests.scene_factory import SmallScenes, joined, shaken, small_model
+
+ROSTER = Roster("lidar64", "lidar16")
+LIMITS = (-12.8, -12.8, -10.0, 12.8, 12.8, 10.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Collaboration:
+    return joined(small_model(), shake=0.1)
+
+
+@pytest.fixture
+def dataset() -> SmallScenes:
+    return SmallScenes(frames=4, agents=3)
+
+
+def perfect(model: Collaboration, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, score: float = 0.9) -> None:
+    """Let the model find exactly what is asked for."""
+    truths: Iterator[Boxes3D] = iter(
+        ground_truth(
+            evaluator.dataset.read(index, []), 0, None, limits=LIMITS, comm_range_m=evaluator.channel.config.range_m
+        )
+        for index in range(evaluator.count)
+    )
+
+    def detect(ego: Message, messages: Any = ()) -> Boxes3D:
+        truth = next(truths)
+        return Boxes3D(truth.boxes, scores=np.full(len(truth), score, np.float32))
+
+    monkeypatch.setattr(model, "detect", detect)
+
+
+class TestRun:
+    def test_a_scene_is_what_the_vehicles_would_do(self, model: Collaboration, dataset: SmallScenes) -> None:
+        scene = Evaluator(dataset).run(model, ROSTER, 1)
+        frame = dataset.read(1, ["lidar64", "lidar16"])
+        ego = model.encode(frame.agents[0], "lidar64")
+        distances = [frame.agents[0].pose.planar_distance(agent.pose) for agent in frame.agents]
+        assert scene.heard == sorted([1, 2], key=lambda i: distances[i])
+        sent = [model.encode(frame.agents[i], "lidar16", 70 * 50_000) for i in scene.heard]
+        assert scene.message_bytes == [len(pack(message)) for message in sent]
+        assert [m.captured_us for m in scene.messages] == [3_500_000] * 2
+        wanted = model.detect(replace(ego, captured_us=3_500_000), [unpack(pack(message)) for message in sent])
+        assert np.array_equal(scene.detections.boxes, wanted.boxes) and len(wanted) > 0
+
+    def test_only_the_sensors_of_the_roster_are_read(self, model: Collaboration, dataset: SmallScenes) -> None:
+        Evaluator(dataset).run(model, ROSTER, 0)
+        assert [(index, {k: tuple(v) for k, v in sensors.items()}) for index, sensors in dataset.reads] == [
+            (0, {1: ("lidar64",), 2: ("lidar16",), 3: ("lidar16",)})
+        ]
+
+    def test_any_roster_after_any_other(self, model: Collaboration, dataset: SmallScenes) -> None:
+        """What is remembered of one roster must not leak into the next."""
+        evaluator = Evaluator(dataset, limit=2)
+        rosters = [
+            ROSTER,
+            Roster("lidar16", "lidar64"),
+            Roster("lidar16", "lidar16"),
+            Roster("lidar64", "lidar64"),
+            ROSTER,
+        ]
+        for roster in rosters:
+            for index in range(2):
+                alone = Evaluator(dataset).run(model, roster, index)
+                assert np.array_equal(evaluator.run(model, roster, index).detections.boxes, alone.detections.boxes)
+
+    def test_drop_hears_nobody(self, model: Collaboration, dataset: SmallScenes) -> None:
+        scene = Evaluator(dataset).run(model, replace(ROSTER, drop=True), 0)
+        assert scene.heard == [] and scene.message_bytes == []
+        alone = model.detect(model.encode(dataset.read(0, ["lidar64"]).agents[0], "lidar64"))
+        assert np.array_equal(scene.detections.boxes, alone.boxes)
+
+    def test_the_truth_is_the_same_for_every_row(self, model: Collaboration, dataset: SmallScenes) -> None:
+        truths = [
+            Evaluator(dataset, channel).run(model, roster, 2).truth
+            for roster in (ROSTER, replace(ROSTER, drop=True), Roster("lidar16", "lidar64"))
+            for channel in (None, ChannelConfig(loss=1.0, sigma_m=0.5), ChannelConfig(max_senders=0))
+        ]
+        wanted = ground_truth(dataset.read(2, []), 0, None, limits=LIMITS, comm_range_m=70.0)
+        assert len(wanted) > 3 and all(np.array_equal(truth.boxes, wanted.boxes) for truth in truths)
+        near = Evaluator(dataset, ChannelConfig(range_m=1.0)).run(model, ROSTER, 2)
+        assert len(near.truth) < len(wanted) and near.heard == []
+
+
+class TestChannel:
+    def test_lost_messages_do_not_arrive(self, model: Collaboration, dataset: SmallScenes) -> None:
+        heard = [Evaluator(dataset, ChannelConfig(loss=loss)).run(model, ROSTER, 0).heard for loss in (0.0, 1.0)]
+        assert len(heard[0]) == 2 and heard[1] == []
+
+    def test_the_nearest_are_heard(self, model: Collaboration, dataset: SmallScenes) -> None:
+        one = Evaluator(dataset, ChannelConfig(max_senders=1)).run(model, ROSTER, 0).heard
+        assert one == Evaluator(dataset).run(model, ROSTER, 0).heard[:1]
+
+    def test_noise_moves_the_senders_and_not_the_ego(self, model: Collaboration, dataset: SmallScenes) -> None:
+        clean, noisy = (
+            Evaluator(dataset, ChannelConfig(sigma_m=sigma, sigma_deg=sigma)).run(model, ROSTER, 0)
+            for sigma in (0.0, 0.5)
+        )
+        assert np.array_equal(noisy.ego_message.pose.matrix, clean.ego_message.pose.matrix)
+        for before, after in zip(clean.messages, noisy.messages, strict=True):
+            assert not np.allclose(after.pose.matrix, before.pose.matrix, atol=1e-3)
+            assert after.sigma_m == 0.5 and after.sigma_rad == pytest.approx(np.radians(0.5))
+            assert (before.sigma_m, before.sigma_rad) == (0.0, 0.0)
+        assert not np.array_equal(noisy.detections.boxes, clean.detections.boxes)
+
+    def test_late_messages_are_those_of_an_earlier_frame(self, model: Collaboration, dataset: SmallScenes) -> None:
+        scene = Evaluator(dataset, ChannelConfig(latency_ms=100)).run(model, ROSTER, 3)
+        earlier = dataset.read(2, [])
+        for message in scene.messages:
+            sender = earlier.agents[message.sender - 1]
+            np.testing.assert_allclose(message.pose.matrix, sender.pose.matrix, atol=1e-9)
+            assert scene.ego_message.captured_us - message.captured_us == 100_000
+        np.testing.assert_allclose(scene.ego_message.pose.matrix, dataset.read(3, []).agents[0].pose.matrix)
+
+    def test_a_latency_the_data_cannot_show_is_refused(self, model: Collaboration, dataset: SmallScenes) -> None:
+        for latency, index in ((100, 2), (200, 3)):
+            with pytest.raises(HeatError, match="Way out"):
+                Evaluator(dataset, ChannelConfig(latency_ms=latency)).run(model, ROSTER, index)
+
+    def test_late_messages_are_those_of_the_same_agent(self, model: Collaboration) -> None:
+        """An agent that came into the scene in between has sent nothing yet; the others keep their names."""
+        scene = Evaluator(LateComer(frames=2, agents=3), ChannelConfig(latency_ms=100)).run(model, ROSTER, 1)
+        assert [message.sender for message in scene.messages] == [scene.frame.agents[i].agent_id for i in scene.heard]
+        assert [message.sender for message in scene.messages] == [3]
+
+
+class LateComer(SmallScenes):
+    """Agent 2 is not there in the first frame of a clip."""
+
+    def agent_ids(self, index: int) -> tuple[int, ...]:
+        return (1, 3) if index % 2 == 0 else (1, 2, 3)
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        whole = SmallScenes(self.frames, self.agents, self.cars, self.seed).read(index, sensors)
+        if index % 2:
+            return whole
+        objects = replace(
+            whole.objects, hits=whole.objects.hits[:, [0, 2]], camera_visible=whole.objects.hits[:, [0, 2]] > 0
+        )
+        return replace(whole, agents=(whole.agents[0], whole.agents[2]), objects=objects)
+
+
+class TestScores:
+    def test_perfect_detections_score_one(
+        self, model: Collaboration, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        evaluator = Evaluator(dataset)
+        perfect(model, evaluator, monkeypatch)
+        evaluation = evaluator.evaluate(model, ROSTER)
+        assert evaluation.result.ap == {"0.3": 1.0, "0.5": 1.0, "0.7": 1.0}
+        assert evaluation.ego_visible.ap["0.5"] < 1.0, "what only others saw is no ground truth there"
+        row = evaluation.to_row("int8")
+        assert row["ap"]["0.5"] == 1.0 and row["n_frames"] == 4 and row["codec"] == "int8"
+        assert row["n_ground_truth"] == sum(
+            len(ground_truth(dataset.read(i, []), 0, None, limits=LIMITS)) for i in range(4)
+        )
+        assert row["protocol"]["x_range_m"] == [-12.8, 12.8] and row["protocol"]["name"] == "heatv2x"
+
+    def test_bytes_are_the_mean_of_packed_messages(self, model: Collaboration, dataset: SmallScenes) -> None:
+        evaluator = Evaluator(dataset)
+        sizes = [size for index in range(4) for size in evaluator.run(model, ROSTER, index).message_bytes]
+        evaluation = evaluator.evaluate(model, ROSTER)
+        assert evaluation.traffic.message_bytes == pytest.approx(np.mean(sizes)) and evaluation.traffic.n_messages == 8
+        assert Evaluator(dataset).evaluate(model, replace(ROSTER, drop=True)).traffic.message_bytes == 0
+
+    def test_twice_gives_the_same_and_progress_is_told(self, model: Collaboration, dataset: SmallScenes) -> None:
+        told: list[tuple[int, int]] = []
+        noisy = ChannelConfig(sigma_m=0.4, sigma_deg=0.4, loss=0.3)
+        one = Evaluator(dataset, noisy, limit=3).evaluate(model, ROSTER, lambda a, b: told.append((a, b)))
+        other = Evaluator(dataset, noisy, limit=3).evaluate(model, ROSTER)
+        assert one.to_row("int8") == other.to_row("int8") and told == [(1, 3), (2, 3), (3, 3)]
+
+    def test_the_protocol_is_a_choice(self, model: Collaboration, dataset: SmallScenes) -> None:
+        row = Evaluator(dataset, protocol=HEAL, limit=1).evaluate(model, ROSTER).to_row("int8")
+        assert row["protocol"]["name"] == "heal" and row["protocol"]["max_extent_m"] == 6.0
+
+    def test_scenes_are_kept_if_asked_for(self, model: Collaboration, dataset: SmallScenes) -> None:
+        evaluation = Evaluator(dataset, keep=[1, 3]).evaluate(model, ROSTER)
+        assert sorted(evaluation.scenes) == [1, 3] and evaluation.scenes[3].frame.name == dataset.name(3)
+
+
+class TestMemory:
+    def test_messages_are_encoded_once(
+        self, model: Collaboration, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[str] = []
+        encode = model.encode
+
+        def counted(frame: Any, agent_type: str, captured_us: int = 0) -> Message:
+            calls.append(agent_type)
+            return encode(frame, agent_type, captured_us)
+
+        monkeypatch.setattr(model, "encode", counted)
+        evaluator = Evaluator(dataset)
+        evaluator.evaluate(model, ROSTER)
+        evaluator.evaluate(model, replace(ROSTER, drop=True))
+        assert len(calls) == 12
+        evaluator.evaluate(model, Roster("lidar64", "lidar64"))
+        assert len(calls) == 20
+
+    def test_forgotten_messages_are_encoded_again(self, dataset: SmallScenes) -> None:
+        model = joined(small_model(), shake=0.1)
+        evaluator = Evaluator(dataset, limit=1)
+        before = evaluator.run(model, ROSTER, 0)
+        shaken(model.senders["lidar16"], 0.5)
+        stale = evaluator.run(model, ROSTER, 0)
+        evaluator.forget("lidar64")
+        assert np.array_equal(stale.detections.boxes, before.detections.boxes)
+        assert np.array_equal(evaluator.run(model, ROSTER, 0).detections.boxes, before.detections.boxes)
+        evaluator.forget("lidar16")
+        fresh = evaluator.run(model, ROSTER, 0)
+        assert np.array_equal(fresh.detections.boxes, Evaluator(dataset).run(model, ROSTER, 0).detections.boxes)
+        assert not np.array_equal(fresh.detections.boxes, before.detections.boxes)
+
+
+@pytest.mark.parametrize("fusion", ["late", "none", "maximum"])
+def test_every_level_of_fusion_is_evaluated_alike(fusion: str, dataset: SmallScenes) -> None:
+    model = joined(small_model(fusion))
+    evaluation = Evaluator(dataset, limit=2).evaluate(model, ROSTER)
+    assert evaluation.traffic.n_messages == 4 and set(evaluation.result.ap) == {"0.3", "0.5", "0.7"}
+
+
+def test_an_unknown_type_is_refused(model: Collaboration, dataset: SmallScenes) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'lidar16'"):
+        Evaluator(dataset).evaluate(model, Roster("lidar64", "lidar17"))
