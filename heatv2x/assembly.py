@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from heatv2x import plugins
 from heatv2x.config import build
 from heatv2x.errors import PackError
 from heatv2x.model import AdapterConfig, Collaboration, ModelConfig, PartConfig
@@ -80,13 +81,16 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
 
 def base_pack(model: Collaboration, provenance: dict[str, Any]) -> Pack:
     """The base of a model as a pack."""
-    config = model.config.model_dump(mode="json")
-    return Pack("base", "", model.feature_space.hex(), config, dict(model.base_state()), provenance)
+    config = model.config
+    parts = {"fusion": resolved("fusion", config.fusion), "head": resolved("heads", config.head)}
+    agents = {name: resolved("agents", part) for name, part in config.agents.items()}
+    settings = config.model_copy(update={**parts, "agents": agents}).model_dump(mode="json")
+    return Pack("base", "", model.feature_space.hex(), settings, dict(model.base_state()), provenance)
 
 
 def agent_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> Pack:
     """One encoder as a pack."""
-    part = model.config.agents[name] if name in model.config.agents else model.joined[name].agent
+    part = resolved("agents", model.config.agents[name] if name in model.config.agents else model.joined[name].agent)
     space = model.feature_space.hex() if name in model.config.agents else ""
     return Pack("agent", name, space, part.model_dump(mode="json"), dict(model.agent(name).state_dict()), provenance)
 
@@ -94,9 +98,17 @@ def agent_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> P
 def adapter_pack(model: Collaboration, name: str, provenance: dict[str, Any]) -> Pack:
     """What a newcomer trained, as a pack with a sender and a receiver part."""
     tensors = {f"{side}.{k}": v for side in SIDES for k, v in _side(model, name, side).state_dict().items()}
-    return Pack(
-        "adapter", name, model.feature_space.hex(), model.joined[name].model_dump(mode="json"), tensors, provenance
-    )
+    joined = model.joined[name]
+    adapters = {side: getattr(joined, side) for side in ("before", "after", "received")}
+    parts = {side: resolved("adapters", part) for side, part in adapters.items() if part is not None}
+    settings = joined.model_copy(update={**parts, "agent": resolved("agents", joined.agent)}).model_dump(mode="json")
+    return Pack("adapter", name, model.feature_space.hex(), settings, tensors, provenance)
+
+
+def resolved(kind: str, part: PartConfig) -> PartConfig:
+    """A part with every setting written out, so that a pack does not depend on defaults that may change."""
+    settings = build(plugins.find(kind, part.part).Config, part.settings).model_dump(mode="json")
+    return PartConfig(part=part.part, settings=settings)
 
 
 def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]:

@@ -137,27 +137,35 @@ class TestChannel:
             with pytest.raises(HeatError, match="Way out"):
                 Evaluator(dataset, ChannelConfig(latency_ms=latency)).run(model, ROSTER, index)
 
-    def test_late_messages_are_those_of_the_same_agent(self, model: Collaboration) -> None:
-        """An agent that came into the scene in between has sent nothing yet; the others keep their names."""
-        scene = Evaluator(LateComer(frames=2, agents=3), ChannelConfig(latency_ms=100)).run(model, ROSTER, 1)
+    @pytest.mark.parametrize(("missing", "heard"), [(2, [3]), (1, [2, 3])])
+    def test_late_messages_are_those_of_the_same_agent(
+        self, model: Collaboration, missing: int, heard: list[int]
+    ) -> None:
+        """An agent that came into the scene in between has sent nothing yet; the others keep their names and roles."""
+        scene = Evaluator(LateComer(missing), ChannelConfig(latency_ms=100)).run(model, ROSTER, 1)
         assert [message.sender for message in scene.messages] == [scene.frame.agents[i].agent_id for i in scene.heard]
-        assert [message.sender for message in scene.messages] == [3]
+        assert sorted(message.sender for message in scene.messages) == heard
+        assert all(message.agent_type == "lidar16" for message in scene.messages)
 
 
 class LateComer(SmallScenes):
-    """Agent 2 is not there in the first frame of a clip."""
+    """Two frames; one agent is not there in the first one."""
+
+    def __init__(self, missing: int) -> None:
+        super().__init__(frames=2, agents=3)
+        self.missing = missing
 
     def agent_ids(self, index: int) -> tuple[int, ...]:
-        return (1, 3) if index % 2 == 0 else (1, 2, 3)
+        return tuple(i for i in super().agent_ids(index) if index or i != self.missing)
 
     def read(self, index: int, sensors: Sensors) -> Frame:
-        whole = SmallScenes(self.frames, self.agents, self.cars, self.seed).read(index, sensors)
-        if index % 2:
+        whole = SmallScenes(frames=2, agents=3).read(index, sensors)
+        if index:
             return whole
-        objects = replace(
-            whole.objects, hits=whole.objects.hits[:, [0, 2]], camera_visible=whole.objects.hits[:, [0, 2]] > 0
-        )
-        return replace(whole, agents=(whole.agents[0], whole.agents[2]), objects=objects)
+        there = [number for number, agent in enumerate(whole.agents) if agent.agent_id != self.missing]
+        hits = whole.objects.hits[:, there]
+        objects = replace(whole.objects, hits=hits, camera_visible=hits > 0)
+        return replace(whole, agents=tuple(whole.agents[number] for number in there), objects=objects)
 
 
 class TestScores:
