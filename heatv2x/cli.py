@@ -133,41 +133,41 @@ def world_build(settings: Settings = None) -> None:
 @train_app.command("base")
 def train_base(settings: Settings = None) -> None:
     """Train a base with its own agents, collaboratively: data=FOLDER out=FOLDER steps=N."""
-    from heatv2x.training import jobs
+    from heatv2x.training import job_config, jobs
 
-    _job(jobs.BaseConfig, jobs.train_base, settings)
+    _job(job_config.BaseConfig, jobs.train_base, settings)
 
 
 @train_app.command("encoder")
 def train_encoder(settings: Settings = None) -> None:
     """Pretrain a newcomer's encoder alone: data=FOLDER name=TYPE agent.part=KIND."""
-    from heatv2x.training import jobs
+    from heatv2x.training import job_config, jobs
 
-    _job(jobs.EncoderConfig, jobs.train_encoder, settings)
+    _job(job_config.EncoderConfig, jobs.train_encoder, settings)
 
 
 @adapt_app.command("local")
 def adapt_local(settings: Settings = None) -> None:
     """LHFT: train a newcomer's adapters on its own data: data= base= agents=[...] newcomer=TYPE."""
-    from heatv2x.training import jobs
+    from heatv2x.training import job_config, jobs
 
-    _job(jobs.LocalConfig, jobs.adapt_local, settings)
+    _job(job_config.LocalConfig, jobs.adapt_local, settings)
 
 
 @adapt_app.command("collaborative")
 def adapt_collaborative(settings: Settings = None) -> None:
     """GCFT: train everything that is the newcomer's in mixed scenes: as local, and adapter=PACK."""
-    from heatv2x.training import jobs
+    from heatv2x.training import job_config, jobs
 
-    _job(jobs.CollaborativeConfig, jobs.adapt_collaborative, settings)
+    _job(job_config.CollaborativeConfig, jobs.adapt_collaborative, settings)
 
 
 @adapt_app.command("full")
 def adapt_full(settings: Settings = None) -> None:
     """Full fine-tuning of base and newcomer, the yardstick: as local."""
-    from heatv2x.training import jobs
+    from heatv2x.training import job_config, jobs
 
-    _job(jobs.FullConfig, jobs.full_finetune, settings)
+    _job(job_config.FullConfig, jobs.full_finetune, settings)
 
 
 @app.command("eval")

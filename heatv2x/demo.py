@@ -31,7 +31,7 @@ from heatv2x.model import Collaboration, ModelConfig
 from heatv2x.packs import read_pack
 from heatv2x.report.build import build_report
 from heatv2x.report.collect import collect_scenes
-from heatv2x.training import jobs
+from heatv2x.training import job_config, jobs
 from heatv2x.world.build import WorldConfig, build_world
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -144,17 +144,19 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     """LHFT, then GCFT, and every row that needs only the frozen base and the newcomer's adapters."""
     shared = _adaptation(config, newcomer)
     prefix = "" if newcomer == NEWCOMER else f"{newcomer}/"
-    local = jobs.LocalConfig(**shared, out=config.out / f"{newcomer}_local", steps=config.local_steps)
+    local = job_config.LocalConfig(**shared, out=config.out / f"{newcomer}_local", steps=config.local_steps)
     local_record = _once(local, jobs.adapt_local, tell, f"{newcomer}: LHFT")
     adapter = local.out / "adapter.safetensors"
-    collaborative = jobs.CollaborativeConfig(
+    collaborative = job_config.CollaborativeConfig(
         **shared, out=config.out / f"{newcomer}_collaborative", steps=config.collaborative_steps, adapter=adapter
     )
     collaborative_record = _once(collaborative, jobs.adapt_collaborative, tell, f"{newcomer}: GCFT")
 
-    unaligned = jobs.load_for_adaptation(jobs.LocalConfig(**shared))
-    adapted = jobs.load_for_adaptation(jobs.LocalConfig(**shared, adapter=adapter))
-    joined = jobs.load_for_adaptation(jobs.LocalConfig(**shared, adapter=collaborative.out / "adapter.safetensors"))
+    unaligned = jobs.load_for_adaptation(job_config.LocalConfig(**shared))
+    adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=adapter))
+    joined = jobs.load_for_adaptation(
+        job_config.LocalConfig(**shared, adapter=collaborative.out / "adapter.safetensors")
+    )
     evaluator = _evaluator(config)
     say = _Saying(tell, f"{newcomer}: evaluating")
     base_cost = {"provenance_seconds": read_pack(_packs(config)["base"]).provenance.get("cpu_seconds")}
@@ -200,7 +202,7 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     """The yardstick: everything is trained again, and the deployed fleet must be updated."""
     shared = _adaptation(config, newcomer)
-    job = jobs.FullConfig(
+    job = job_config.FullConfig(
         **shared,
         out=config.out / f"{newcomer}_full",
         steps=config.full_steps,
@@ -237,7 +239,7 @@ def train_own_base(config: DemoConfig, tell: Tell) -> Part:
         "steps": config.base_steps,
         "seed": config.seed,
     }
-    record = _once(jobs.BaseConfig(**settings), jobs.train_base, tell, "base: training")
+    record = _once(job_config.BaseConfig(**settings), jobs.train_base, tell, "base: training")
     return Part(stages=[_stage("base", record)])
 
 
@@ -251,7 +253,7 @@ def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
         "steps": config.encoder_steps,
         "seed": config.seed,
     }
-    record = _once(jobs.EncoderConfig(**settings), jobs.train_encoder, tell, f"{name}: encoder")
+    record = _once(job_config.EncoderConfig(**settings), jobs.train_encoder, tell, f"{name}: encoder")
     return Part(stages=[_stage(f"encoder_{name}", record)])
 
 

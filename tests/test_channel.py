@@ -54,11 +54,12 @@ class TestSeed:
         assert not np.array_equal(one.matrix, other.matrix)
 
     def test_loss_and_noise_are_drawn_apart(self) -> None:
-        with_loss, without = noisy(loss=0.9), noisy()
-        assert np.array_equal(
-            with_loss.reported_pose("clip/000001", 1, POSE)[0].matrix,
-            without.reported_pose("clip/000001", 1, POSE)[0].matrix,
-        )
+        channel = noisy(loss=0.5)
+        shift = [abs(channel.reported_pose(frame, 1, POSE)[0].xyz[0] - POSE.xyz[0]) for frame in FRAMES]
+        delivered = [channel.delivers(frame, 1) for frame in FRAMES]
+        assert abs(np.corrcoef(shift, delivered)[0, 1]) < 0.08
+        wanted = noisy().reported_pose("clip/000001", 1, POSE)[0].matrix
+        assert np.array_equal(channel.reported_pose("clip/000001", 1, POSE)[0].matrix, wanted)
 
 
 class TestPoseNoise:

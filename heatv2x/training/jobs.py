@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pydantic
 import torch
 from torch import distributed
 
@@ -31,134 +30,24 @@ from heatv2x.packs import Pack, read_pack, write_pack
 from heatv2x.training.cache import fill_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
+from heatv2x.training.job_config import (
+    AdaptConfig,
+    BaseConfig,
+    CollaborativeConfig,
+    EncoderConfig,
+    FullConfig,
+    JobConfig,
+    LocalConfig,
+)
 from heatv2x.training.local import LocalFineTuning
-from heatv2x.training.loop import LoopConfig, Measure, TrainingRecord, train
+from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.pool import Pool, load_pool
-from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.stage import Stage
-from heatv2x.training.windows import WindowConfig
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""
-
-
-class JobConfig(LoopConfig):
-    """What every job needs besides the loop's settings.
-
-    Attributes:
-        data: the dataset's folder.
-        dataset: the dataset part that reads it.
-        hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        frames: use only the first training frames; None uses all.
-        out: the run folder.
-        device: "auto" takes CUDA if there is one.
-        batch_size: scenes (or agents) per step.
-        scenes: how training scenes are drawn.
-    """
-
-    data: Path
-    dataset: str = "opv2v"
-    hetero_root: Path | None = None
-    frames: int | None = pydantic.Field(None, gt=0)
-    out: Path
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: int = pydantic.Field(4, gt=0)
-    scenes: SceneConfig = SceneConfig()
-
-
-class BaseConfig(JobConfig):
-    """Training a base with its own agents, collaboratively.
-
-    Attributes:
-        model: sizes and parts.
-    """
-
-    out: Path = Path("runs/base")
-    steps: int = pydantic.Field(700, gt=0)
-    model: ModelConfig = ModelConfig()
-
-
-class EncoderConfig(JobConfig):
-    """Pretraining a newcomer's encoder in its own single-agent network, without any base.
-
-    Attributes:
-        name: the type's name.
-        agent: its kind.
-        model: sizes; grid and channels must be those of the base it will join.
-    """
-
-    out: Path = Path("runs/encoder")
-    steps: int = pydantic.Field(500, gt=0)
-    batch_size: int = pydantic.Field(6, gt=0)
-    scenes: SceneConfig = SceneConfig(senders=0, alone=1.0)
-    name: str
-    agent: PartConfig
-    model: ModelConfig = ModelConfig()
-
-
-class AdaptConfig(JobConfig):
-    """Letting a newcomer join a base.
-
-    Attributes:
-        base: the base pack.
-        agents: agent packs: the base types' encoders, and the newcomer's.
-        newcomer: the type that joins.
-        like: the deployed type whose typed parameters it starts from.
-        before, after, received: its adapters; null leaves one out.
-        adapter: an adapter pack to start from (the result of `local`), for `collaborative`.
-        window: crop and margin of a training step.
-    """
-
-    base: Path
-    agents: tuple[Path, ...]
-    newcomer: str
-    like: str = "lidar64"
-    before: PartConfig | None = PartConfig(part="hetero_aware")
-    after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
-    received: PartConfig | None = PartConfig(part="multi_cognitive")
-    adapter: Path | None = None
-    window: WindowConfig = WindowConfig()
-
-
-class LocalConfig(AdaptConfig):
-    """Local Heterogeneous Fine-Tuning."""
-
-    out: Path = Path("runs/local")
-    steps: int = pydantic.Field(200, gt=0)
-    batch_size: int = pydantic.Field(6, gt=0)
-    lr: float = pydantic.Field(5e-3, gt=0)
-
-
-class CollaborativeConfig(AdaptConfig):
-    """Global Collaborative Fine-Tuning.
-
-    Attributes:
-        deployed_share: how likely an agent of a training scene is of the deployed type rather than the newcomer.
-    """
-
-    out: Path = Path("runs/collaborative")
-    steps: int = pydantic.Field(150, gt=0)
-    lr: float = pydantic.Field(4e-3, gt=0)
-    deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
-
-
-class FullConfig(AdaptConfig):
-    """Full fine-tuning of base and newcomer together: the yardstick.
-
-    Attributes:
-        deployed_share: as in collaborative fine-tuning.
-        validate_frames: validation frames for the curve that says when it was good enough; 0 measures nothing.
-        validate_every: steps between those measurements.
-    """
-
-    out: Path = Path("runs/full_finetune")
-    steps: int = pydantic.Field(300, gt=0)
-    lr: float = pydantic.Field(1e-3, gt=0)
-    deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
-    validate_frames: int = pydantic.Field(0, ge=0)
-    validate_every: int = pydantic.Field(50, gt=0)
 
 
 @dataclass

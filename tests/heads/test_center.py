@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -107,6 +108,20 @@ class TestHeatmap:
         turned[0, 6] = math.pi / 4
         heat = heatmap_target(turned, FINE)
         assert heat[row + 2, column + 2] > 0.2 > heat[row + 2, column - 2]
+
+    @pytest.mark.parametrize("yaw", [0.0, 0.5, -1.1, 2.6])
+    def test_by_hand(self, yaw: float) -> None:
+        """In every cell the gaussian of the cell's offset from the centre cell, turned into the object's axes."""
+        box = torch.tensor([[0.4, 0.4, 0, 12.0, 3.6, 2.0, yaw]])
+        heat = heatmap_target(box, FINE)
+        row, column = (int(index[0]) for index in cells_of(box, FINE))
+        for dy, dx in itertools.product(range(-7, 8), repeat=2):
+            along, across = (
+                0.8 * (dx * math.cos(yaw) + dy * math.sin(yaw)),
+                0.8 * (dy * math.cos(yaw) - dx * math.sin(yaw)),
+            )
+            wanted = math.exp(-0.5 * ((along / 2.0) ** 2 + (across / 0.6) ** 2))
+            assert float(heat[row + dy, column + dx]) == pytest.approx(wanted, rel=1e-3, abs=1e-7)
 
     def test_overlapping_objects_take_the_maximum(self) -> None:
         near = torch.tensor([[0.4, 0.4, 0, 4.0, 2.0, 2.0, 0.0], [2.0, 0.4, 0, 4.0, 2.0, 2.0, 0.0]])
