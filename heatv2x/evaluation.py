@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from heatv2x import plugins
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.files import write_json
+from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
@@ -77,7 +81,7 @@ class Evaluation:
 
     Attributes:
         result: against the union of what the agents in range see.
-        ego_visible: against what the ego itself sees.
+        ego_visible: against what the ego itself sees; detections of other objects that are there do not count.
         traffic: measured message sizes.
         scenes: the frames that were kept for pictures, by index.
     """
@@ -157,7 +161,8 @@ class Evaluator:
         for index in range(self.count):
             scene = self.run(model, roster, index)
             union.add(scene.detections, scene.truth)
-            visible.add(scene.detections, ground_truth(scene.frame, 0, [0], limits=limits))
+            seen = ground_truth(scene.frame, 0, [0], limits=limits)
+            visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
             sizes.append(scene.message_bytes)
             if index in self.keep:
                 scenes[index] = scene
@@ -222,6 +227,29 @@ class Evaluator:
                 "  Way out: build the world with longer clips of consecutive frames (clip_frames=, stride=1)"
             )
         return self._index[wanted]
+
+
+def without_hidden(detections: Boxes3D, seen: Boxes3D, truth: Boxes3D) -> Boxes3D:
+    """Detections without those of objects that are there but that the ego itself does not see.
+
+    Finding such an object is no false alarm; it just does not count here. A detection is of the object it overlaps
+    most, if by 0.3 or more.
+
+    Args:
+        detections: (D) boxes.
+        seen: what the ego sees.
+        truth: what anybody sees.
+    """
+    known = set() if seen.ids is None else set(seen.ids.tolist())
+    ids = [] if truth.ids is None else truth.ids.tolist()
+    hidden = truth[np.array([i not in known for i in ids], dtype=bool)]
+    if len(detections) == 0 or len(hidden) == 0:
+        return detections
+    found = torch.from_numpy(detections.boxes)
+    overlap = rotated_iou_bev(found, torch.from_numpy(hidden.boxes)).amax(dim=1)
+    if len(seen):
+        overlap[rotated_iou_bev(found, torch.from_numpy(seen.boxes)).amax(dim=1) >= overlap] = 0
+    return detections[(overlap < 0.3).numpy()]
 
 
 class EvalConfig(Config):

@@ -12,7 +12,7 @@ import pytest
 from heatv2x.channel import ChannelConfig
 from heatv2x.datasets.base import Sensors
 from heatv2x.errors import ConfigError, HeatError
-from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.evaluation import Evaluator, Roster, without_hidden
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.average_precision import HEAL
@@ -176,13 +176,27 @@ class TestScores:
         perfect(model, evaluator, monkeypatch)
         evaluation = evaluator.evaluate(model, ROSTER)
         assert evaluation.result.ap == {"0.3": 1.0, "0.5": 1.0, "0.7": 1.0}
-        assert evaluation.ego_visible.ap["0.5"] < 1.0, "what only others saw is no ground truth there"
+        assert evaluation.ego_visible.ap == evaluation.result.ap, "finding what only others see is no false alarm"
+        assert evaluation.ego_visible.n_ground_truth < evaluation.result.n_ground_truth
         row = evaluation.to_row("int8")
         assert row["ap"]["0.5"] == 1.0 and row["n_frames"] == 4 and row["codec"] == "int8"
         assert row["n_ground_truth"] == sum(
             len(ground_truth(dataset.read(i, []), 0, None, limits=LIMITS)) for i in range(4)
         )
         assert row["protocol"]["x_range_m"] == [-12.8, 12.8] and row["protocol"]["name"] == "heatv2x"
+
+    def test_only_detections_of_hidden_objects_are_left_out(self) -> None:
+        boxes = np.float32([[5.0 * i, 0, -1, 4, 2, 1.5, 0.3] for i in range(5)])
+        truth = Boxes3D(boxes[:4], ids=np.arange(4))
+        seen = truth[np.array([True, False, True, False])]
+        found = Boxes3D(
+            boxes + np.float32([0.2, 0.1, 0, 0, 0, 0, 0]), scores=np.linspace(0.9, 0.1, 5, dtype=np.float32)
+        )
+        kept = without_hidden(found, seen, truth)
+        np.testing.assert_array_equal(kept.boxes, found.boxes[[0, 2, 4]])
+        assert kept.scores is not None and len(kept.scores) == 3, "the last one is of nothing: a false alarm"
+        assert len(without_hidden(found, seen[:0], truth)) == 1 and len(without_hidden(found, truth, truth)) == 5
+        assert len(without_hidden(found[:0], seen, truth)) == 0
 
     def test_bytes_are_the_mean_of_packed_messages(self, model: Collaboration, dataset: SmallScenes) -> None:
         evaluator = Evaluator(dataset)

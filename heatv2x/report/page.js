@@ -736,6 +736,8 @@
   new ResizeObserver(resize).observe(byId("canvas-box"));
 
   scenes.forEach(prepare);
+  const gains = scenes.map((scene) => { const { gained, lost } = judge(scene); return gained - lost; });
+  state.frame = Math.max(0, gains.indexOf(Math.max(...gains))); // open where working together shows most
   readPalette();
   resize();
   writeAll();
