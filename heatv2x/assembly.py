@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from heatv2x import plugins
 from heatv2x.config import build
 from heatv2x.errors import PackError
-from heatv2x.model import AdapterConfig, Collaboration, ModelConfig, PartConfig
+from heatv2x.model import Collaboration
+from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.packs import Pack, read_pack
 
 SIDES = ("sender", "receiver")

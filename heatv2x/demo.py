@@ -27,7 +27,8 @@ from heatv2x.config import Config, build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluation import Evaluation, Evaluator, Roster
 from heatv2x.files import read_json, write_json
-from heatv2x.model import Collaboration, ModelConfig
+from heatv2x.model import Collaboration
+from heatv2x.model_config import ModelConfig
 from heatv2x.packs import read_pack
 from heatv2x.report.build import build_report
 from heatv2x.report.collect import collect_scenes

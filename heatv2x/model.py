@@ -11,108 +11,28 @@ Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, C
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 import torch
 from torch import Tensor, nn
 
 from heatv2x import plugins
 from heatv2x.agents.base import Agent
-from heatv2x.config import Config, build, merge, nearest
+from heatv2x.config import nearest
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.fusion.base import Edges, Fusion, Received
 from heatv2x.geometry import nms, transform_boxes
 from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import Message
+from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
 from heatv2x.packs import tensors_digest
 from heatv2x.structures import AgentFrame, Boxes3D
-
-
-class PartConfig(Config):
-    """A part by name and its settings, which the part's own `Config` checks.
-
-    Attributes:
-        part: file name in the kind's folder, or "package.module:Class".
-        settings: what differs from the part's defaults.
-    """
-
-    part: str
-    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
-
-    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The same part keeps the settings that are not named; another part starts with its own defaults."""
-        return merge(self.model_dump(), settings) if settings.get("part", self.part) == self.part else dict(settings)
-
-
-class ModelConfig(Config):
-    """Everything that shapes a model; stored in every pack.
-
-    Attributes:
-        half_extent_m: the shared grid reaches this far to each side.
-        cell_m: shared cell.
-        channels: C.
-        backbone_blocks: residual blocks of the shared backbone, on the sender's side.
-        neck_channels: channels of the neck's coarse branch, on the ego's side.
-        agents: the base types by name.
-        fusion, head: parts.
-        codec: how features travel.
-    """
-
-    half_extent_m: float = pydantic.Field(51.2, gt=0)
-    cell_m: float = pydantic.Field(1.6, gt=0)
-    channels: int = pydantic.Field(48, gt=0)
-    backbone_blocks: int = pydantic.Field(1, ge=0)
-    neck_channels: int = pydantic.Field(96, gt=0)
-    agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
-    fusion: PartConfig = PartConfig(part="hetero_graph")
-    head: PartConfig = PartConfig(part="center")
-    codec: str = "int8"
-
-    @pydantic.model_validator(mode="after")
-    def _possible(self) -> ModelConfig:
-        if not self.agents:
-            raise ValueError("agents is empty; a base needs at least one type")
-        for name in self.agents:
-            _check_type_name(name)
-        try:
-            rows, _ = self.grid.shape
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        if rows % 2:
-            raise ValueError(
-                f"half_extent_m={self.half_extent_m} gives {rows} cells a side; the neck needs an even number"
-            )
-        return self
-
-    @property
-    def grid(self) -> BevGrid:
-        """The shared grid."""
-        return BevGrid(-self.half_extent_m, self.half_extent_m, -self.half_extent_m, self.half_extent_m, self.cell_m)
-
-
-class AdapterConfig(Config):
-    """How a newcomer joins.
-
-    Attributes:
-        agent: the newcomer's kind.
-        like: the deployed type whose typed fusion parameters it starts from.
-        before, after: Hetero-Aware Adapters before and after the shared backbone, on the sender's side.
-        received: Multi-Cognitive Adapter on its warped contribution, on the ego's side; None leaves it out.
-    """
-
-    agent: PartConfig
-    like: str = "lidar64"
-    before: PartConfig | None = PartConfig(part="hetero_aware")
-    after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
-    received: PartConfig | None = PartConfig(part="multi_cognitive")
 
 
 @dataclass
@@ -155,11 +75,11 @@ class Collaboration(nn.Module):
         self.receivers = nn.ModuleDict()
         self.joined: dict[str, AdapterConfig] = {}
         for name, part in config.agents.items():
-            self.agents[name] = _build_part("agents", part, self.grid, config.channels)
+            self.agents[name] = build_part("agents", part, self.grid, config.channels)
         self.backbone = residual_trunk(config.channels, config.backbone_blocks)
-        self.fusion: Fusion = _build_part("fusion", config.fusion, config.channels, list(config.agents))
+        self.fusion: Fusion = build_part("fusion", config.fusion, config.channels, list(config.agents))
         self.neck = TwoScaleNeck(config.channels, config.neck_channels)
-        self.head: Head = _build_part("heads", config.head, config.channels, self.grid)
+        self.head: Head = build_part("heads", config.head, config.channels, self.grid)
         self.codec = plugins.find("codecs", config.codec)()
 
     # --- the line ---------------------------------------------------------------------------------------------------
@@ -362,15 +282,15 @@ class Collaboration(nn.Module):
         if config.like not in self.known_types():
             raise ConfigError(f"like='{config.like}' is no deployed type; {nearest(config.like, self.known_types())}")
         try:
-            _check_type_name(name)
+            check_type_name(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         # everything is built before anything is registered: a wrong part leaves no half-joined type behind
         channels = self.config.channels
-        agent = _build_part("agents", config.agent, self.grid, channels)
+        agent = build_part("agents", config.agent, self.grid, channels)
         sides = {"before": config.before, "after": config.after}
-        sender = nn.ModuleDict({s: _build_part("adapters", p, channels) for s, p in sides.items() if p})
-        receiver = _build_part("adapters", config.received, channels) if config.received else None
+        sender = nn.ModuleDict({s: build_part("adapters", p, channels) for s, p in sides.items() if p})
+        receiver = build_part("adapters", config.received, channels) if config.received else None
         self.agents[name] = agent
         self.senders[name] = sender
         if receiver is not None:
@@ -432,19 +352,5 @@ def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:
     return rows[order.to(rows.device)]
 
 
-def _check_type_name(name: str) -> None:
-    """A type's name stands in tensor names, file names and in 32 bytes of a message."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
-        raise ValueError(
-            f"'{name}' is no type name: write a small letter, then small letters, digits and _, at most 32"
-        )
-
-
 def _as_boxes(found: Detections) -> Boxes3D:
     return Boxes3D(found.boxes.float().cpu().numpy(), scores=found.scores.float().cpu().numpy())
-
-
-def _build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
-    part_class = plugins.find(kind, part.part)
-    settings = build(part_class.Config, part.settings, source=f"{kind} part '{part.part}'")
-    return part_class(settings, *arguments)

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("nn", "losses"),
     ("agents", "adapters", "codecs", "fusion", "heads"),
     ("message", "channel"),
-    ("model", "packs", "assembly"),
+    ("model_config", "model", "packs", "assembly"),
     ("training", "metrics", "evaluation", "runtime"),
     ("report", "view", "doctor"),
     ("cli", "demo", "__main__"),

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pydantic
 
-from heatv2x.model import ModelConfig, PartConfig
+from heatv2x.model_config import ModelConfig, PartConfig
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.windows import WindowConfig

@@ -25,7 +25,8 @@ from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator, Roster
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
-from heatv2x.model import AdapterConfig, Collaboration, ModelConfig, PartConfig
+from heatv2x.model import Collaboration
+from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.packs import Pack, read_pack, write_pack
 from heatv2x.training.cache import fill_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning

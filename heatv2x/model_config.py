@@ -1,0 +1,108 @@
+"""What shapes a model, and how a newcomer joins it; both are stored in packs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from heatv2x import plugins
+from heatv2x.config import Config, build, merge
+from heatv2x.errors import ConfigError
+from heatv2x.grid import BevGrid
+
+
+class PartConfig(Config):
+    """A part by name and its settings, which the part's own `Config` checks.
+
+    Attributes:
+        part: file name in the kind's folder, or "package.module:Class".
+        settings: what differs from the part's defaults.
+    """
+
+    part: str
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The same part keeps the settings that are not named; another part starts with its own defaults."""
+        return merge(self.model_dump(), settings) if settings.get("part", self.part) == self.part else dict(settings)
+
+
+class ModelConfig(Config):
+    """Everything that shapes a model; stored in every pack.
+
+    Attributes:
+        half_extent_m: the shared grid reaches this far to each side.
+        cell_m: shared cell.
+        channels: C.
+        backbone_blocks: residual blocks of the shared backbone, on the sender's side.
+        neck_channels: channels of the neck's coarse branch, on the ego's side.
+        agents: the base types by name.
+        fusion, head: parts.
+        codec: how features travel.
+    """
+
+    half_extent_m: float = pydantic.Field(51.2, gt=0)
+    cell_m: float = pydantic.Field(1.6, gt=0)
+    channels: int = pydantic.Field(48, gt=0)
+    backbone_blocks: int = pydantic.Field(1, ge=0)
+    neck_channels: int = pydantic.Field(96, gt=0)
+    agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
+    fusion: PartConfig = PartConfig(part="hetero_graph")
+    head: PartConfig = PartConfig(part="center")
+    codec: str = "int8"
+
+    @pydantic.model_validator(mode="after")
+    def _possible(self) -> ModelConfig:
+        if not self.agents:
+            raise ValueError("agents is empty; a base needs at least one type")
+        for name in self.agents:
+            check_type_name(name)
+        try:
+            rows, _ = self.grid.shape
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if rows % 2:
+            raise ValueError(
+                f"half_extent_m={self.half_extent_m} gives {rows} cells a side; the neck needs an even number"
+            )
+        return self
+
+    @property
+    def grid(self) -> BevGrid:
+        """The shared grid."""
+        return BevGrid(-self.half_extent_m, self.half_extent_m, -self.half_extent_m, self.half_extent_m, self.cell_m)
+
+
+class AdapterConfig(Config):
+    """How a newcomer joins.
+
+    Attributes:
+        agent: the newcomer's kind.
+        like: the deployed type whose typed fusion parameters it starts from.
+        before, after: Hetero-Aware Adapters before and after the shared backbone, on the sender's side.
+        received: Multi-Cognitive Adapter on its warped contribution, on the ego's side; None leaves it out.
+    """
+
+    agent: PartConfig
+    like: str = "lidar64"
+    before: PartConfig | None = PartConfig(part="hetero_aware")
+    after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
+    received: PartConfig | None = PartConfig(part="multi_cognitive")
+
+
+def check_type_name(name: str) -> None:
+    """A type's name stands in tensor names, file names and in 32 bytes of a message."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+        raise ValueError(
+            f"'{name}' is no type name: write a small letter, then small letters, digits and _, at most 32"
+        )
+
+
+def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
+    """A part of one kind, its settings checked; `arguments` are what the kind's contract asks for besides."""
+    part_class = plugins.find(kind, part.part)
+    settings = build(part_class.Config, part.settings, source=f"{kind} part '{part.part}'")
+    return part_class(settings, *arguments)
