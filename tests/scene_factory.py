@@ -18,7 +18,8 @@ from heatv2x.agents.base import Agent
 from heatv2x.config import build
 from heatv2x.datasets.base import Dataset, Sensors
 from heatv2x.grid import BevGrid
-from heatv2x.model import AdapterConfig, Collaboration, ModelConfig, PartConfig
+from heatv2x.model import Collaboration
+from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Frame, Objects, PointCloud, Pose
 from heatv2x.training.pool import Pool, load_pool
 

@@ -17,7 +17,8 @@ from heatv2x.channel import disturbed
 from heatv2x.errors import ConfigError, HeatError, MessageError
 from heatv2x.fusion.base import Received
 from heatv2x.message import Message, pack, unpack
-from heatv2x.model import AdapterConfig, Collaboration, Links, ModelConfig, PartConfig, in_order, links_of
+from heatv2x.model import Collaboration, Links, in_order, links_of
+from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
 from tests.scene_factory import (
     CAMERA,

@@ -14,7 +14,8 @@ import torch
 from heatv2x.assembly import adapter_pack, add_agent, agent_pack, assemble, base_pack
 from heatv2x.errors import ConfigError, HeatError, PackError
 from heatv2x.fusion.hetero_graph import HeteroGraph
-from heatv2x.model import AdapterConfig, Collaboration, PartConfig
+from heatv2x.model import Collaboration
+from heatv2x.model_config import AdapterConfig, PartConfig
 from heatv2x.packs import FORMAT, Pack, read_pack, tensors_digest, write_pack
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import CAMERA, SmallScenes, joined, same_state, shaken, small_model

@@ -15,7 +15,8 @@ from heatv2x.codecs.base import Codec
 from heatv2x.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion
-from heatv2x.model import Collaboration, PartConfig
+from heatv2x.model import Collaboration
+from heatv2x.model_config import PartConfig
 from tests.scene_factory import SmallScenes, model_config
 
 ALL = [(kind, name) for kind in plugins.CONTRACTS for name in plugins.available(kind)]
