@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from heatv2x import __version__
 from heatv2x.config import ConfigT, build, merge, parse_overrides, read_recipe
@@ -38,6 +39,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
 
+_INTERRUPTED = 130
 _FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel processes the first one speaks
 out = Console(quiet=_FOLLOWS)
 err = Console(stderr=True)
@@ -53,13 +55,13 @@ def main() -> None:
     except HeatError as error:
         _fail(str(error))
     except typer.TyperException as error:
-        err.print(f"[bold red]error:[/] {error}; see heatv2x --help", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(f"{error}; see heatv2x --help")
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
-        err.print("stopped; what was finished is kept, the same command continues", style="yellow")
-        sys.exit(130)
+        _stopped()
+    if code == _INTERRUPTED:  # how typer reports Ctrl-C
+        _stopped()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -81,7 +83,7 @@ def demo(
     with _bars() as report:
         result = run_demo(config, report)
     _print_rows(result.rows)
-    out.print(f"\nReport: {result.report}\nNumbers: {result.metrics}", highlight=False)
+    _say(f"\nReport: {result.report}\nNumbers: {result.metrics}")
 
 
 @app.command()
@@ -127,7 +129,7 @@ def world_build(settings: Settings = None) -> None:
     config = _config(WorldConfig, settings)
     with _bars() as report:
         summary = build_world(config, lambda done, total: report("building the world", done, total))
-    out.print(f"{config.out}: {summary}", highlight=False)
+    _say(f"{config.out}: {summary}")
 
 
 @train_app.command("base")
@@ -179,7 +181,7 @@ def evaluate(settings: Settings = None) -> None:
     with _bars() as report:
         rows = run_eval(config, report)
     _print_rows(rows)
-    out.print(f"Numbers: {config.out / 'metrics.json'}", highlight=False)
+    _say(f"Numbers: {config.out / 'metrics.json'}")
 
 
 @pack_app.command("inspect")
@@ -206,7 +208,7 @@ def pack_verify(paths: list[Path]) -> None:
 
     for path in paths:
         pack = read_pack(path)
-        out.print(f"ok  {path}  {pack.kind} {pack.agent_type} {pack.parameters:,} parameters", highlight=False)
+        _say(f"ok  {path}  {pack.kind} {pack.agent_type} {pack.parameters:,} parameters")
     if any(read_pack(path).kind == "base" for path in paths):
         assemble(*read_all(paths))
         out.print("ok  they fit together")
@@ -220,7 +222,7 @@ def report(settings: Settings = None) -> None:
     values = parse_overrides(settings or [])
     if set(values) != {"run"}:
         raise ConfigError("report takes exactly one setting: run=FOLDER")
-    out.print(f"Report: {build_report(Path(values['run']))}", highlight=False)
+    _say(f"Report: {build_report(Path(values['run']))}")
 
 
 @app.callback(invoke_without_command=True)
@@ -236,7 +238,7 @@ def _options(
     )
     logging.getLogger("heatv2x").setLevel(level)
     if version:
-        out.print(f"heatv2x {__version__}", highlight=False)
+        _say(f"heatv2x {__version__}")
         raise typer.Exit(0)
 
 
@@ -269,14 +271,13 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
     with _bars() as report:
         result = job(config, report)
     frozen = result.record.frozen_proof["tensors"]
-    out.print(
+    _say(
         f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
         f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock)"
-        + (f", {frozen} frozen tensors unchanged" if frozen else ""),
-        highlight=False,
+        + (f", {frozen} frozen tensors unchanged" if frozen else "")
     )
     for path in result.packs:
-        out.print(f"  {path}", highlight=False)
+        _say(f"  {path}")
 
 
 def _join_processes() -> None:
@@ -331,6 +332,16 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     out.print(table)
 
 
+def _say(text: str) -> None:
+    """One line as it is: no markup (paths may hold brackets), no wrapping (paths are copied)."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def _fail(message: str) -> None:
-    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    err.print(Text("error: ", style="bold red") + Text(message), highlight=False, soft_wrap=True)
     sys.exit(2)
+
+
+def _stopped() -> None:
+    err.print("stopped; what was finished is kept, the same command continues", style="yellow")
+    sys.exit(_INTERRUPTED)

@@ -242,9 +242,8 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
         ("heatv2x.fusion.maximum", "import heatv2x.training.loop"),
         ("heatv2x.message", "def late():\n    from heatv2x.world import town"),
         ("heatv2x.agents.lidar_pillar", "from ..report import build"),
-        ("heatv2x.datasets.opv2v", "from heatv2x.model import Collaboration")(
-            "heatv2x.errors", "from .formats import carla"
-        ),
+        ("heatv2x.datasets.opv2v", "from heatv2x.model import Collaboration"),
+        ("heatv2x.errors", "from .formats import carla"),
     ],
 )
 def test_an_import_against_the_arrow_is_found(module: str, source: str) -> None:
