@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatv2x import __version__
-from heatv2x.config import ConfigT, build, merge, parse_overrides, read_recipe
+from heatv2x.config import Config, ConfigT, build, merge, parse_overrides, read_recipe
 from heatv2x.errors import ConfigError, HeatError
 
 app = typer.Typer(
@@ -44,7 +44,10 @@ _FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel proc
 out = Console(quiet=_FOLLOWS)
 err = Console(stderr=True)
 Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings; recipe=NAME reads a recipe first.")
+    list[str] | None,
+    typer.Argument(
+        metavar="key=value", help="Settings (heatv2x settings VERB lists them); recipe=NAME reads a recipe first."
+    ),
 ]
 
 
@@ -119,6 +122,34 @@ def list_parts() -> None:
             )
         out.print(table)
         out.print()
+
+
+@app.command()
+def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For example: train base")]) -> None:
+    """The settings of a verb, their defaults and what they mean."""
+    from heatv2x.config import nearest, settings_of
+    from heatv2x.demo import DemoConfig
+    from heatv2x.evaluation import EvalConfig
+    from heatv2x.training import job_config
+    from heatv2x.world.config import WorldConfig
+
+    known: dict[str, type[Config]] = {
+        "demo": DemoConfig,
+        "world build": WorldConfig,
+        "train base": job_config.BaseConfig,
+        "train encoder": job_config.EncoderConfig,
+        "adapt local": job_config.LocalConfig,
+        "adapt collaborative": job_config.CollaborativeConfig,
+        "adapt full": job_config.FullConfig,
+        "eval": EvalConfig,
+    }
+    name = " ".join(verb)
+    if name not in known:
+        raise ConfigError(f"'{name}' takes no settings; {nearest(name, known)}")
+    table = Table("setting", "default", "meaning", box=None, pad_edge=False)
+    for key, default, meaning in settings_of(known[name]):
+        table.add_row(key, escape(default or "must be given"), escape(meaning))
+    out.print(table)
 
 
 @world_app.command("build")

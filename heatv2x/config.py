@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -142,4 +144,37 @@ def _fields_at(config_class: type[Config], location: list[str]) -> list[str]:
         options = [option for option in typing.get_args(current) if option is not type(None)]
         if len(options) == 1 and typing.get_origin(current) is not dict:
             current = options[0]
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, pydantic.BaseModel) else []
+    if not (isinstance(current, type) and issubclass(current, pydantic.BaseModel)):
+        return []
+    return [about.alias or name for name, about in current.model_fields.items()]
+
+
+def settings_of(config_class: type[Config]) -> list[tuple[str, str, str]]:
+    """Every setting of a config: key, default as one would write it ("" if it must be given), and what it means.
+
+    The meaning is read from the "Attributes" of the docstrings of the class and those it inherits from.
+    """
+    meanings: dict[str, str] = {}
+    for parent in reversed(config_class.__mro__):
+        meanings |= _attributes(inspect.getdoc(parent) or "" if "__doc__" in vars(parent) else "")
+    rows = []
+    for name, about in config_class.model_fields.items():
+        default = about.get_default(call_default_factory=True, validated_data={})
+        shown = default.model_dump(mode="json") if isinstance(default, Config) else default
+        rows.append(
+            (about.alias or name, "" if about.is_required() else str(shown), meanings.get(about.alias or name, ""))
+        )
+    return rows
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """The entries of a docstring's "Attributes" section: `name, name: meaning`, continued on deeper lines."""
+    meanings: dict[str, str] = {}
+    names: list[str] = []
+    for line in docstring.partition("Attributes:")[2].splitlines():
+        entry = re.match(r"\s*([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+        for name in names:
+            meanings[name] = entry[2] if entry else f"{meanings[name]} {line.strip()}".strip()
+    return meanings

@@ -6,7 +6,7 @@ without the ego's own body. A second score counts only what the ego itself sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class Evaluator:
         self.protocol = protocol
         self.count = len(dataset) if limit is None else min(limit, len(dataset))
         self.keep = set(keep)
-        self._frames: dict[tuple[int, str, str], Frame] = {}
+        self._frames: dict[tuple[int, str, str, int], Frame] = {}
         self._sent: dict[tuple[int, int, str, str], Message] = {}
         self._index = {dataset.name(index): index for index in range(len(dataset))}
 
@@ -172,10 +172,11 @@ class Evaluator:
 
     def run(self, model: Collaboration, roster: Roster, index: int) -> SceneResult:
         """One frame through the whole line, bytes included."""
-        frame = self._read(index, model, roster)
+        ego_id = self.dataset.agent_ids(index)[0]
+        frame = self._read(index, model, roster, ego_id)
         grid, config = model.grid, self.channel.config
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
-        ego = self._send(model, roster, index, 0)
+        ego = self._send(model, roster, index, ego_id, ego_id)
         heard, messages = [], []
         others = [] if roster.drop else list(range(1, len(frame.agents)))
         for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
@@ -188,28 +189,30 @@ class Evaluator:
         return SceneResult(frame, ego, heard, messages, model.detect(ego, messages), truth)
 
     def _transmit(self, model: Collaboration, roster: Roster, index: int, sender: int, frame: Frame) -> bytes | None:
-        """The bytes that arrive, with the pose as reported; None if they are lost."""
-        agent_id = frame.agents[sender].agent_id
-        if not self.channel.delivers(frame.name, agent_id):
+        """The bytes that arrive, with the pose as reported; None if they are lost, or the sender was not there yet."""
+        agent_id, earlier = frame.agents[sender].agent_id, self._earlier(index)
+        if not self.channel.delivers(frame.name, agent_id) or agent_id not in self.dataset.agent_ids(earlier):
             return None
-        message = self._send(model, roster, self._earlier(index), sender)
+        message = self._send(model, roster, earlier, agent_id, frame.agents[0].agent_id)
         pose, sigma_m, sigma_rad = self.channel.reported_pose(frame.name, agent_id, message.pose)
         return pack(replace(message, pose=pose, sigma_m=sigma_m, sigma_rad=sigma_rad))
 
-    def _send(self, model: Collaboration, roster: Roster, index: int, agent: int) -> Message:
-        agent_type = roster.type_of(agent)
-        key = (index, agent, agent_type, model.fusion.level)
+    def _send(self, model: Collaboration, roster: Roster, index: int, agent_id: int, ego_id: int) -> Message:
+        """What an agent said in a frame, in the role it has for this ego."""
+        agent_type = roster.ego if agent_id == ego_id else roster.senders
+        key = (index, agent_id, agent_type, model.fusion.level)
         if key not in self._sent:
-            frame = self._read(index, model, roster)
-            self._sent[key] = model.encode(frame.agents[agent], agent_type, _microseconds(frame.timestamp))
+            frame = self._read(index, model, roster, ego_id)
+            agent = next(agent for agent in frame.agents if agent.agent_id == agent_id)
+            self._sent[key] = model.encode(agent, agent_type, _microseconds(frame.timestamp))
         return self._sent[key]
 
-    def _read(self, index: int, model: Collaboration, roster: Roster) -> Frame:
-        sensors = {roster.ego: model.agent(roster.ego).sensors, roster.senders: model.agent(roster.senders).sensors}
-        key = (index, roster.ego, roster.senders)
+    def _read(self, index: int, model: Collaboration, roster: Roster, ego_id: int) -> Frame:
+        """A frame with the sensors that each agent needs in its role for this ego."""
+        key = (index, roster.ego, roster.senders, ego_id)
         if key not in self._frames:
-            ids = self.dataset.agent_ids(index)
-            wanted: Mapping[int, Sequence[str]] = {a: sensors[roster.type_of(i)] for i, a in enumerate(ids)}
+            ego, senders = model.agent(roster.ego).sensors, model.agent(roster.senders).sensors
+            wanted = {agent_id: ego if agent_id == ego_id else senders for agent_id in self.dataset.agent_ids(index)}
             self._frames = {} if len(self._frames) > 4 else self._frames
             self._frames[key] = self.dataset.read(index, wanted)
         return self._frames[key]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatv2x import config
 from heatv2x.adapters.base import Adapter
-from heatv2x.config import Config
 
 
 class HeteroAware(Adapter):
@@ -23,7 +23,7 @@ class HeteroAware(Adapter):
     weighted by activity: empty cells do not count, so a crop and the whole map give nearly the same gate.
     """
 
-    class Config(Config):
+    class Config(config.Config):
         """Attributes:
         kernel: size of the identity-initialised convolution (3 before the shared backbone, 1 after it).
         rank: channels of the bottleneck, r.

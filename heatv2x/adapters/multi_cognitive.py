@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatv2x import config
 from heatv2x.adapters.base import Adapter
-from heatv2x.config import Config
 
 
 class MultiCognitive(Adapter):
     """A residual with depthwise 3x3, 5x5 and 7x7 views of a low-rank projection."""
 
-    class Config(Config):
+    class Config(config.Config):
         """Attributes:
         rank: hidden channels, r.
         """

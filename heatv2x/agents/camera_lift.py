@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatv2x import config
 from heatv2x.agents.base import Agent, image_grid
-from heatv2x.config import Config
 from heatv2x.errors import HeatError
 from heatv2x.grid import BevGrid
 from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
@@ -47,7 +47,7 @@ class CameraLift(Agent):
 
     sensors = ("camera",)
 
-    class Config(Config):
+    class Config(config.Config):
         """Numbers of a camera agent; the defaults are the demo's.
 
         Attributes:

@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from heatv2x import config
 from heatv2x.agents.base import Agent, image_grid, sweep
-from heatv2x.config import Config
 from heatv2x.grid import BevGrid
 from heatv2x.nn.pillars import PillarEncoder, Pillars, collate_pillars, pillars_of
 from heatv2x.nn.residual import ResidualBlock, conv_block
@@ -21,7 +21,7 @@ from heatv2x.structures import AgentFrame
 class LidarPillar(Agent):
     """One LiDAR, pillars, batch normalisation."""
 
-    class Config(Config):
+    class Config(config.Config):
         """Numbers of a pillar agent; the defaults are the demo's.
 
         Attributes:

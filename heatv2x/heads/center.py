@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x.config import Config
+from heatv2x import config
 from heatv2x.geometry import nms
 from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head, no_detections
@@ -30,7 +30,7 @@ _REFERENCE_SIZE = (4.5, 1.9, 1.6)  # metres; sizes are regressed relative to it
 class Center(Head):
     """Heatmap and box regression on a grid `upsample` times finer than the shared one."""
 
-    class Config(Config):
+    class Config(config.Config):
         """Attributes:
         upsample: how much finer the output grid is than the shared grid.
         hidden: channels before the output.
