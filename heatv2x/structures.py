@@ -28,7 +28,7 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
 class Pose:
     """Where a frame is in the world.
 
@@ -77,7 +77,7 @@ class Pose:
         return float(np.hypot(*(self.xyz[:2] - other.xyz[:2])))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PointCloud:
     """Points of one LiDAR sweep in the agent's frame.
 
@@ -94,7 +94,7 @@ class PointCloud:
         return len(self.points)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """One pinhole camera of an agent and what it saw.
 
@@ -134,7 +134,7 @@ class Camera:
         return replace(self, image=image, K=K, depth=depth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Boxes3D:
     """Upright boxes in one frame, about their geometric centres.
 
@@ -174,7 +174,7 @@ class Boxes3D:
         return cls(np.zeros((0, 7), np.float32), scores=np.zeros(0, np.float32))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objects:
     """Every labelled object of a frame, once, in the world.
 
@@ -199,7 +199,7 @@ class Objects:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AgentFrame:
     """What one agent sensed at one time.
 
@@ -223,7 +223,7 @@ class AgentFrame:
         return self.agent_id < 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One labelled moment of one scenario, seen by all its agents.
 

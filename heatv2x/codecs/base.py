@@ -15,6 +15,9 @@ from torch import Tensor
 class Codec(ABC):
     """Turns one feature into bytes and back.
 
+    A receiver finds a codec by its `wire_id` among the files in `heatv2x/codecs/`; one from outside the package serves
+    training only.
+
     `quantise` is what training sees; `from_bytes(to_bytes(x))` equals `quantise(x)` exactly, which the tests check for
     every part.
 

@@ -1,7 +1,7 @@
 """The frozen prefix, computed once: whatever lies before the first trainable tensor is the same at every step.
 
 Augmentation of sensor data is drawn while the cache is filled; ego, dropped agents, types, pose noise and crops still
-vary at every step. Measured loss against recomputing: none (docs/method.md).
+vary at every step.
 
 Shapes: R rows (one per agent of every frame and version), C channels, Y X shared grid.
 """

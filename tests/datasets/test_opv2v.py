@@ -323,7 +323,7 @@ class TestIndex:
         assert snapshot(opened(scenario)) == first
         assert "is corrupt and is built again" in caplog.text
         caplog.clear()
-        assert snapshot(opened(scenario)) == first and "corrupt" not in caplog.text
+        assert snapshot(opened(scenario)) == first and "is corrupt" not in caplog.text
 
     def test_no_place_for_the_index_only_costs_time(
         self, scenario: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
