@@ -160,7 +160,14 @@ def world_build(settings: Settings = None) -> None:
     config = _config(WorldConfig, settings)
     with _bars() as report:
         summary = build_world(config, lambda done, total: report("building the world", done, total))
-    _say(f"{config.out}: {summary}")
+    table = Table("split", "scenarios", "frames", "agents per frame", "objects per frame", "seen by the ego", box=None)
+    for name, split in summary.splits.items():
+        if split.frames:
+            share = f"{100 * split.ego_objects / max(split.objects, 1):.0f} %"
+            means = (f"{split.agent_frames / split.frames:.1f}", f"{split.objects / split.frames:.1f}")
+            table.add_row(name, str(split.scenarios), str(split.frames), *means, share)
+    out.print(table)
+    _say(f"World: {config.out}")
 
 
 @train_app.command("base")
