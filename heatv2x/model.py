@@ -30,6 +30,7 @@ from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import Message
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
+from heatv2x.nn.move import to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
 from heatv2x.packs import tensors_digest
 from heatv2x.structures import AgentFrame, Boxes3D
@@ -125,15 +126,10 @@ class Collaboration(nn.Module):
         batch, slots = links.senders.shape
         if slots == 0:
             return ego, nothing_received(ego, links, [types[int(i)] for i in links.ego])
-        shape = (windows[0].x_max - windows[0].x_min, windows[0].y_max - windows[0].y_min)
-        target = BevGrid(0.0, shape[0], 0.0, shape[1], self.grid.cell)
-        corner = torch.eye(4, dtype=torch.float64).repeat(batch, 1, 1)
-        corner[:, 0, 3] = torch.tensor([w.x_min for w in windows], dtype=torch.float64)
-        corner[:, 1, 3] = torch.tensor([w.y_min for w in windows], dtype=torch.float64)
-        pull = (links.T_sender_ego @ corner[:, None].to(links.T_sender_ego.device)).flatten(0, 1)
-        heard = links.senders.flatten() >= 0
-        visible = self.grid.visible(pull, target).to(features.device) & heard[:, None, None].to(features.device)
-        warped = self.grid.warp(messages[links.senders.flatten().clamp(min=0)], pull, target)
+        target, pull = pull_to_windows(links.T_sender_ego, windows)
+        senders = links.senders.flatten()
+        visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
+        warped = self.grid.warp(messages[senders.clamp(min=0)], pull, target)
         warped = warped * visible[:, None]
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         warped = self._adapt_received(warped, [name for row in names for name in row]) * visible[:, None]
@@ -174,7 +170,8 @@ class Collaboration(nn.Module):
         """
         name = agent_type or self._type_of(frame)
         agent = self.agent(name)
-        feature = self.share(name, agent(agent.collate([agent.prepare(frame)]))).contiguous()
+        inputs = to_device(agent.collate([agent.prepare(frame)]), self._device)
+        feature = self.share(name, agent(inputs)).contiguous()
         about = (frame.agent_id, name, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
         if self.fusion.level == "boxes":
             found = self.head.decode(self.predict(feature), self.grid)[0]
@@ -230,7 +227,11 @@ class Collaboration(nn.Module):
         if message.agent_type not in self.known_types():
             hint = nearest(message.agent_type, self.known_types())
             raise MessageError(f"agent {message.sender} has unknown type '{message.agent_type}'; {hint}")
-        return message.feature
+        return message.feature.to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def _type_of(self, frame: AgentFrame) -> str:
         """The only type whose sensors a frame holds."""
@@ -340,6 +341,23 @@ def nothing_received(ego: Tensor, links: Links, ego_types: list[str]) -> Receive
     edges = Edges(links.T_sender_ego, links.sigma_m, links.sigma_rad, links.age_s)
     visible = torch.zeros(batch, 0, rows, columns, dtype=torch.bool, device=ego.device)
     return Received(ego[:, None][:, :0], visible, edges, ego_types, [[] for _ in ego_types])
+
+
+def pull_to_windows(T_sender_ego: Tensor, windows: Sequence[BevGrid]) -> tuple[BevGrid, Tensor]:
+    """One grid for windows of a common shape, and matrices that pull from the senders' frames to each window's corner.
+
+    Args:
+        T_sender_ego: (B, K, 4, 4) float64.
+        windows: B grids in the ego's frame.
+
+    Returns:
+        A grid that starts at the origin, and (B * K, 4, 4) float64 T_sender_window.
+    """
+    first = windows[0]
+    target = BevGrid(0.0, first.x_max - first.x_min, 0.0, first.y_max - first.y_min, first.cell)
+    T_ego_window = torch.eye(4, dtype=torch.float64).repeat(len(windows), 1, 1, 1)
+    T_ego_window[:, 0, :2, 3] = torch.tensor([[w.x_min, w.y_min] for w in windows], dtype=torch.float64)
+    return target, (T_sender_ego @ T_ego_window.to(T_sender_ego.device)).flatten(0, 1)
 
 
 def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from heatv2x.model import Collaboration
+from heatv2x.nn.move import to_device
 from heatv2x.structures import Frame, Pose
 from heatv2x.training.augment import mirrored_world
-from heatv2x.training.move import to_device
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Scene, SceneConfig, draw_members, draw_types, report_poses, vary
 

@@ -24,9 +24,9 @@ from torch import distributed, nn
 from heatv2x.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.metrics.cost import peak_memory
+from heatv2x.nn.move import to_device
 from heatv2x.packs import tensors_digest
 from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
-from heatv2x.training.move import to_device
 from heatv2x.training.stage import Stage
 
 log = logging.getLogger(__name__)

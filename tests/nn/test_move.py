@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from heatv2x.training.move import to_device
+from heatv2x.nn.move import to_device
 from tests.scene_factory import GRID
 
 META = torch.device("meta")
