@@ -60,8 +60,8 @@ class DemoConfig(Config):
     local_steps: int = pydantic.Field(200, gt=0)
     collaborative_steps: int = pydantic.Field(150, gt=0)
     full_steps: int = pydantic.Field(300, gt=0)
-    base_steps: int = pydantic.Field(700, gt=0)
-    encoder_steps: int = pydantic.Field(450, gt=0)
+    base_steps: int = pydantic.Field(1000, gt=0)
+    encoder_steps: int = pydantic.Field(600, gt=0)
     full: bool = False
     from_scratch: bool = False
     processes: int = pydantic.Field(2, gt=0)
