@@ -380,8 +380,9 @@ def _side_by_side(
             try:
                 tell(*queue.get(timeout=0.2))
             except Empty:
-                if any(task.ready() and not task.successful() for task in running):
-                    break
+                for task in running:
+                    if task.ready():
+                        task.get()  # the first failure ends them all
         while not queue.empty():
             tell(*queue.get())
         return [task.get() for task in running]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 
 class HeatError(Exception):
@@ -30,6 +32,10 @@ class DataError(HeatError):
         self.way_out = way_out
         where = f"{path}, key '{key}'" if key else f"{path}"
         super().__init__(f"{where}: {problem}" + (f"\n  Way out: {way_out}" if way_out else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How worker processes hand it on: the arguments, not the finished text."""
+        return functools.partial(DataError, key=self.key, way_out=self.way_out), (self.path, self.problem)
 
 
 class PackError(HeatError):
