@@ -7,6 +7,7 @@ time stamp leads to hashing the content, a changed hash to parsing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import time
@@ -216,7 +217,7 @@ def _load(path: Path) -> tuple[dict[str, FrameRecord], int]:
         TypeError,
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,
+        NotImplementedError,  # zipfile: a damaged header names a compression it does not know
     ) as error:
         _log.warning("the index %s is corrupt and is built again: %s", path, error)
         return {}, 0
@@ -301,7 +302,7 @@ def _unpack(arrays: Arrays) -> list[FrameRecord]:
 
 def _slices(counts: Int64) -> list[slice]:
     ends = np.cumsum(counts).tolist()
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 def _texts(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:

@@ -94,7 +94,7 @@ def collate_pillars(items: Sequence[Pillars], grid: BevGrid) -> Pillars:
     first = np.cumsum([0, *(item.agents for item in items)])
     return Pillars(
         torch.cat([item.features for item in items]),
-        torch.cat([item.cells + int(n) * cells_per_agent for item, n in zip(items, first, strict=False)]),
+        torch.cat([item.cells + int(n) * cells_per_agent for item, n in zip(items, first[:-1], strict=True)]),
         torch.cat([item.counts for item in items]),
         int(first[-1]),
     )

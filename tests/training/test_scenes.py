@@ -245,9 +245,10 @@ class TestBatch:
             truth = ground_truth(scene.frame, scene.members[0], scene.members)
             inside = (np.abs(truth.boxes[:, :2]) <= 12.8).all(axis=1)
             assert len(boxes) == inside.sum() > 0
-            assert all(torch.equal(a, b) for a, b in zip(own, batch.own_boxes[first:], strict=False))
+            last = first + len(scene.members)
+            assert all(torch.equal(a, b) for a, b in zip(own, batch.own_boxes[first:last], strict=True))
             assert len(own[0]) <= len(seen)
-            first += len(scene.members)
+            first = last
         assert first == len(batch.own_boxes) == len(batch.types)
 
     def test_objects_with_few_hits_are_no_targets(self, pool: Pool) -> None:
