@@ -80,6 +80,16 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
         load_into(_side(model, name, side), pack, f"{side}.")
 
 
+def exchanging(model: Collaboration, fusion: str) -> Collaboration:
+    """The same networks with another fusion that has no parameters: "late" exchanges boxes, "maximum" features."""
+    other = Collaboration(ModelConfig(**{**model.config.model_dump(), "fusion": {"part": fusion}}))
+    for name, joining in model.joined.items():
+        other.join(name, joining.model_copy(update={"received": None} if fusion == "late" else {}))
+    own = other.state_dict()
+    other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
+    return other.eval()
+
+
 def base_pack(model: Collaboration, provenance: dict[str, Any]) -> Pack:
     """The base of a model as a pack."""
     config = model.config

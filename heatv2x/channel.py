@@ -25,6 +25,7 @@ class ChannelConfig(Config):
         loss: probability that a message is lost.
         latency_ms: age of every message on arrival; whole frames of 100 ms.
         sigma_m, sigma_deg: standard deviation of the senders' position (x and y) and heading.
+        precise_share: this share of the senders, drawn for each scenario, has a tenth of those deviations.
         reported: "true" reports that deviation, "hidden" reports zero.
         max_senders: the nearest ones are heard; the rest is dropped.
         seed: of all draws.
@@ -35,6 +36,7 @@ class ChannelConfig(Config):
     latency_ms: int = pydantic.Field(0, ge=0, multiple_of=100)
     sigma_m: float = pydantic.Field(0.0, ge=0)
     sigma_deg: float = pydantic.Field(0.0, ge=0)
+    precise_share: float = pydantic.Field(0.0, ge=0, le=1)
     reported: Literal["true", "hidden"] = "true"
     max_senders: int = pydantic.Field(8, ge=0)
     seed: int = 0
@@ -58,12 +60,18 @@ class Channel:
     def reported_pose(self, frame: str, sender: int, pose: Pose) -> tuple[Pose, float, float]:
         """The pose a sender believes it has, and the deviations it reports (metres, radians)."""
         config = self.config
-        sigma_rad = float(np.radians(config.sigma_deg))
-        reported = (config.sigma_m, sigma_rad) if config.reported == "true" else (0.0, 0.0)
+        scale = 0.1 if self.precise(frame, sender) else 1.0
+        sigma_m, sigma_rad = scale * config.sigma_m, scale * float(np.radians(config.sigma_deg))
+        reported = (sigma_m, sigma_rad) if config.reported == "true" else (0.0, 0.0)
         if config.sigma_m == 0 and config.sigma_deg == 0:
             return pose, *reported
-        x, y, yaw = self._draw(frame, sender, "pose").normal(size=3) * [config.sigma_m, config.sigma_m, sigma_rad]
+        x, y, yaw = self._draw(frame, sender, "pose").normal(size=3) * [sigma_m, sigma_m, sigma_rad]
         return disturbed(pose, x, y, yaw), *reported
+
+    def precise(self, frame: str, sender: int) -> bool:
+        """Whether this sender is one of those that know their pose well, in this frame's whole scenario."""
+        scenario = frame.rpartition("/")[0]
+        return bool(self._draw(scenario, sender, "precise").random() < self.config.precise_share)
 
     def hears(self, ego: Pose, others: list[Pose]) -> list[int]:
         """Indices of the agents in range, nearest first, at most `max_senders`."""

@@ -140,6 +140,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "train encoder": job_config.EncoderConfig,
         "adapt local": job_config.LocalConfig,
         "adapt collaborative": job_config.CollaborativeConfig,
+        "adapt backward": job_config.BackwardConfig,
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
     }
@@ -200,6 +201,14 @@ def adapt_collaborative(settings: Settings = None) -> None:
     from heatv2x.training import job_config, jobs
 
     _job(job_config.CollaborativeConfig, jobs.adapt_collaborative, settings)
+
+
+@adapt_app.command("backward")
+def adapt_backward(settings: Settings = None) -> None:
+    """Backward alignment (HEAL), a rival: the newcomer's whole encoder against the frozen base; as local."""
+    from heatv2x.training import job_config, jobs
+
+    _job(job_config.BackwardConfig, jobs.align_backward, settings)
 
 
 @adapt_app.command("full")

@@ -7,32 +7,27 @@ the yardstick. Both leave their records in the run folder; what is finished is n
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from queue import Empty
-from typing import Any, Protocol
+from typing import Any
 
 import pydantic
-import torch
 
 from heatv2x import __version__
+from heatv2x.assembly import exchanging
 from heatv2x.config import Config, build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluation, Evaluator, Roster
+from heatv2x.evaluation import Evaluator, Roster
 from heatv2x.files import read_json, write_json
 from heatv2x.model import Collaboration
-from heatv2x.model_config import ModelConfig
 from heatv2x.packs import read_pack
 from heatv2x.report.build import build_report
 from heatv2x.report.collect import collect_scenes
+from heatv2x.rows import OneBar, cost_of, machine, run_once, stage_of, to_row
 from heatv2x.training import job_config, jobs
+from heatv2x.workers import Task, Tell, run_tasks
 from heatv2x.world.build import WorldConfig, build_world
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -81,14 +76,6 @@ class DemoResult:
     report: Path
 
 
-class Tell(Protocol):
-    """Progress: what is being done, done, in all."""
-
-    def __call__(self, what: str, done: int, total: int, /) -> None:
-        """Take note."""
-        ...
-
-
 @dataclass
 class Part:
     """What one process hands back.
@@ -106,20 +93,16 @@ class Part:
 
 def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
     """Build the world, let the newcomer join, evaluate everything, write the report."""
-    tell_world = _Saying(tell, "building the world").of(1)
+    tell_world = OneBar(tell, "building the world").of(1)
     build_world(world_of(config), tell_world)
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
     if config.from_scratch:
-        _side_by_side(
-            config, [(train_own_base, (config,)), *((train_own_encoder, (config, name)) for name in newcomers)], tell
-        )
-    tasks: list[tuple[Callable[..., Part], tuple[Any, ...]]] = [
-        (join, (config, NEWCOMER)),
-        (full_finetune, (config, NEWCOMER)),
-    ]
+        encoders = [Task(f"encoder {name}", train_own_encoder, (config, name)) for name in newcomers]
+        run_tasks([Task("base", train_own_base, (config,)), *encoders], config.processes, tell)
+    tasks = [Task("join", join, (config, NEWCOMER)), Task("full fine-tuning", full_finetune, (config, NEWCOMER))]
     if config.full:
-        tasks.append((join, (config, CAMERA)))
-    parts = _side_by_side(config, tasks, tell)
+        tasks.append(Task("camera", join, (config, CAMERA)))
+    parts: list[Part] = list(run_tasks(tasks, config.processes, tell).values())
     metrics = _write(config, parts)
     return DemoResult(read_json(metrics)["rows"], metrics, build_report(config.out))
 
@@ -146,12 +129,12 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     shared = _adaptation(config, newcomer)
     prefix = "" if newcomer == NEWCOMER else f"{newcomer}/"
     local = job_config.LocalConfig(**shared, out=config.out / f"{newcomer}_local", steps=config.local_steps)
-    local_record = _once(local, jobs.adapt_local, tell, f"{newcomer}: LHFT")
+    local_record = run_once(local, jobs.adapt_local, tell, f"{newcomer}: LHFT")
     adapter = local.out / "adapter.safetensors"
     collaborative = job_config.CollaborativeConfig(
         **shared, out=config.out / f"{newcomer}_collaborative", steps=config.collaborative_steps, adapter=adapter
     )
-    collaborative_record = _once(collaborative, jobs.adapt_collaborative, tell, f"{newcomer}: GCFT")
+    collaborative_record = run_once(collaborative, jobs.adapt_collaborative, tell, f"{newcomer}: GCFT")
 
     unaligned = jobs.load_for_adaptation(job_config.LocalConfig(**shared))
     adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=adapter))
@@ -159,11 +142,11 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
         job_config.LocalConfig(**shared, adapter=collaborative.out / "adapter.safetensors")
     )
     evaluator = _evaluator(config)
-    say = _Saying(tell, f"{newcomer}: evaluating")
+    say = OneBar(tell, f"{newcomer}: evaluating")
     base_cost = {"provenance_seconds": read_pack(_packs(config)["base"]).provenance.get("cpu_seconds")}
     spent = local_record["seconds"]
-    lhft = _cost(local_record, spent, local_record["trained_parameters"])
-    both = _cost(
+    lhft = cost_of(local_record, spent, local_record["trained_parameters"])
+    both = cost_of(
         collaborative_record, spent + collaborative_record["seconds"], _union(collaborative_record, local_record)
     )
 
@@ -176,7 +159,7 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
         (f"ego_{newcomer}/unaligned", unaligned, own_ego, base_cost),
         (f"{prefix}lhft", adapted, mixed, lhft),
         (f"ego_{newcomer}/no_fusion", adapted, Roster(newcomer, newcomer, drop=True), lhft),
-        (f"{prefix}late", _late(adapted), mixed, lhft),
+        (f"{prefix}late", exchanging(adapted, "late"), mixed, lhft),
         (f"{prefix}lhft_gcft", joined, mixed, both),
         (f"ego_{newcomer}/lhft_gcft", joined, own_ego, both),
         ("control/collaborators_dropped", joined, alone, both),
@@ -190,12 +173,15 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
             evaluator.forget(newcomer)
             before = model
         kept[name] = evaluator.evaluate(model, roster, say.of(len(plan)))
-        rows.append(_row(config, name, newcomer, roster, kept[name], model.config.codec, cost))
-    stages = [_stage(f"{prefix}local", local_record), _stage(f"{prefix}collaborative", collaborative_record)]
+        rows.append(to_row(name, newcomer, roster, config.seed, kept[name], model, cost))
+    stages = [stage_of(f"{prefix}local", local_record), stage_of(f"{prefix}collaborative", collaborative_record)]
     scenes = None
     if not prefix:
         together = kept["lhft_gcft"].scenes
-        types = {index: [mixed.type_of(a) for a in range(len(scene.frame.agents))] for index, scene in together.items()}
+        types = {}
+        for index, scene in together.items():
+            ids = [agent.agent_id for agent in scene.frame.agents]
+            types[index] = [mixed.roles(ids, ids[0])[agent_id] for agent_id in ids]
         scenes = collect_scenes(joined, kept["no_fusion"].scenes, together, types).to_json()
     return Part(rows, stages, scenes)
 
@@ -210,14 +196,14 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
         validate_frames=config.validate_,
         validate_every=75,
     )
-    record = _once(job, jobs.full_finetune, tell, f"{newcomer}: full fine-tuning")
+    record = run_once(job, jobs.full_finetune, tell, f"{newcomer}: full fine-tuning")
     packs = [job.out / f"{name}.safetensors" for name in ("base", BASE, newcomer, "adapter")]
     model = Collaboration.from_packs(*packs)
     evaluator = _evaluator(config)
-    say = _Saying(tell, f"{newcomer}: evaluating full fine-tuning")
+    say = OneBar(tell, f"{newcomer}: evaluating full fine-tuning")
     plateau = jobs.seconds_to_plateau(record["curve"])
     reading = record["seconds"] - record["cpu_seconds"]
-    cost = _cost(record, record["seconds"] if plateau is None else reading + plateau, record["trained_parameters"])
+    cost = cost_of(record, record["seconds"] if plateau is None else reading + plateau, record["trained_parameters"])
     rosters = {
         "full_finetune": Roster(BASE, newcomer),
         "control/deployed_after_full_finetune": Roster(BASE, BASE),
@@ -226,8 +212,8 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     rows = []
     for name, roster in rosters.items():
         evaluation = evaluator.evaluate(model, roster, say.of(len(rosters)))
-        rows.append(_row(config, name, newcomer, roster, evaluation, model.config.codec, cost))
-    return Part(rows, [_stage("full_finetune", record)])
+        rows.append(to_row(name, newcomer, roster, config.seed, evaluation, model, cost))
+    return Part(rows, [stage_of("full_finetune", record)])
 
 
 def train_own_base(config: DemoConfig, tell: Tell) -> Part:
@@ -240,8 +226,8 @@ def train_own_base(config: DemoConfig, tell: Tell) -> Part:
         "steps": config.base_steps,
         "seed": config.seed,
     }
-    record = _once(job_config.BaseConfig(**settings), jobs.train_base, tell, "base: training")
-    return Part(stages=[_stage("base", record)])
+    record = run_once(job_config.BaseConfig(**settings), jobs.train_base, tell, "base: training")
+    return Part(stages=[stage_of("base", record)])
 
 
 def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
@@ -254,8 +240,8 @@ def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
         "steps": config.encoder_steps,
         "seed": config.seed,
     }
-    record = _once(job_config.EncoderConfig(**settings), jobs.train_encoder, tell, f"{name}: encoder")
-    return Part(stages=[_stage(f"encoder_{name}", record)])
+    record = run_once(job_config.EncoderConfig(**settings), jobs.train_encoder, tell, f"{name}: encoder")
+    return Part(stages=[stage_of(f"encoder_{name}", record)])
 
 
 # --- helpers of the parts -------------------------------------------------------------------------------------------
@@ -281,119 +267,14 @@ def _adaptation(config: DemoConfig, newcomer: str) -> dict[str, Any]:
     }
 
 
-def _once(job: Any, run: Callable[[Any, jobs.Report], jobs.JobResult], tell: Tell, what: str) -> dict[str, Any]:
-    """Run a job unless its finished result is there; gives its record."""
-    if jobs.finished(job) is None:
-        run(job, lambda step, done, total: tell(f"{what} ({step})" if step != "training" else what, done, total))
-    record: dict[str, Any] = read_json(job.out / "record.json")
-    return record
-
-
 def _evaluator(config: DemoConfig) -> Evaluator:
     keep = range(0, config.test, max(1, config.test // 8))
     return Evaluator(Opv2v(config.out / "world", "test"), keep=tuple(keep)[:8])
 
 
-def _late(model: Collaboration) -> Collaboration:
-    """The same networks exchanging boxes instead of features."""
-    late = Collaboration(ModelConfig(**{**model.config.model_dump(), "fusion": {"part": "late"}}))
-    for name, joining in model.joined.items():
-        late.join(name, joining.model_copy(update={"received": None}))
-    own = late.state_dict()
-    late.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
-    return late.eval()
-
-
-def _cost(record: dict[str, Any], seconds: float, cumulative: int) -> dict[str, Any]:
-    return {
-        "trained_parameters": record["trained_parameters"],
-        "cumulative_parameters": cumulative,
-        "train_seconds": round(seconds, 2),
-        "train_wall_seconds": record["wall_seconds"],
-        "peak_memory_mb": record["peak_memory_mb"],
-    }
-
-
 def _union(later: dict[str, Any], earlier: dict[str, Any]) -> int:
     """Distinct values trained by GCFT and LHFT: GCFT trains everything LHFT trained, and more."""
     return max(int(later["trained_parameters"]), int(earlier["trained_parameters"]))
-
-
-def _row(
-    config: DemoConfig,
-    name: str,
-    newcomer: str,
-    roster: Roster,
-    evaluation: Evaluation,
-    codec: str,
-    cost: dict[str, Any],
-) -> dict[str, Any]:
-    empty = {"trained_parameters": 0, "cumulative_parameters": 0, "train_seconds": None, "train_wall_seconds": None}
-    about = {"name": name, "newcomer": newcomer, "ego_type": roster.ego, "seed": config.seed}
-    codec = "boxes" if name.endswith("late") else codec
-    return {**about, **evaluation.to_row(codec), **empty, "provenance_seconds": None, "peak_memory_mb": None, **cost}
-
-
-def _stage(name: str, record: dict[str, Any]) -> dict[str, Any]:
-    curve = [
-        {"step": p["step"], "seconds": p["cpu_seconds"], **{k: p[k] for k in ("loss", "ap50") if k in p}}
-        for p in record["curve"]
-    ]
-    return {
-        "name": name,
-        "cpu_seconds": record["seconds"],
-        "wall_seconds": record["wall_seconds"],
-        "trained_parameters": record["trained_parameters"],
-        "steps": record["steps"],
-        "curve": curve,
-        "frozen_proof": record["frozen_proof"],
-    }
-
-
-class _Saying:
-    """Progress over several evaluations as one bar."""
-
-    def __init__(self, tell: Tell, what: str) -> None:
-        self.tell, self.what, self.finished = tell, what, 0
-
-    def of(self, rows: int) -> Callable[[int, int], None]:
-        """Progress of the next of `rows` evaluations."""
-        before = self.finished
-        self.finished += 1
-        return lambda done, total: self.tell(self.what, before * total + done, rows * total)
-
-
-# --- processes and results ------------------------------------------------------------------------------------------
-
-
-def _side_by_side(
-    config: DemoConfig, tasks: Sequence[tuple[Callable[..., Part], tuple[Any, ...]]], tell: Tell
-) -> list[Part]:
-    """Run tasks in processes of one thread each, and pass their progress on."""
-    context = get_context("spawn")
-    with context.Manager() as manager, context.Pool(min(config.processes, len(tasks)), _one_thread) as pool:
-        queue = manager.Queue()
-        running: list[AsyncResult[Part]] = [
-            pool.apply_async(_work, (work, arguments, queue)) for work, arguments in tasks
-        ]
-        while not all(task.ready() for task in running):
-            try:
-                tell(*queue.get(timeout=0.2))
-            except Empty:
-                for task in running:
-                    if task.ready():
-                        task.get()  # the first failure ends them all
-        while not queue.empty():
-            tell(*queue.get())
-        return [task.get() for task in running]
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _work(work: Callable[..., Part], arguments: tuple[Any, ...], queue: Any) -> Part:
-    return work(*arguments, lambda what, done, total: queue.put((what, done, total)))
 
 
 def _write(config: DemoConfig, parts: list[Part]) -> Path:
@@ -417,15 +298,3 @@ def _write(config: DemoConfig, parts: list[Part]) -> Path:
     write_json(config.out / "scenes.json", scenes)
     write_json(config.out / "metrics.json", content)
     return config.out / "metrics.json"
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads_per_process": 1,
-    }

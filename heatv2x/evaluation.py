@@ -1,12 +1,14 @@
 """Evaluate a model as it would run: encode, pack to bytes, channel, unpack, fuse, detect; then average precision.
 
+With `refine_poses` the ego corrects the senders' poses between unpacking and fusing.
+
 Ground truth is the same for every row of a table: what any agent in communication range sees, in the ego's range,
 without the ego's own body. A second score counts only what the ego itself sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
-from heatv2x.ground_truth import ground_truth
+from heatv2x.ground_truth import ground_truth, in_range
 from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
 from heatv2x.metrics.communication import Traffic, measure_traffic
@@ -37,17 +39,25 @@ class Roster:
 
     Attributes:
         ego: type of the ego, which is the first agent of every frame.
-        senders: type of all other agents.
+        senders: type of all other agents; several types take turns among them in the order of their ids.
         drop: the ego hears nobody.
     """
 
     ego: str
-    senders: str
+    senders: str | tuple[str, ...]
     drop: bool = False
 
-    def type_of(self, agent: int) -> str:
-        """Type of the agent with this index in `Frame.agents`."""
-        return self.ego if agent == 0 else self.senders
+    @property
+    def sender_types(self) -> tuple[str, ...]:
+        """The senders' types, in turn."""
+        return (self.senders,) if isinstance(self.senders, str) else self.senders
+
+    def roles(self, agent_ids: Collection[int], ego_id: int) -> dict[int, str]:
+        """Type of every agent of a frame by id; an agent keeps its type from frame to frame of a scenario."""
+        others = sorted(agent_id for agent_id in agent_ids if agent_id != ego_id)
+        types = self.sender_types
+        roles = {agent_id: types[rank % len(types)] for rank, agent_id in enumerate(others)}
+        return {ego_id: self.ego, **roles}
 
 
 @dataclass
@@ -119,6 +129,7 @@ class Evaluator:
         protocol: of average precision; the model's grid is written into it as the range.
         limit: evaluate only the first frames.
         keep: indices of frames whose scenes are kept in the results.
+        refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
     """
 
     def __init__(
@@ -128,14 +139,17 @@ class Evaluator:
         protocol: Protocol = HEATV2X,
         limit: int | None = None,
         keep: Sequence[int] = (),
+        refine_poses: bool = False,
     ) -> None:
         self.dataset = dataset
         self.channel = Channel(channel)
         self.protocol = protocol
         self.count = len(dataset) if limit is None else min(limit, len(dataset))
         self.keep = set(keep)
-        self._frames: dict[tuple[int, str, str, int], Frame] = {}
+        self.refine_poses = refine_poses
+        self._frames: dict[tuple[int, str, tuple[str, ...], int], Frame] = {}
         self._sent: dict[tuple[int, int, str, str], Message] = {}
+        self._speakers: dict[str, Collaboration] = {}
         self._index = {dataset.name(index): index for index in range(len(dataset))}
 
     def forget(self, agent_type: str | None = None) -> None:
@@ -144,15 +158,23 @@ class Evaluator:
             key: value for key, value in self._sent.items() if agent_type is not None and key[2] != agent_type
         }
 
-    def evaluate(self, model: Collaboration, roster: Roster, progress: Progress | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        model: Collaboration,
+        roster: Roster,
+        progress: Progress | None = None,
+        speakers: Mapping[str, Collaboration] | None = None,
+    ) -> Evaluation:
         """Run every frame and score it.
 
         Args:
             model: with the roster's types; messages are remembered by type, see `forget`.
             roster: who plays what.
             progress: called with (frames done, frames in all).
+            speakers: types that speak with another model's networks: boxes under late fusion need no common base.
         """
         model.eval()
+        self._speakers = dict(speakers or {})
         grid = model.grid
         protocol = replace(self.protocol, x_range_m=(grid.x_min, grid.x_max), y_range_m=(grid.y_min, grid.y_max))
         union, visible = ApAccumulator(protocol), ApAccumulator(protocol)
@@ -177,6 +199,8 @@ class Evaluator:
         grid, config = model.grid, self.channel.config
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
         ego = self._send(model, roster, index, ego_id, ego_id)
+        # features need a common base, boxes do not
+        space = None if model.fusion.level == "boxes" else ego.feature_space
         heard, messages = [], []
         others = [] if roster.drop else list(range(1, len(frame.agents)))
         for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
@@ -184,9 +208,12 @@ class Evaluator:
             data = self._transmit(model, roster, index, sender, frame)
             if data is not None:
                 heard.append(sender)
-                messages.append(unpack(data, ego.feature_space))
+                messages.append(unpack(data, space))
+        believed = model.refined(ego, messages) if self.refine_poses else messages
         truth = ground_truth(frame, 0, None, limits=limits, comm_range_m=config.range_m)
-        return SceneResult(frame, ego, heard, messages, model.detect(ego, messages), truth)
+        found = model.detect(ego, believed)
+        found = found[in_range(found.boxes.astype(np.float64), limits)]
+        return SceneResult(frame, ego, heard, messages, found, truth)
 
     def _transmit(self, model: Collaboration, roster: Roster, index: int, sender: int, frame: Frame) -> bytes | None:
         """The bytes that arrive, with the pose as reported; None if they are lost, or the sender was not there yet."""
@@ -199,20 +226,22 @@ class Evaluator:
 
     def _send(self, model: Collaboration, roster: Roster, index: int, agent_id: int, ego_id: int) -> Message:
         """What an agent said in a frame, in the role it has for this ego."""
-        agent_type = roster.ego if agent_id == ego_id else roster.senders
+        agent_type = roster.roles(self.dataset.agent_ids(index), ego_id)[agent_id]
         key = (index, agent_id, agent_type, model.fusion.level)
         if key not in self._sent:
             frame = self._read(index, model, roster, ego_id)
             agent = next(agent for agent in frame.agents if agent.agent_id == agent_id)
-            self._sent[key] = model.encode(agent, agent_type, _microseconds(frame.timestamp))
+            speaker = self._speakers.get(agent_type, model)
+            message = speaker.encode(agent, agent_type, _microseconds(frame.timestamp))
+            self._sent[key] = speaker.with_boxes(message) if self.refine_poses else message
         return self._sent[key]
 
     def _read(self, index: int, model: Collaboration, roster: Roster, ego_id: int) -> Frame:
         """A frame with the sensors that each agent needs in its role for this ego."""
-        key = (index, roster.ego, roster.senders, ego_id)
+        key = (index, roster.ego, roster.sender_types, ego_id)
         if key not in self._frames:
-            ego, senders = model.agent(roster.ego).sensors, model.agent(roster.senders).sensors
-            wanted = {agent_id: ego if agent_id == ego_id else senders for agent_id in self.dataset.agent_ids(index)}
+            roles = roster.roles(self.dataset.agent_ids(index), ego_id)
+            wanted = {i: self._speakers.get(name, model).agent(name).sensors for i, name in roles.items()}
             self._frames = {} if len(self._frames) > 4 else self._frames
             self._frames[key] = self.dataset.read(index, wanted)
         return self._frames[key]
@@ -262,8 +291,9 @@ class EvalConfig(Config):
         data, dataset, hetero_root: the data and the part that reads them.
         split: which split.
         packs: base, agent and adapter packs, any order.
-        ego, senders: types; `drop` lets the ego hear nobody.
+        ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
         channel: the link.
+        refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         protocol: of average precision.
         frames: evaluate only the first frames.
         out: folder for metrics.json.
@@ -275,9 +305,10 @@ class EvalConfig(Config):
     split: str = "test"
     packs: tuple[Path, ...]
     ego: str = "lidar64"
-    senders: str = "lidar64"
+    senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False
     channel: ChannelConfig = ChannelConfig()
+    refine_poses: bool = False
     protocol: str = HEATV2X.name
     frames: int | None = None
     out: Path = Path("runs/eval")
@@ -286,13 +317,15 @@ class EvalConfig(Config):
 def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
     """Evaluate packs on a split and write metrics.json; gives its rows."""
     model = Collaboration.from_packs(*config.packs)
-    for name in (config.ego, config.senders):
+    roster = Roster(config.ego, config.senders, config.drop)
+    for name in (roster.ego, *roster.sender_types):
         model.agent(name)  # an unknown type is told before the data are read
     dataset = plugins.find("datasets", config.dataset)(config.data, config.split, hetero_root=config.hetero_root)
-    evaluator = Evaluator(dataset, config.channel, find_protocol(config.protocol), config.frames)
+    protocol = find_protocol(config.protocol)
+    evaluator = Evaluator(dataset, config.channel, protocol, config.frames, refine_poses=config.refine_poses)
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
-    evaluation = evaluator.evaluate(model, Roster(config.ego, config.senders, config.drop), tell)
-    name = "no_fusion" if config.drop else f"{config.ego}<-{config.senders}"
+    evaluation = evaluator.evaluate(model, roster, tell)
+    name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"
     row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
     row |= {**evaluation.to_row(model.config.codec), "trained_parameters": None, "train_seconds": None}
     content = {"rows": [row], "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}

@@ -4,10 +4,11 @@ Layout, little-endian, no pickle, no JSON: header of 176 bytes, payload, nothing
 own frame with the sender's pose at capture; the receiver warps. The feature-space id says which base (backbone, fusion,
 head, grid) the feature belongs to; a receiver with another base refuses it.
 
-  0 magic 'HV2M' | 4 version u8 | 5 header length u8 | 6 kind u8 (1 feature, 2 boxes) | 7 codec u8 | 8 total length u32
+  0 magic 'HV2M' | 4 version u8 | 5 header length u8 | 6 kind u8 (1 feature, 2 boxes, 3 a feature, then boxes)
+  7 codec u8 | 8 total length u32
  12 sender i64 | 20 capture time u64, microseconds | 28 feature space 16 bytes
  44 agent type 32 bytes, UTF-8, zero padded | 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32
-132 C, Y, X u16, reserved u16
+132 C, Y, X u16 (boxes alone: their number, 0, 0) | 138 number of boxes behind a feature u16, at most 64
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
 Signatures, certificates and replay protection are not in this version.
@@ -31,10 +32,12 @@ from heatv2x.structures import Boxes3D, Pose
 
 _MAGIC, _VERSION = b"HV2M", 1
 _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
-_FEATURE, _BOXES = 1, 2
+_FEATURE, _BOXES, _BOTH = 1, 2, 3
 _BOX_BYTES = 32
 MAX_BYTES = 64 * 2**20
 """No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
+MAX_BOXES = 64
+"""So many boxes may ride on a feature."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ class Message:
         sigma_m, sigma_rad: the standard deviation the sender reports for its position and heading.
         feature_space: 16 bytes, the base the feature belongs to (`model.Collaboration.feature_space`).
         feature: (C, Y, X) float32 in the sender's frame, for intermediate fusion.
-        boxes: detections in the sender's frame, for late fusion. Exactly one of feature and boxes is set.
-        codec: the codec's part name; "boxes" for box messages.
+        boxes: detections in the sender's frame, for late fusion; or, behind a feature, at most 64 for the ego to
+            correct the pose by. At least one of feature and boxes is set.
+        codec: the feature's codec by part name; "boxes" for boxes alone.
         size_bytes: length of the packed bytes; 0 for a message that has not been packed.
     """
 
@@ -71,17 +75,21 @@ def pack(message: Message) -> bytes:
     """The message as bytes.
 
     Raises:
-        MessageError: it holds both or neither of feature and boxes, or a name or number that does not fit.
+        MessageError: it holds neither feature nor boxes, or more boxes, a name or a number that do not fit.
     """
-    if (message.feature is None) == (message.boxes is None):
-        raise MessageError("a message carries either a feature or boxes")
+    behind = 0
     if message.feature is not None:
         codec: Codec = plugins.find("codecs", message.codec)()
         kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(message.feature)
         shape = tuple(message.feature.shape)
-    else:
-        assert message.boxes is not None
+        if message.boxes is not None:
+            kind, behind, payload = _BOTH, len(message.boxes), payload + _boxes_to_bytes(message.boxes)
+    elif message.boxes is not None:
         kind, codec_id, payload, shape = _BOXES, 0, _boxes_to_bytes(message.boxes), (len(message.boxes), 0, 0)
+    else:
+        raise MessageError("a message carries a feature, boxes, or both")
+    if behind > MAX_BOXES:
+        raise MessageError(f"{behind} boxes behind a feature are more than {MAX_BOXES}: send the best ones")
     name = message.agent_type.encode()
     if len(name) > 32 or len(message.feature_space) != 16:
         raise MessageError(f"agent type '{message.agent_type}' must fit 32 bytes and a feature-space id has 16")
@@ -102,7 +110,7 @@ def pack(message: Message) -> bytes:
         message.sigma_m,
         message.sigma_rad,
         *shape,
-        0,
+        behind,
         digest,
     )
     try:
@@ -125,7 +133,7 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     if not _HEADER.size <= len(data) <= MAX_BYTES:
         raise MessageError(f"{len(data)} bytes cannot be a message")
     (magic, version, header, kind, codec_id, total, sender, captured, space, name, *numbers) = _HEADER.unpack_from(data)
-    pose, sigma, shape, digest, crc = numbers[:6], numbers[6:8], numbers[8:11], numbers[12], numbers[13]
+    pose, sigma, shape, behind, digest, crc = numbers[:6], numbers[6:8], numbers[8:11], *numbers[11:14]
     if magic != _MAGIC or version != _VERSION or header != _HEADER.size:
         raise MessageError(f"not a message of version {_VERSION}")
     if zlib.crc32(data[: _HEADER.size - 4]) != crc:
@@ -139,16 +147,7 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
         raise MessageError(
             f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack"
         )
-    feature, boxes, codec_name = None, None, "boxes"
-    if kind == _FEATURE:
-        codec_name, codec = _codec_by_id(codec_id)
-        if 4 * math.prod(shape) > MAX_BYTES:
-            raise MessageError(f"a feature of shape {tuple(shape)} is larger than any receiver unpacks")
-        feature = codec.from_bytes(payload, (shape[0], shape[1], shape[2]))
-    elif kind == _BOXES:
-        boxes = _boxes_from_bytes(payload, shape[0])
-    else:
-        raise MessageError(f"unknown kind of message {kind}")
+    codec_name, feature, boxes = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
     try:
         agent_type = name.rstrip(b"\0").decode()
     except UnicodeDecodeError as error:
@@ -156,6 +155,26 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     return Message(
         sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space, feature, boxes, codec_name, len(data)
     )
+
+
+def _contents(
+    kind: int, codec_id: int, shape: tuple[int, int, int], behind: int, payload: bytes
+) -> tuple[str, Tensor | None, Boxes3D | None]:
+    """Codec name, feature and boxes of a payload with `behind` boxes behind its feature."""
+    if kind not in (_FEATURE, _BOXES, _BOTH):
+        raise MessageError(f"unknown kind of message {kind}")
+    if behind > (MAX_BOXES if kind == _BOTH else 0):
+        raise MessageError(f"a message of kind {kind} cannot have {behind} boxes behind a feature")
+    if kind == _BOXES:
+        return "boxes", None, _boxes_from_bytes(payload, shape[0])
+    codec_name, codec = _codec_by_id(codec_id)
+    if 4 * math.prod(shape) > MAX_BYTES:
+        raise MessageError(f"a feature of shape {shape} is larger than any receiver unpacks")
+    if kind == _FEATURE:
+        return codec_name, codec.from_bytes(payload, shape), None
+    end = max(len(payload) - behind * _BOX_BYTES, 0)
+    boxes = _boxes_from_bytes(payload[end:], behind)
+    return codec_name, codec.from_bytes(payload[:end], shape), boxes
 
 
 def _codec_by_id(wire_id: int) -> tuple[str, Codec]:

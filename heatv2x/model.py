@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,15 @@ from heatv2x.fusion.base import Edges, Fusion, Received
 from heatv2x.geometry import nms, transform_boxes
 from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head
-from heatv2x.message import Message
+from heatv2x.message import MAX_BOXES, Message
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
 from heatv2x.nn.move import to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
 from heatv2x.packs import tensors_digest
-from heatv2x.structures import AgentFrame, Boxes3D
+from heatv2x.pose_refinement import RefinementConfig, refine
+from heatv2x.structures import AgentFrame, Boxes3D, Pose
+
+_OWN_BODY_M = 2.0  # a received box whose centre lies nearer than this is the ego itself
 
 
 @dataclass
@@ -200,18 +203,65 @@ class Collaboration(nn.Module):
         maps = self.predict(self.fusion(ego_feature, received))
         return _as_boxes(self.head.decode(maps, self.grid)[0])
 
+    @torch.no_grad()
+    def with_boxes(self, message: Message, config: RefinementConfig | None = None) -> Message:
+        """The message with what its sender finds alone, for `refined`; as it is if it holds boxes already.
+
+        Args:
+            message: as `encode` gives it.
+            config: `min_score` says which boxes are worth sending; at most the best `message.MAX_BOXES` are.
+        """
+        if message.boxes is not None or message.feature is None:
+            return message
+        feature = self._checked(message, self.feature_space)[None]
+        found = _as_boxes(self.head.decode(self.predict(feature), self.grid)[0])
+        assert found.scores is not None
+        worthwhile = found[found.scores >= (config or RefinementConfig()).min_score]
+        return replace(message, boxes=worthwhile[:MAX_BOXES])
+
+    def refined(
+        self, ego: Message, messages: Sequence[Message], config: RefinementConfig | None = None
+    ) -> list[Message]:
+        """The messages with their senders' poses and deviations as the ego knows them after comparing boxes.
+
+        Each sender is compared with the ego alone, so order and company do not matter. A message without boxes, of a
+        sender that reports no uncertainty, or that shares no box with the ego, stays as it is.
+
+        Args:
+            ego: its own message as `encode` gives it.
+            messages: received ones, any order.
+            config: how boxes are compared.
+        """
+        own = self.with_boxes(ego, config).boxes
+        assert own is not None
+        return [message if message.boxes is None else _corrected(ego, own, message, config) for message in messages]
+
     def _merge_boxes(self, ego: Message, messages: Sequence[Message]) -> Boxes3D:
+        """All boxes in the ego's frame, overlapping ones thinned out."""
         boxes, scores = [], []
         for message in (ego, *messages):
             if message.boxes is None or message.boxes.scores is None:
                 raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
-            T = torch.from_numpy(message.pose.relative_to(ego.pose))
-            own = torch.from_numpy(message.boxes.boxes)
-            boxes.append(own if message is ego else transform_boxes(own, T))
-            scores.append(torch.from_numpy(message.boxes.scores))
+            found = torch.from_numpy(message.boxes.boxes)
+            confidence = torch.from_numpy(message.boxes.scores)
+            if message is not ego:
+                found = transform_boxes(found, torch.from_numpy(message.pose.relative_to(ego.pose)))
+                keep = self._concerns(found, has_body=ego.sender >= 0)
+                found, confidence = found[keep], confidence[keep]
+            boxes.append(found)
+            scores.append(confidence)
         together = Detections(torch.cat(boxes), torch.cat(scores))
-        keep = nms(together.boxes, together.scores, 0.15)
-        return _as_boxes(Detections(together.boxes[keep], together.scores[keep]))
+        best = nms(together.boxes, together.scores, 0.15)
+        return _as_boxes(Detections(together.boxes[best], together.scores[best]))
+
+    def _concerns(self, boxes: Tensor, has_body: bool) -> Tensor:
+        """Which (N, 7) received boxes lie on the ego's grid and are not the ego itself.
+
+        A roadside unit has no body: cars drive below it.
+        """
+        grid, x, y = self.grid, boxes[:, 0], boxes[:, 1]
+        inside = (x >= grid.x_min) & (x <= grid.x_max) & (y >= grid.y_min) & (y <= grid.y_max)
+        return inside & (torch.hypot(x, y) > _OWN_BODY_M) if has_body else inside
 
     def _checked(self, message: Message, space: bytes) -> Tensor:
         """The feature of a message that fits this model and its feature space."""
@@ -368,6 +418,17 @@ def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:
     order = torch.empty(len(types), dtype=torch.long)
     order[torch.tensor(position, dtype=torch.long)] = torch.arange(len(types))
     return rows[order.to(rows.device)]
+
+
+def _corrected(ego: Message, own: Boxes3D, message: Message, config: RefinementConfig | None) -> Message:
+    """A message with the pose that lays its boxes on the ego's own."""
+    assert message.boxes is not None
+    reported = message.pose.relative_to(ego.pose)
+    known = refine(own, message.boxes, reported, message.sigma_m, message.sigma_rad, config)
+    if known.matches == 0:
+        return message
+    pose = Pose(ego.pose.matrix @ known.T_ego_sender)
+    return replace(message, pose=pose, sigma_m=known.sigma_m, sigma_rad=known.sigma_rad)
 
 
 def _as_boxes(found: Detections) -> Boxes3D:

@@ -85,6 +85,25 @@ class TestPoseNoise:
         poses = [noisy(reported=reported).reported_pose("clip/000001", 5, POSE)[0] for reported in ("true", "hidden")]
         assert np.array_equal(poses[0].matrix, poses[1].matrix)
 
+    def test_a_share_of_the_senders_knows_its_pose_ten_times_better(self) -> None:
+        mixed, plain = noisy(precise_share=0.3, sigma_deg=2.0), noisy(sigma_deg=2.0)
+        senders = range(1000)
+        precise = [sender for sender in senders if mixed.precise("clip/000001", sender)]
+        assert len(precise) == pytest.approx(300, abs=60)
+        for sender in senders:
+            pose, *told = mixed.reported_pose("clip/000001", sender, POSE)
+            usual, *_ = plain.reported_pose("clip/000001", sender, POSE)
+            scale = 0.1 if sender in precise else 1.0
+            assert told == pytest.approx([scale * 0.4, scale * math.radians(2.0)])
+            np.testing.assert_allclose(pose.xyz - POSE.xyz, scale * (usual.xyz - POSE.xyz), atol=1e-12)
+            assert pose.yaw - POSE.yaw == pytest.approx(scale * (usual.yaw - POSE.yaw))
+
+    def test_who_is_precise_stays_so_for_a_scenario_and_is_drawn_again_in_the_next(self) -> None:
+        mixed = noisy(precise_share=0.5)
+        drawn = {clip: [mixed.precise(f"{clip}/{n:06d}", 7) for n in range(5)] for clip in map(str, range(40))}
+        assert all(len(set(frames)) == 1 for frames in drawn.values())
+        assert len({frames[0] for frames in drawn.values()}) == 2
+
     def test_without_noise_the_pose_is_untouched(self) -> None:
         assert Channel().reported_pose("clip/000001", 5, POSE) == (POSE, 0.0, 0.0)
 
@@ -131,6 +150,7 @@ class TestRange:
         ("sigma_deg", -1),
         ("reported", "maybe"),
         ("max_senders", -1),
+        ("precise_share", 1.5),
     ],
 )
 def test_impossible_settings_are_refused(key: str, value: object) -> None:

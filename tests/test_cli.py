@@ -13,6 +13,7 @@ import pytest
 
 from heatv2x import __version__, cli, plugins
 from heatv2x.config import build, parse_overrides, read_recipe
+from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
 from heatv2x.training import jobs
 from tests.formats.opv2v_tree import write_tree
@@ -285,9 +286,10 @@ class TestJobs:
         everything = [tmp_path / "full" / f"{name}.safetensors" for name in ("base", "lidar64", "lidar16", "adapter")]
         assert "fit together" in run("pack", "verify", *everything).out
 
-    def test_an_encoder_belongs_to_no_base(self, packs: Path) -> None:
-        pack = read_pack(packs / "encoder" / "lidar16.safetensors")
-        assert pack.feature_space == "" and not list((packs / "encoder").glob("base*"))
+    def test_an_encoder_keeps_its_own_network(self, packs: Path) -> None:
+        own = [packs / "encoder" / f"{name}.safetensors" for name in ("base", "lidar16")]
+        assert Collaboration.from_packs(*own).fusion.level == "features"
+        assert read_pack(own[0]).feature_space == read_pack(own[1]).feature_space != ""
 
     def test_a_newcomer_without_an_encoder(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
         words = adaptation(data, packs, tmp_path / "x")

@@ -61,7 +61,17 @@ class TestRun:
         assert scene.message_bytes == [len(pack(message)) for message in sent]
         assert [m.captured_us for m in scene.messages] == [3_500_000] * 2
         wanted = model.detect(replace(ego, captured_us=3_500_000), [unpack(pack(message)) for message in sent])
+        wanted = wanted[(np.abs(wanted.boxes[:, :2]) <= model.grid.x_max).all(axis=1)]
         assert np.array_equal(scene.detections.boxes, wanted.boxes) and len(wanted) > 0
+
+    def test_boxes_beyond_the_grid_are_no_false_alarms(
+        self, model: Collaboration, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Under late fusion others report what lies outside the ego's range, where there is no ground truth."""
+        far = np.array([[model.grid.x_max + 1, 0, 0, 4, 2, 1.5, 0], [1, 2, 0, 4, 2, 1.5, 0]], np.float32)
+        found = Boxes3D(far, scores=np.array([0.9, 0.8], np.float32))
+        monkeypatch.setattr(model, "detect", lambda ego, messages=(): found)
+        assert Evaluator(dataset).run(model, ROSTER, 1).detections.boxes[:, 0].tolist() == [1.0]
 
     def test_only_the_sensors_of_the_roster_are_read(self, model: Collaboration, dataset: SmallScenes) -> None:
         Evaluator(dataset).run(model, ROSTER, 0)
@@ -166,6 +176,35 @@ class LateComer(SmallScenes):
         hits = whole.objects.hits[:, there]
         objects = replace(whole.objects, hits=hits, camera_visible=hits > 0)
         return replace(whole, agents=tuple(whole.agents[number] for number in there), objects=objects)
+
+
+class TestRefinedPoses:
+    NOISY = ChannelConfig(sigma_m=0.5, sigma_deg=0.5)
+
+    @pytest.mark.parametrize("fusion", ["hetero_graph", "maximum", "late"])
+    def test_poses_are_corrected_before_they_are_used(
+        self, fusion: str, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = joined(small_model(fusion), shake=0.1)
+        used: list[Message] = []
+        detect = model.detect
+        monkeypatch.setattr(model, "refined", lambda ego, heard: [replace(m, sigma_m=0.125) for m in heard])
+        monkeypatch.setattr(model, "detect", lambda ego, heard: used.extend(heard) or detect(ego, heard))
+        scene = Evaluator(dataset, self.NOISY, refine_poses=True).run(model, ROSTER, 1)
+        assert all(message.boxes is not None and message.sigma_m == 0.5 for message in scene.messages)
+        assert [message.sigma_m for message in used] == [0.125, 0.125]
+        Evaluator(dataset, self.NOISY).run(model, ROSTER, 1)
+        assert [message.sigma_m for message in used[2:]] == [0.5, 0.5]
+
+    def test_the_boxes_on_the_way_are_counted(self, model: Collaboration, dataset: SmallScenes) -> None:
+        plain, refined = (Evaluator(dataset, self.NOISY, refine_poses=on).run(model, ROSTER, 1) for on in (False, True))
+        assert all(message.boxes is None for message in plain.messages)
+        for before, after in zip(plain.messages, refined.messages, strict=True):
+            assert after.boxes is not None and after.size_bytes == before.size_bytes + 32 * len(after.boxes)
+
+    def test_without_noise_nothing_is_different(self, model: Collaboration, dataset: SmallScenes) -> None:
+        plain, refined = (Evaluator(dataset, refine_poses=on).run(model, ROSTER, 1) for on in (False, True))
+        assert np.array_equal(plain.detections.boxes, refined.detections.boxes) and len(plain.detections) > 0
 
 
 class TestScores:

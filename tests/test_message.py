@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from heatv2x import plugins
 from heatv2x.errors import HeatError, MessageError
-from heatv2x.message import MAX_BYTES, Message, pack, unpack
+from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack
 from heatv2x.structures import Boxes3D, Pose
 
 HEADER = 176
@@ -40,7 +40,12 @@ def tilted(x: float, y: float, z: float, roll: float, pitch: float, yaw: float) 
 
 MESSAGE = Message(-7, "lidar16", 3_400_000, tilted(1e5, -2e5, 3.5, 0.02, -0.05, 2.5), 0.25, 0.01, SPACE, FEATURE)
 BOX_MESSAGE = replace(MESSAGE, feature=None, boxes=BOXES, codec="boxes")
-KINDS = {"boxes": BOX_MESSAGE, **{part: replace(MESSAGE, codec=part) for part in plugins.available("codecs")}}
+BOTH = replace(MESSAGE, boxes=BOXES)
+KINDS = {
+    "boxes": BOX_MESSAGE,
+    **{part: replace(MESSAGE, codec=part) for part in plugins.available("codecs")},
+    **{f"{part} and boxes": replace(BOTH, codec=part) for part in plugins.available("codecs")},
+}
 
 
 def crafted(data: bytes, payload: bytes | None = None, **fields: tuple[str, int, object]) -> bytes:
@@ -64,13 +69,13 @@ class TestRoundTrip:
         assert (arrived.sigma_m, arrived.sigma_rad) == (0.25, pytest.approx(0.01))
         assert arrived.feature_space == SPACE and arrived.codec == message.codec
         np.testing.assert_allclose(arrived.pose.matrix, message.pose.matrix, rtol=0, atol=1e-9)
-        if message.boxes is not None:
-            assert arrived.feature is None and arrived.boxes is not None and arrived.boxes.scores is not None
-            assert np.array_equal(arrived.boxes.boxes, BOXES.boxes)
+        assert (arrived.boxes is None, arrived.feature is None) == (message.boxes is None, message.feature is None)
+        if arrived.boxes is not None:
+            assert arrived.boxes.scores is not None and np.array_equal(arrived.boxes.boxes, BOXES.boxes)
             assert arrived.boxes.scores.tolist() == [pytest.approx(0.9), 0.25]
-        else:
-            seen = plugins.find("codecs", kind)().quantise(FEATURE[None])[0]
-            assert arrived.boxes is None and arrived.feature is not None and torch.equal(arrived.feature, seen)
+        if arrived.feature is not None:
+            seen = plugins.find("codecs", message.codec)().quantise(FEATURE[None])[0]
+            assert torch.equal(arrived.feature, seen)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_size_is_that_of_the_bytes(self, kind: str) -> None:
@@ -86,8 +91,8 @@ class TestRoundTrip:
         np.testing.assert_allclose(twice.pose.matrix, once.pose.matrix, rtol=0, atol=1e-9)
         if once.feature is not None and twice.feature is not None:
             torch.testing.assert_close(twice.feature, once.feature)
-        else:
-            assert once.boxes is not None and twice.boxes is not None
+        assert (once.boxes is None) == (twice.boxes is None)
+        if once.boxes is not None and twice.boxes is not None:
             assert np.array_equal(twice.boxes.boxes, once.boxes.boxes)
 
     @settings(max_examples=150, deadline=None)
@@ -121,16 +126,30 @@ class TestRoundTrip:
             arrived = unpack(pack(message))
             if arrived.feature is not None:
                 arrived.feature.add_(1)
-            else:
-                assert arrived.boxes is not None
+            if arrived.boxes is not None:
                 arrived.boxes.boxes[:] = 0
+
+    @pytest.mark.parametrize("count", [0, 1, MAX_BOXES])
+    def test_boxes_behind_a_feature_add_their_bytes_and_nothing_else(self, count: int) -> None:
+        """The feature's bytes are those of a message without boxes; 32 bytes a box follow."""
+        rows = np.random.default_rng(0).normal(size=(count, 7)).astype(np.float32)
+        boxes = Boxes3D(rows, scores=np.linspace(1, 0, count, dtype=np.float32))
+        data, alone = pack(replace(BOTH, boxes=boxes)), pack(MESSAGE)
+        assert len(data) == len(alone) + 32 * count and data[HEADER : len(alone)] == alone[HEADER:]
+        arrived = unpack(data, SPACE)
+        assert arrived.boxes is not None and np.array_equal(arrived.boxes.boxes, rows)
+
+    @pytest.mark.parametrize(("message", "number"), [(MESSAGE, 1), (BOX_MESSAGE, 2), (BOTH, 3)])
+    def test_the_header_says_what_is_in_it(self, message: Message, number: int) -> None:
+        data = pack(message)
+        assert data[6] == number and struct.unpack_from("<H", data, 138)[0] == (2 if number == 3 else 0)
 
 
 class TestSending:
     @pytest.mark.parametrize(
         "wrong",
         [
-            replace(MESSAGE, boxes=BOXES),
+            replace(BOTH, boxes=Boxes3D(np.zeros((MAX_BOXES + 1, 7), np.float32))),
             replace(MESSAGE, feature=None),
             replace(MESSAGE, agent_type="l" * 33),
             replace(MESSAGE, agent_type="ü" * 17),
@@ -222,6 +241,36 @@ class TestRefusal:
     def test_lies_with_valid_checksums(self, layout: str, offset: int, value: object, says: str) -> None:
         with pytest.raises(MessageError, match=says):
             unpack(crafted(pack(MESSAGE), lie=(layout, offset, value)))
+
+    @pytest.mark.parametrize("codec", plugins.available("codecs"))
+    @pytest.mark.parametrize("count", [0, 1, 3, MAX_BOXES, MAX_BOXES + 1, 65535])
+    def test_a_wrong_number_of_boxes_behind_a_feature(self, codec: str, count: int) -> None:
+        """Every box too few or too many leaves the feature too long or too short."""
+        with pytest.raises(MessageError):
+            unpack(crafted(pack(replace(BOTH, codec=codec)), lie=("<H", 138, count)))
+
+    @pytest.mark.parametrize("message", [MESSAGE, BOX_MESSAGE])
+    def test_boxes_behind_nothing(self, message: Message) -> None:
+        with pytest.raises(MessageError, match="cannot have 2 boxes"):
+            unpack(crafted(pack(message), lie=("<H", 138, 2)))
+
+    @pytest.mark.parametrize(("kind", "says"), [(1, "behind"), (2, "behind")])
+    def test_both_under_another_kind(self, kind: int, says: str) -> None:
+        with pytest.raises(MessageError, match=says):
+            unpack(crafted(pack(BOTH), lie=("<B", 6, kind)))
+
+    @pytest.mark.parametrize("codec", plugins.available("codecs"))
+    def test_a_payload_of_both_that_is_cut_or_too_long(self, codec: str) -> None:
+        data = pack(replace(BOTH, codec=codec))
+        payload = data[HEADER:]
+        for wrong in (payload[:-1], payload[:-32], payload[1:], payload + b"\0", payload[:40], payload[-64:], b""):
+            with pytest.raises(MessageError):
+                unpack(crafted(data, wrong))
+
+    def test_boxes_behind_a_feature_that_are_no_numbers(self) -> None:
+        data = pack(BOTH)
+        with pytest.raises(MessageError, match="finite"):
+            unpack(crafted(data, data[HEADER:-4] + struct.pack("<f", math.nan)))
 
     @pytest.mark.parametrize("codec", plugins.available("codecs"))
     def test_a_bomb_is_not_unpacked(self, codec: str) -> None:

@@ -16,9 +16,11 @@ from heatv2x import plugins
 from heatv2x.channel import disturbed
 from heatv2x.errors import ConfigError, HeatError, MessageError
 from heatv2x.fusion.base import Received
-from heatv2x.message import Message, pack, unpack
+from heatv2x.geometry import transform_boxes
+from heatv2x.message import MAX_BOXES, Message, pack, unpack
 from heatv2x.model import Collaboration, Links, in_order, links_of
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
+from heatv2x.pose_refinement import RefinementConfig
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
 from tests.scene_factory import (
     CAMERA,
@@ -208,6 +210,73 @@ def test_a_sender_far_away_changes_nothing(fusion: str, frame: Frame) -> None:
     assert same_boxes(model.detect(ego, [far]), model.detect(ego))
 
 
+class TestRefined:
+    """The ego corrects reported poses; a small untrained model's boxes are put in by hand."""
+
+    def messages(self, model: Collaboration, frame: Frame) -> list[Message]:
+        """What the agents sent, with boxes of the same eight cars in everybody's frame."""
+        rng = np.random.default_rng(0)
+        spots = np.column_stack([rng.uniform(-11, 11, (8, 2)), np.zeros(8), np.tile([4.2, 1.8, 1.6], (8, 1))])
+        cars = torch.from_numpy(np.column_stack([spots, rng.uniform(-3, 3, 8)]))
+        sent = []
+        for agent in frame.agents:
+            local = transform_boxes(cars, torch.from_numpy(agent.pose.inverse())).float().numpy()
+            boxes = Boxes3D(local, scores=np.full(8, 0.9, np.float32))
+            sent.append(replace(model.encode(agent, "lidar64"), boxes=boxes))
+        return sent
+
+    def test_a_wrong_pose_is_put_right_and_a_certain_one_is_believed(self, frame: Frame) -> None:
+        model = small_model()
+        ego, one, other = self.messages(model, frame)
+        off = disturbed(one.pose, 0.7, -0.4, 0.01)
+        uncertain = replace(one, pose=off, sigma_m=0.6, sigma_rad=0.01)
+        found = model.refined(ego, [uncertain, replace(other, pose=off)])
+        assert np.hypot(*(found[0].pose.xyz - one.pose.xyz)[:2]) < 0.1 and found[0].pose.xyz[2] == off.xyz[2]
+        assert 0 < found[0].sigma_m < 0.4 and found[0].sigma_rad <= 0.01 and found[0].feature is one.feature
+        assert found[1].pose is off and found[1].sigma_m == 0
+        (alone,) = model.refined(ego, [uncertain])
+        assert np.array_equal(alone.pose.matrix, found[0].pose.matrix), "company does not matter"
+
+    @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
+    def test_the_refined_pose_is_the_one_that_is_fused_with(self, fusion: str, frame: Frame) -> None:
+        model = small_model(fusion)
+        ego, one, _ = self.messages(model, frame)
+        off = replace(one, pose=disturbed(one.pose, 0.9, -0.8, 0.05), sigma_m=0.9, sigma_rad=0.05)
+        (found,) = model.refined(ego, [off])
+        assert np.hypot(*(found.pose.xyz - one.pose.xyz)[:2]) < 0.15
+        changed_by = same_boxes(model.detect(ego, [found]), model.detect(ego, [off]))
+        assert changed_by == (fusion == "none")
+
+    def test_a_message_without_boxes_stays_as_it_is(self, frame: Frame) -> None:
+        model = small_model()
+        ego, one, _ = self.messages(model, frame)
+        bare = replace(one, boxes=None, sigma_m=0.5)
+        assert model.refined(ego, [bare])[0] is bare and model.refined(ego, []) == []
+
+    def test_boxes_are_what_the_sender_finds_alone(self, model: Collaboration, frame: Frame) -> None:
+        for agent_type in SENSORS:
+            plain = model.encode(frame.agents[1], agent_type)
+            message = model.with_boxes(plain, RefinementConfig(min_score=0.0))
+            alone = model.detect(plain)
+            assert message.boxes is not None and same_boxes(message.boxes, alone[:MAX_BOXES]) and len(alone) > 0
+            assert message.feature is plain.feature and model.with_boxes(message) is message
+            best = float(np.array(alone.scores)[0])
+            few = model.with_boxes(plain, RefinementConfig(min_score=best)).boxes
+            assert few is not None and 0 < len(few) < len(alone)
+
+    def test_only_the_best_boxes_are_sent(self, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = small_model()
+        plain = model.encode(frame.agents[1], "lidar64")
+        monkeypatch.setattr("heatv2x.model.MAX_BOXES", 3)
+        sent = model.with_boxes(plain, RefinementConfig(min_score=0.0)).boxes
+        assert sent is not None and same_boxes(sent, model.detect(plain)[:3]) and len(sent) == 3
+
+    def test_late_fusion_has_its_boxes_already(self, frame: Frame) -> None:
+        late = small_model("late")
+        message = late.encode(frame.agents[0], "lidar64")
+        assert late.with_boxes(message) is message
+
+
 class TestRefusedMessages:
     @pytest.fixture
     def messages(self, model: Collaboration, frame: Frame) -> list[Message]:
@@ -254,6 +323,20 @@ class TestLate:
         found = model.detect(mine, [theirs])
         np.testing.assert_allclose(found.boxes, here, atol=1e-4)
         assert found.scores is not None and found.scores.tolist() == [pytest.approx(0.9), pytest.approx(0.7)]
+
+    @pytest.mark.parametrize(("ego_id", "known"), [(1, {7.0}), (-1, {7.0, 0.5})])
+    def test_received_boxes_of_the_ego_itself_and_beyond_its_grid_are_left_out(
+        self, ego_id: int, known: set[float]
+    ) -> None:
+        """A vehicle is not its own obstacle; a roadside unit has no body, whatever is there is a car."""
+        model = small_model("late")
+        pose, space = Pose.planar(3, -2, 0.4, 1.9), bytes(16)
+        nothing = Boxes3D(np.zeros((0, 7), np.float32), scores=np.zeros(0, np.float32))
+        mine = Message(ego_id, "lidar64", 0, pose, 0, 0, space, boxes=nothing)
+        beyond = model.grid.x_max + 2
+        seen = np.float32([[7, 0, 0, 4, 2, 1.5, 0], [0.5, 0.2, 0, 4, 2, 1.5, 0], [beyond, 0, 0, 4, 2, 1.5, 0]])
+        theirs = Message(2, "lidar64", 0, pose, 0, 0, space, boxes=Boxes3D(seen, scores=np.float32([0.9, 0.8, 0.7])))
+        assert {round(float(x), 3) for x in model.detect(mine, [theirs]).boxes[:, 0]} == known
 
     def test_messages_carry_boxes_and_no_feature(self, frame: Frame) -> None:
         model = small_model("late")

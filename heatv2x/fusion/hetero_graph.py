@@ -30,6 +30,7 @@ from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Edges, Fusion, Received, channel_wins, maximum_with
 
 EDGE_FEATURES = 9
+_AGE = 8  # of them, the last one
 _OPEN = 3.0  # the gate's logit at the start: nearly open, with a usable gradient
 
 
@@ -109,6 +110,10 @@ class HeteroGraph(Fusion):
         self.content_gate = nn.Conv2d(config.content_hidden, channels, 1, bias=False)
         self.confidence = nn.Conv2d(channels, 1, 1)
         self.temperature = nn.Parameter(torch.ones(()))
+        with torch.no_grad():  # training on single instants never shows an age: untrained, it must not matter
+            first = self.edge[0]
+            assert isinstance(first, nn.Linear)
+            first.weight[:, _AGE] = 0.0
         for layer in (self.edge_gate, self.edge_bias):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -113,10 +113,23 @@ class CollaborativeConfig(AdaptConfig):
     deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
 
 
+class BackwardConfig(AdaptConfig):
+    """Backward alignment after HEAL: the newcomer's whole encoder against the frozen base, a rival of LHFT."""
+
+    out: Path = Path("runs/backward_alignment")
+    steps: int = pydantic.Field(300, gt=0)
+    batch_size: int = pydantic.Field(6, gt=0)
+    lr: float = pydantic.Field(2e-3, gt=0)
+    before: PartConfig | None = None
+    after: PartConfig | None = None
+    received: PartConfig | None = None
+
+
 class FullConfig(AdaptConfig):
     """Full fine-tuning of base and newcomer together: the yardstick.
 
     Attributes:
+        together: further newcomers that join in the same training; their encoders are among `agents`.
         deployed_share: as in collaborative fine-tuning.
         validate_frames: validation frames for the curve that says when it was good enough; 0 measures nothing.
         validate_every: steps between those measurements.
@@ -125,6 +138,10 @@ class FullConfig(AdaptConfig):
     out: Path = Path("runs/full_finetune")
     steps: int = pydantic.Field(300, gt=0)
     lr: float = pydantic.Field(1e-3, gt=0)
+    together: tuple[str, ...] = ()
     deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
+    before: PartConfig | None = None
+    after: PartConfig | None = None
+    received: PartConfig | None = None
     validate_frames: int = pydantic.Field(0, ge=0)
     validate_every: int = pydantic.Field(50, gt=0)

@@ -28,11 +28,13 @@ from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.packs import Pack, read_pack, write_pack
+from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.job_config import (
     AdaptConfig,
+    BackwardConfig,
     BaseConfig,
     CollaborativeConfig,
     EncoderConfig,
@@ -92,7 +94,10 @@ def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
 
 
 def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobResult:
-    """Pretrain a newcomer's encoder alone: its own backbone, neck and head are thrown away."""
+    """Pretrain a newcomer's encoder alone.
+
+    Its own backbone, neck and head are kept beside it as a base pack: the dedicated single-agent network.
+    """
     alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
     model = _seeded(config, lambda: Collaboration(ModelConfig(**{**config.model.model_dump(), **alone})))
     if config.scenes.senders:
@@ -102,9 +107,7 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
         return CollaborativeTraining(model, pool, {config.name: 1.0}, config.scenes, config.batch_size, name="encoder")
 
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
-        pack = agent_pack(model, config.name, provenance)
-        pack.feature_space = ""  # it was trained without any base
-        return {config.name: pack}
+        return {"base": base_pack(model, provenance), config.name: agent_pack(model, config.name, provenance)}
 
     return _run(config, "encoder", model, [config.name], stage, packs, report)
 
@@ -155,18 +158,21 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
 
     Nothing is cached, nothing stays.
     """
-    bare = config.model_copy(update={"before": None, "after": None, "received": None})
-    model = load_for_adaptation(bare)
-    types = _mix(config)
+    model = load_for_adaptation(config, config.together)
+    newcomers = (config.newcomer, *config.together)
+    types = {config.like: config.deployed_share}
+    types |= {name: (1 - config.deployed_share) / len(newcomers) for name in newcomers}
+    required = None if config.together else config.newcomer
 
     def stage(pool: Pool, _: Report) -> Stage:
         return CollaborativeTraining(
-            model, pool, types, config.scenes, config.batch_size, required=config.newcomer, name="full_finetune"
+            model, pool, types, config.scenes, config.batch_size, required=required, name="full_finetune"
         )
 
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
         encoders = {name: agent_pack(model, name, provenance) for name in types}
-        return {"base": base_pack(model, provenance), **encoders, **_adapter(model, config, provenance)}
+        adapters = {f"adapter_{name}": adapter_pack(model, name, provenance) for name in config.together}
+        return {"base": base_pack(model, provenance), **encoders, **_adapter(model, config, provenance), **adapters}
 
     measure = None
     if config.validate_frames:
@@ -174,25 +180,43 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
     return _run(config, "full_finetune", model, list(types), stage, packs, report, measure)
 
 
-def load_for_adaptation(config: AdaptConfig) -> Collaboration:
+def align_backward(config: BackwardConfig, report: Report | None = None) -> JobResult:
+    """Backward alignment after HEAL: the newcomer's whole encoder, on its own data, against the frozen base."""
+    model = load_for_adaptation(config)
+
+    def stage(pool: Pool, _: Report) -> Stage:
+        return BackwardAlignment(model, config.newcomer, pool, config.scenes, config.batch_size, config.window)
+
+    def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
+        return {config.newcomer: agent_pack(model, config.newcomer, provenance)}
+
+    return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report)
+
+
+def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Collaboration:
     """The base with its encoders, and the newcomer joined with identity adapters or those of `adapter`.
 
+    Args:
+        together: further newcomers that join likewise.
+
     Raises:
-        ConfigError: no agent pack of the newcomer was given.
+        ConfigError: no agent pack of a newcomer was given.
         PackError: a pack does not fit.
     """
-    packs = [read_pack(path, "agent") for path in config.agents]
-    mine = [pack for pack in packs if pack.agent_type == config.newcomer]
-    if not mine:
-        have = ", ".join(pack.agent_type for pack in packs) or "none"
-        raise ConfigError(f"newcomer='{config.newcomer}' has no encoder among agents= (there: {have})")
+    packs = {pack.agent_type: pack for pack in (read_pack(path, "agent") for path in config.agents)}
+    newcomers = (config.newcomer, *together)
+    for name in newcomers:
+        if name not in packs:
+            have = ", ".join(packs) or "none"
+            raise ConfigError(f"newcomer='{name}' has no encoder among agents= (there: {have})")
 
     def build_model() -> Collaboration:
-        deployed = [pack for pack in packs if pack.agent_type != config.newcomer]
-        model = assemble(read_pack(config.base, "base"), deployed)
+        model = assemble(read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers])
         parts = {"before": config.before, "after": config.after, "received": config.received}
-        model.join(config.newcomer, AdapterConfig(agent=PartConfig(**mine[0].config), like=config.like, **parts))
-        add_agent(model, mine[0])
+        for name in newcomers:
+            encoder = PartConfig(**packs[name].config)
+            model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
+            add_agent(model, packs[name])
         if config.adapter is not None:
             add_adapter(model, read_pack(config.adapter, "adapter"))
         return model
@@ -303,7 +327,7 @@ def _adapter(model: Collaboration, config: AdaptConfig, provenance: dict[str, An
     return {"adapter": adapter_pack(model, config.newcomer, provenance)}
 
 
-def _mix(config: CollaborativeConfig | FullConfig) -> dict[str, float]:
+def _mix(config: CollaborativeConfig) -> dict[str, float]:
     return {config.like: config.deployed_share, config.newcomer: 1 - config.deployed_share}
 
 

@@ -1,0 +1,77 @@
+"""Settings of the adaptation study, and the names of its folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from heatv2x.config import Config
+
+BASE, LIDAR, CAMERA = "lidar64", "lidar16", "camera"
+NEWCOMERS = (LIDAR, CAMERA)
+
+
+class AdaptationConfig(Config):
+    """Attributes:
+    out: where everything is made; finished cells lie in its folder `cells`.
+    docs: where the page, the figures and the JSON are written.
+    seeds: of bases, encoders and adaptation alike; the world is the same for all.
+    world_seed: of the synthetic world.
+    train, validate, test: labelled frames.
+    base_steps, encoder_steps: pretraining.
+    local_steps, collaborative_steps: LHFT and GCFT.
+    backward_steps: backward alignment.
+    full_steps: full fine-tuning until well past its plateau.
+    scratch_steps: training everything from scratch on the mix.
+    budgets: shorter full fine-tunings for the curve, in steps.
+    shares: shorter and longer adaptations and alignments for the curve, as multiples of their steps.
+    processes: how many cells run side by side.
+    newcomers: which newcomers are studied.
+    """
+
+    out: Path = Path("runs/bench/adaptation")
+    docs: Path = Path("docs/benchmarks")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    world_seed: int = 31
+    train: int = pydantic.Field(400, gt=0)
+    validate_: int = pydantic.Field(60, gt=0, alias="validate")
+    test: int = pydantic.Field(100, gt=0)
+    base_steps: int = pydantic.Field(1200, gt=0)
+    encoder_steps: int = pydantic.Field(800, gt=0)
+    local_steps: int = pydantic.Field(200, gt=0)
+    collaborative_steps: int = pydantic.Field(150, gt=0)
+    backward_steps: int = pydantic.Field(300, gt=0)
+    full_steps: int = pydantic.Field(900, gt=0)
+    scratch_steps: int = pydantic.Field(1200, gt=0)
+    budgets: tuple[int, ...] = (75, 150, 300)
+    shares: tuple[float, ...] = (0.5, 2.0)
+    processes: int = pydantic.Field(2, gt=0)
+    newcomers: tuple[str, ...] = NEWCOMERS
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide results, whatever the places and the seeds."""
+        return self.model_dump(mode="json", exclude={"out", "docs", "seeds", "processes", "newcomers"})
+
+
+def quick(config: AdaptationConfig) -> AdaptationConfig:
+    """The same study with one seed and so little of everything that it only shows that every row can be made."""
+    small = {
+        "seeds": config.seeds[:1],
+        "train": 60,
+        "validate_": 6,
+        "test": 12,
+        "base_steps": 150,
+        "encoder_steps": 100,
+        "local_steps": 40,
+        "collaborative_steps": 30,
+        "backward_steps": 40,
+        "full_steps": 90,
+        "scratch_steps": 100,
+        "budgets": (30,),
+        "shares": (0.5,),
+        "out": config.out.with_name(f"{config.out.name}_quick"),
+        "docs": config.out.with_name(f"{config.out.name}_quick"),
+    }
+    return config.model_copy(update=small)

@@ -1,0 +1,85 @@
+"""Work in several processes of one thread each, some of it only after other work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.pool import AsyncResult
+from queue import Empty
+from typing import Any, Protocol
+
+import torch
+
+
+class Tell(Protocol):
+    """Progress: what is being done, done, in all."""
+
+    def __call__(self, what: str, done: int, total: int, /) -> None:
+        """Take note."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to do in a process of its own.
+
+    Attributes:
+        name: of this task.
+        work: a function of a module, called with `arguments` and a `Tell`.
+        arguments: what it is called with; must be picklable by the standard library, between processes of ours only.
+        needs: names of tasks that must be done before.
+    """
+
+    name: str
+    work: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    needs: tuple[str, ...] = ()
+
+
+def run_tasks(
+    tasks: Sequence[Task], processes: int, tell: Tell, done: Callable[[str, Any], None] | None = None
+) -> dict[str, Any]:
+    """Run tasks, as many at a time as there are processes, and pass their progress on; the first failure ends them all.
+
+    Args:
+        tasks: in the order in which they start when nothing else decides.
+        done: called with every task's name and result as soon as it has one.
+
+    Returns:
+        Results by name, in the order of `tasks`.
+    """
+    waiting = {task.name: task for task in tasks}
+    results: dict[str, Any] = {}
+    if not tasks:
+        return results
+    context = get_context("spawn")
+    with context.Manager() as manager, context.Pool(min(processes, len(tasks)), _one_thread) as pool:
+        queue = manager.Queue()
+        running: dict[str, AsyncResult[Any]] = {}
+        while waiting or running:
+            for task in list(waiting.values()):
+                blocked = any(need in waiting or need in running for need in task.needs)
+                if len(running) < processes and not blocked:
+                    running[task.name] = pool.apply_async(_work, (task.work, task.arguments, queue))
+                    del waiting[task.name]
+            if not running:
+                raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
+            try:
+                tell(*queue.get(timeout=0.2))
+            except Empty:
+                for name in [name for name, result in running.items() if result.ready()]:
+                    results[name] = running.pop(name).get()
+                    if done is not None:
+                        done(name, results[name])
+        while not queue.empty():
+            tell(*queue.get())
+    return {task.name: results[task.name] for task in tasks}
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _work(work: Callable[..., Any], arguments: tuple[Any, ...], queue: Any) -> Any:
+    return work(*arguments, lambda what, done, total: queue.put((what, done, total)))
