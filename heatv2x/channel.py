@@ -27,6 +27,7 @@ class ChannelConfig(Config):
         sigma_m, sigma_deg: standard deviation of the senders' position (x and y) and heading.
         precise_share: this share of the senders, drawn for each scenario, has a tenth of those deviations.
         reported: "true" reports that deviation, "hidden" reports zero.
+        ignore_above_m: the ego does not use messages that report a position deviation of so much or more.
         max_senders: the nearest ones are heard; the rest is dropped.
         seed: of all draws.
     """
@@ -38,6 +39,7 @@ class ChannelConfig(Config):
     sigma_deg: float = pydantic.Field(0.0, ge=0)
     precise_share: float = pydantic.Field(0.0, ge=0, le=1)
     reported: Literal["true", "hidden"] = "true"
+    ignore_above_m: float | None = pydantic.Field(None, gt=0)
     max_senders: int = pydantic.Field(8, ge=0)
     seed: int = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,11 +34,13 @@ app = typer.Typer(
 world_app = typer.Typer(help="The synthetic world.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
 adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
+bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
 pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
+app.add_typer(bench_app, name="bench")
 
 _INTERRUPTED = 130
 _FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel processes the first one speaks
@@ -127,6 +130,8 @@ def list_parts() -> None:
 @app.command()
 def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For example: train base")]) -> None:
     """The settings of a verb, their defaults and what they mean."""
+    from heatv2x.bench.config import AdaptationConfig
+    from heatv2x.bench.robustness import RobustnessConfig
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
@@ -143,6 +148,8 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt backward": job_config.BackwardConfig,
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
+        "bench adaptation": AdaptationConfig,
+        "robustness": RobustnessConfig,
     }
     name = " ".join(verb)
     if name not in known:
@@ -261,6 +268,51 @@ def pack_verify(paths: list[Path]) -> None:
         out.print("ok  they fit together")
 
 
+Quick = Annotated[bool, typer.Option("--quick", help="One seed and very little of everything: a check, no result.")]
+
+
+@bench_app.command("adaptation")
+def bench_adaptation(
+    settings: Settings = None,
+    quick: Quick = False,
+    finished: Annotated[bool, typer.Option("--finished", help="Write the page from what is finished.")] = False,
+) -> None:
+    """The adaptation study: every rival, every control, several seeds; continues where it was interrupted."""
+    from heatv2x.bench import adaptation, config
+    from heatv2x.bench.page import write_page
+    from heatv2x.bench.summary import summarise
+
+    study = _config(config.AdaptationConfig, settings)
+    study = config.quick(study) if quick else study
+    command = _command()
+    if finished:
+        contents = adaptation.finished_cells(study)
+    else:
+        with _bars(finished_go=True) as report:
+            contents = adaptation.run_adaptation(study, report)
+    summary = summarise(contents, study, adaptation.world_of(study), command)
+    write_page(summary, study.docs)
+    _print_rows([_over_seeds(row) for row in summary["rows"]])
+    _say(f"\nPage: {study.docs / 'adaptation.md'}\nNumbers: {study.docs / 'adaptation.json'}")
+
+
+@app.command()
+def robustness(settings: Settings = None, quick: Quick = False) -> None:
+    """Wrong poses, late and lost messages: what they do to every method of the adaptation study."""
+    from heatv2x.bench import config
+    from heatv2x.bench import robustness as study
+
+    wanted = _config(study.RobustnessConfig, settings)
+    networks = config.AdaptationConfig()
+    if quick:
+        wanted, networks = study.quick(wanted), config.quick(networks)
+    with _bars(finished_go=True) as report:
+        summary = study.run_robustness(wanted, networks, _command(), report)
+    clean = [{**row, "ap": {k: sum(v) / len(v) for k, v in row["ap"].items()}} for row in summary["rows"]]
+    _print_rows(clean)
+    _say(f"\nPage: {wanted.docs / 'robustness.md'}\nNumbers: {wanted.docs / 'robustness.json'}")
+
+
 @app.command()
 def report(settings: Settings = None) -> None:
     """Write report.html from a run folder: run=runs/demo."""
@@ -337,7 +389,7 @@ def _join_processes() -> None:
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def _bars(finished_go: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars by name of the work, with time left; plain lines now and then if the output is not a terminal."""
     columns = (
         TextColumn("{task.description:<34}"),
@@ -353,13 +405,23 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+            progress.update(tasks[what], completed=done, total=total, visible=not (finished_go and done >= total))
             quarter = 4 * done // max(total, 1)
             if not (err.is_terminal or _FOLLOWS) and told.get(what) != quarter:
                 told[what] = quarter
                 err.print(f"{what}: {done} of {total}", highlight=False)
 
         yield report
+
+
+def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a study as the table of one run shows it: means."""
+    seconds = row["train_seconds"]
+    return {**row, "ap": {k: v["mean"] for k, v in row["ap"].items()}, "train_seconds": seconds and seconds["mean"]}
+
+
+def _command() -> str:
+    return shlex.join(["heatv2x", *sys.argv[1:]])
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -374,7 +436,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             *(f"{100 * row['ap'][key]:.1f}" for key in ("0.3", "0.5", "0.7")),
             f"{trained:,}" if trained else "-",
             f"{seconds:.0f}" if seconds is not None else "-",
-            f"{row['message_bytes'] / 1000:.1f}" if row["message_bytes"] else "-",
+            f"{row['message_bytes'] / 1000:.1f}" if row.get("message_bytes") else "-",
         )
     out.print(table)
 

@@ -8,6 +8,7 @@ without the ego's own body. A second score counts only what the ego itself sees.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,6 +71,7 @@ class SceneResult:
         heard: indices of the agents whose messages arrived.
         messages: what they sent, unpacked.
         detections, truth: boxes in the ego's frame.
+        arrived: SHA-256 over the bytes of the messages, in the order of `heard`.
     """
 
     frame: Frame
@@ -78,6 +80,7 @@ class SceneResult:
     messages: list[Message]
     detections: Boxes3D
     truth: Boxes3D
+    arrived: bytes = b""
 
     @property
     def message_bytes(self) -> list[int]:
@@ -93,12 +96,14 @@ class Evaluation:
         result: against the union of what the agents in range see.
         ego_visible: against what the ego itself sees; detections of other objects that are there do not count.
         traffic: measured message sizes.
+        arrived: hex SHA-256 over every byte that the egos received: two channels with the same value did the same.
         scenes: the frames that were kept for pictures, by index.
     """
 
     result: ApResult
     ego_visible: ApResult
     traffic: Traffic
+    arrived: str = ""
     scenes: dict[int, SceneResult] = field(default_factory=dict)
 
     def to_row(self, codec: str) -> dict[str, Any]:
@@ -128,6 +133,7 @@ class Evaluator:
         channel: the link; also sets the communication range of the ground truth.
         protocol: of average precision; the model's grid is written into it as the range.
         limit: evaluate only the first frames.
+        only: evaluate only the frames with these indices; the others are there for late messages.
         keep: indices of frames whose scenes are kept in the results.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
     """
@@ -140,11 +146,12 @@ class Evaluator:
         limit: int | None = None,
         keep: Sequence[int] = (),
         refine_poses: bool = False,
+        only: Sequence[int] | None = None,
     ) -> None:
         self.dataset = dataset
         self.channel = Channel(channel)
         self.protocol = protocol
-        self.count = len(dataset) if limit is None else min(limit, len(dataset))
+        self.indices = list(range(len(dataset)) if only is None else only)[:limit]
         self.keep = set(keep)
         self.refine_poses = refine_poses
         self._frames: dict[tuple[int, str, tuple[str, ...], int], Frame] = {}
@@ -157,6 +164,10 @@ class Evaluator:
         self._sent = {
             key: value for key, value in self._sent.items() if agent_type is not None and key[2] != agent_type
         }
+
+    def use(self, channel: ChannelConfig) -> None:
+        """Take another channel; what agents said is remembered, for it lies before the channel."""
+        self.channel = Channel(channel)
 
     def evaluate(
         self,
@@ -179,9 +190,10 @@ class Evaluator:
         protocol = replace(self.protocol, x_range_m=(grid.x_min, grid.x_max), y_range_m=(grid.y_min, grid.y_max))
         union, visible = ApAccumulator(protocol), ApAccumulator(protocol)
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
-        sizes, scenes = [], {}
-        for index in range(self.count):
+        sizes, scenes, arrived = [], {}, hashlib.sha256()
+        for done, index in enumerate(self.indices, start=1):
             scene = self.run(model, roster, index)
+            arrived.update(scene.arrived)
             union.add(scene.detections, scene.truth)
             seen = ground_truth(scene.frame, 0, [0], limits=limits)
             visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
@@ -189,8 +201,8 @@ class Evaluator:
             if index in self.keep:
                 scenes[index] = scene
             if progress:
-                progress(index + 1, self.count)
-        return Evaluation(union.result(), visible.result(), measure_traffic(sizes), scenes)
+                progress(done, len(self.indices))
+        return Evaluation(union.result(), visible.result(), measure_traffic(sizes), arrived.hexdigest(), scenes)
 
     def run(self, model: Collaboration, roster: Roster, index: int) -> SceneResult:
         """One frame through the whole line, bytes included."""
@@ -201,7 +213,7 @@ class Evaluator:
         ego = self._send(model, roster, index, ego_id, ego_id)
         # features need a common base, boxes do not
         space = None if model.fusion.level == "boxes" else ego.feature_space
-        heard, messages = [], []
+        heard, messages, arrived = [], [], hashlib.sha256()
         others = [] if roster.drop else list(range(1, len(frame.agents)))
         for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
             sender = others[near]
@@ -209,11 +221,19 @@ class Evaluator:
             if data is not None:
                 heard.append(sender)
                 messages.append(unpack(data, space))
+                arrived.update(data)
+        messages, heard = self._trusted(messages, heard)
         believed = model.refined(ego, messages) if self.refine_poses else messages
         truth = ground_truth(frame, 0, None, limits=limits, comm_range_m=config.range_m)
         found = model.detect(ego, believed)
         found = found[in_range(found.boxes.astype(np.float64), limits)]
-        return SceneResult(frame, ego, heard, messages, found, truth)
+        return SceneResult(frame, ego, heard, messages, found, truth, arrived.digest())
+
+    def _trusted(self, messages: list[Message], heard: list[int]) -> tuple[list[Message], list[int]]:
+        """Messages whose reported position is good enough for this ego, and who sent them."""
+        limit = self.channel.config.ignore_above_m
+        kept = [i for i, message in enumerate(messages) if limit is None or message.sigma_m < limit]
+        return [messages[i] for i in kept], [heard[i] for i in kept]
 
     def _transmit(self, model: Collaboration, roster: Roster, index: int, sender: int, frame: Frame) -> bytes | None:
         """The bytes that arrive, with the pose as reported; None if they are lost, or the sender was not there yet."""

@@ -40,7 +40,7 @@ def perfect(model: Collaboration, evaluator: Evaluator, monkeypatch: pytest.Monk
         ground_truth(
             evaluator.dataset.read(index, []), 0, None, limits=LIMITS, comm_range_m=evaluator.channel.config.range_m
         )
-        for index in range(evaluator.count)
+        for index in range(len(evaluator.indices))
     )
 
     def detect(ego: Message, messages: Any = ()) -> Boxes3D:

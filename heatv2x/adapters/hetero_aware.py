@@ -34,6 +34,7 @@ class HeteroAware(Adapter):
 
     def __init__(self, config: HeteroAware.Config, channels: int) -> None:
         super().__init__()
+        self.config = config
         self.remix = nn.Conv2d(channels, channels, config.kernel, padding=config.kernel // 2)
         nn.init.dirac_(self.remix.weight)
         nn.init.zeros_(self.remix.bias)  # type: ignore[arg-type]

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from heatv2x.bench import experiments
-from heatv2x.bench.cells import Cell, Content, run_cells
+from heatv2x.bench.cells import Cell, Content, path_of, run_cells
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.config import build
+from heatv2x.files import read_json
 from heatv2x.rows import OneBar
 from heatv2x.training import job_config
 from heatv2x.workers import Tell
@@ -29,6 +30,12 @@ def run_adaptation(config: AdaptationConfig, tell: Tell) -> dict[str, Content]:
     """Build the world, do every cell that is not done, and give all contents by cell."""
     build_world(world_of(config), OneBar(tell, "building the world").of(1))
     return run_cells(cells_of(config), config.out / "cells", config.processes, tell)
+
+
+def finished_cells(config: AdaptationConfig) -> dict[str, Content]:
+    """The contents of the cells that are done."""
+    paths = {cell.name: path_of(cell.name, config.out / "cells") for cell in cells_of(config)}
+    return {name: read_json(path) for name, path in paths.items() if path.exists()}
 
 
 def world_of(config: AdaptationConfig) -> WorldConfig:
@@ -159,5 +166,5 @@ def _defaults(job: type[BaseModel]) -> dict[str, Any]:
     return {
         name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         for name, field in job.model_fields.items()
-        if name not in ("out", "data") and not isinstance(value := field.get_default(), Path)
+        if not field.is_required() and not isinstance(value := field.get_default(), Path)
     }

@@ -43,10 +43,10 @@ class AdaptationConfig(Config):
     local_steps: int = pydantic.Field(200, gt=0)
     collaborative_steps: int = pydantic.Field(150, gt=0)
     backward_steps: int = pydantic.Field(300, gt=0)
-    full_steps: int = pydantic.Field(900, gt=0)
-    scratch_steps: int = pydantic.Field(1200, gt=0)
+    full_steps: int = pydantic.Field(600, gt=0)
+    scratch_steps: int = pydantic.Field(800, gt=0)
     budgets: tuple[int, ...] = (75, 150, 300)
-    shares: tuple[float, ...] = (0.5, 2.0)
+    shares: tuple[float, ...] = (0.5,)
     processes: int = pydantic.Field(2, gt=0)
     newcomers: tuple[str, ...] = NEWCOMERS
 

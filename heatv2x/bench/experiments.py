@@ -221,7 +221,8 @@ def join(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) -> dict
     plan += [(named(newcomer, newcomer, "no_fusion"), joined, alone, both)]
     plan += [(f"control/{newcomer}_dropped", joined, Roster(BASE, BASE, drop=True), both)]
     plan += [(f"control/deployed_after_{newcomer}", joined, Roster(BASE, BASE), both)]
-    plan.sort(key=lambda line: id(line[1]))  # rows of one model share what its agents said
+    networks = [id(line[1]) for line in plan]
+    plan.sort(key=lambda line: networks.index(id(line[1])))  # rows of one model share what its agents said
     place.evaluate(tell, newcomer, plan)
     own = Collaboration.from_packs(place.pack(f"encoder_{newcomer}", "base"), place.encoder(newcomer))
     voices = {BASE: exchanging(unaligned, "late"), newcomer: exchanging(own, "late")}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.cache import FeatureCache
+from heatv2x.training.lesson import LessonLoss
 from heatv2x.training.scenes import Batch, SceneConfig, collate_scenes
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
@@ -30,6 +31,7 @@ class CollaborativeFineTuning(Stage):
         scenes: how scenes are drawn.
         batch_size: scenes per step.
         window: crop and margin, in the ego's frame.
+        distill: weight of the distance from the cache's lesson, if it has one.
     """
 
     name = "collaborative"
@@ -43,8 +45,11 @@ class CollaborativeFineTuning(Stage):
         scenes: SceneConfig,
         batch_size: int = 4,
         window: WindowConfig | None = None,
+        distill: float = 0.0,
     ) -> None:
         super().__init__(model)
+        self.distill = distill
+        self.lesson_loss = LessonLoss(model, cache.lesson) if cache.lesson is not None and distill else None
         self.newcomer = newcomer
         self.types = types
         self.cache = cache
@@ -66,14 +71,19 @@ class CollaborativeFineTuning(Stage):
             mine = [row for row, t in zip(rows, batch.types, strict=True) if t == name]
             if mine:
                 batch.features[name] = self.cache.features[name][torch.tensor(mine)].float()
+                if name == self.newcomer and self.lesson_loss is not None and self.cache.lesson is not None:
+                    batch = replace(batch, lesson=self.cache.lesson.shared[torch.tensor(mine)].float())
         windows = [draw_window(self.model.grid, self.window, rng) for _ in scenes]
         return replace(batch, links=replace(batch.links, windows=windows))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Detection after fusion inside the windows."""
+        """Detection after fusion inside the windows, and the distance from the base's lesson."""
         shared = {name: self._shared(name, feature) for name, feature in batch.features.items()}
         maps = self.model.collaborate(in_order(shared, batch.types), batch.types, batch.links)
-        return self.model.head.loss(maps, batch.boxes, batch.links.windows, self.window.margin)
+        terms = self.model.head.loss(maps, batch.boxes, batch.links.windows, self.window.margin)
+        if self.lesson_loss is not None and batch.lesson is not None:
+            terms["distill"] = self.distill * self.lesson_loss(shared[self.newcomer], batch.lesson)
+        return terms
 
     def _shared(self, name: str, feature: Tensor) -> Tensor:
         return self.model.share(name, feature) if name == self.newcomer else feature

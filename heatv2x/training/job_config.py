@@ -78,6 +78,10 @@ class AdaptConfig(JobConfig):
         before, after, received: its adapters; null leaves one out.
         adapter: an adapter pack to start from (the result of `local`), for `collaborative`.
         window: crop and margin of a training step.
+        teacher: whose data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
+            the base type's sensor on the same vehicle, or "none"; "auto" is own for a newcomer with one LiDAR, else
+            companion.
+        distill: weight of the distance from that lesson.
     """
 
     base: Path
@@ -89,15 +93,22 @@ class AdaptConfig(JobConfig):
     received: PartConfig | None = PartConfig(part="multi_cognitive")
     adapter: Path | None = None
     window: WindowConfig = WindowConfig()
+    teacher: Literal["auto", "own", "companion", "none"] = "auto"
+    distill: float = pydantic.Field(2.0, ge=0)
 
 
 class LocalConfig(AdaptConfig):
-    """Local Heterogeneous Fine-Tuning."""
+    """Local Heterogeneous Fine-Tuning.
+
+    Attributes:
+        closed_form: start from the least-squares solution rather than from the identity, if the base teaches.
+    """
 
     out: Path = Path("runs/local")
     steps: int = pydantic.Field(200, gt=0)
     batch_size: int = pydantic.Field(6, gt=0)
-    lr: float = pydantic.Field(5e-3, gt=0)
+    lr: float = pydantic.Field(4e-3, gt=0)
+    closed_form: bool = True
 
 
 class CollaborativeConfig(AdaptConfig):
@@ -109,7 +120,7 @@ class CollaborativeConfig(AdaptConfig):
 
     out: Path = Path("runs/collaborative")
     steps: int = pydantic.Field(150, gt=0)
-    lr: float = pydantic.Field(4e-3, gt=0)
+    lr: float = pydantic.Field(2e-3, gt=0)
     deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
 
 

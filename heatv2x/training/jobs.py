@@ -42,6 +42,7 @@ from heatv2x.training.job_config import (
     JobConfig,
     LocalConfig,
 )
+from heatv2x.training.lesson import start_from_lesson, teacher_for
 from heatv2x.training.local import LocalFineTuning
 from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.pool import Pool, load_pool
@@ -115,26 +116,33 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
 def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
     """Local Heterogeneous Fine-Tuning: the newcomer's adapters, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
+    newcomer, whose = config.newcomer, teacher_for(model, config.newcomer, config.like, config.teacher)
 
     def stage(pool: Pool, report: Report) -> Stage:
         cache = fill_cache(
             model,
             pool,
             [],
-            [config.newcomer],
+            [newcomer],
             config.scenes,
             config.seed,
             lambda a, b: report("caching encoder outputs", a, b),
+            None if whose == "none" else (config.like, whose),
         )
-        return LocalFineTuning(model, config.newcomer, cache, config.batch_size, config.window, config.scenes.min_hits)
+        if config.closed_form and config.adapter is None and cache.lesson is not None:
+            start_from_lesson(model, newcomer, cache.features[newcomer], cache.lesson, config.seed)
+        min_hits = config.scenes.min_hits
+        return LocalFineTuning(model, newcomer, cache, config.batch_size, config.window, min_hits, config.distill)
 
-    return _run(config, "local", model, [config.newcomer], stage, lambda p: _adapter(model, config, p), report)
+    types = [newcomer, config.like] if whose == "companion" else [newcomer]
+    return _run(config, "local", model, types, stage, lambda p: _adapter(model, config, p), report)
 
 
 def adapt_collaborative(config: CollaborativeConfig, report: Report | None = None) -> JobResult:
     """Global Collaborative Fine-Tuning: everything that belongs to the newcomer, in scenes of mixed types."""
     model = load_for_adaptation(config)
     types = _mix(config)
+    whose = teacher_for(model, config.newcomer, config.like, config.teacher)
 
     def stage(pool: Pool, report: Report) -> Stage:
         cache = fill_cache(
@@ -145,9 +153,10 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
             config.scenes,
             config.seed,
             lambda a, b: report("caching messages", a, b),
+            None if whose == "none" else (config.like, whose),
         )
         return CollaborativeFineTuning(
-            model, config.newcomer, types, cache, config.scenes, config.batch_size, config.window
+            model, config.newcomer, types, cache, config.scenes, config.batch_size, config.window, config.distill
         )
 
     return _run(config, "collaborative", model, list(types), stage, lambda p: _adapter(model, config, p), report)

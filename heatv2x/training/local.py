@@ -17,6 +17,7 @@ from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
 from heatv2x.training.cache import FeatureCache
+from heatv2x.training.lesson import LessonLoss
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
 
@@ -29,11 +30,13 @@ class LocalBatch:
         encoded: (N, C, Yw, Xw) encoder outputs.
         boxes: N tensors (M, 7), what each agent sees, in its own frame.
         windows: N grids of the crops.
+        lesson: (N, C, Yw, Xw) what the base would have said, if it teaches.
     """
 
     encoded: Tensor
     boxes: list[Tensor]
     windows: list[BevGrid]
+    lesson: Tensor | None = None
 
 
 class LocalFineTuning(Stage):
@@ -45,6 +48,7 @@ class LocalFineTuning(Stage):
         batch_size: agents per step.
         window: crop and margin.
         min_hits: returns an object needs to be a target.
+        distill: weight of the distance from the cache's lesson, if it has one.
     """
 
     name = "local"
@@ -57,8 +61,11 @@ class LocalFineTuning(Stage):
         batch_size: int = 6,
         window: WindowConfig | None = None,
         min_hits: int = 2,
+        distill: float = 0.0,
     ) -> None:
         super().__init__(model)
+        self.distill = distill
+        self.lesson_loss = LessonLoss(model, cache.lesson) if cache.lesson is not None and distill else None
         self.newcomer = newcomer
         self.cache = cache
         self.batch_size = batch_size
@@ -73,20 +80,25 @@ class LocalFineTuning(Stage):
         """Random agents, random windows."""
         grid = self.model.grid
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
-        encoded, boxes, windows = [], [], []
+        encoded, boxes, windows, lessons = [], [], [], []
         for _ in range(self.batch_size):
             where = int(rng.integers(len(self.cache.frames)))
             member = int(rng.integers(len(self.cache.frames[where].agents)))
             frame = self.cache.frame_as(where, {member: self.newcomer})
             seen = ground_truth(frame, member, [member], limits=limits, min_hits=self.min_hits)
             window = draw_window(grid, self.window, rng)
-            feature = self.cache.features[self.newcomer][self.cache.first_row[where] + member]
-            encoded.append(grid.crop(feature, window).float())
+            row = self.cache.first_row[where] + member
+            encoded.append(grid.crop(self.cache.features[self.newcomer][row], window).float())
+            if self.lesson_loss is not None and self.cache.lesson is not None:
+                lessons.append(grid.crop(self.cache.lesson.shared[row], window).float())
             boxes.append(torch.from_numpy(seen.boxes))
             windows.append(window)
-        return LocalBatch(torch.stack(encoded), boxes, windows)
+        return LocalBatch(torch.stack(encoded), boxes, windows, torch.stack(lessons) if lessons else None)
 
     def losses(self, batch: LocalBatch) -> dict[str, Tensor]:
-        """Single-agent detection through the frozen base."""
+        """Single-agent detection through the frozen base, and the distance from its lesson."""
         feature = self.model.share(self.newcomer, batch.encoded)
-        return self.model.head.loss(self.model.predict(feature), batch.boxes, batch.windows, self.window.margin)
+        terms = self.model.head.loss(self.model.predict(feature), batch.boxes, batch.windows, self.window.margin)
+        if self.lesson_loss is not None and batch.lesson is not None:
+            terms["distill"] = self.distill * self.lesson_loss(feature, batch.lesson)
+        return terms

@@ -81,7 +81,8 @@ class Batch:
         links: who hears whom.
         boxes: B tensors (N, 7) float32, what the participants of each scene see, in the ego's frame.
         own_boxes: A tensors (N, 7), what each agent itself sees, in its own frame.
-        features: (A, C, Y, X) cached features, if there are any.
+        features: by type, (N, C, Y, X) cached features, if there are any.
+        lesson: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
     """
 
     inputs: dict[str, Any]
@@ -90,6 +91,7 @@ class Batch:
     boxes: list[Tensor]
     own_boxes: list[Tensor]
     features: dict[str, Tensor] = field(default_factory=dict)
+    lesson: Tensor | None = None
 
 
 def draw_scene(

@@ -1,0 +1,159 @@
+"""What the base would have said: features of the base's own encoder as a lesson for a newcomer (distillation).
+
+A newcomer with one LiDAR shows the base's encoder its own sweep; no other sensor is needed. A newcomer without LiDAR
+needs a companion while it adapts: a vehicle that carries the base type's sensor besides, as every vehicle of OPV2V-H
+does. Learning from features needs no gradient through neck and head, and a linear start has a closed form:
+`start_from_lesson` solves two ridge regressions, which takes seconds and does most of the alignment. The design is
+ours; measurements are in docs/benchmarks/adaptation.md.
+
+Shapes: R rows (agents of all frames), C channels, Y X shared grid, k kernel of an adapter's convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatv2x.adapters.hetero_aware import HeteroAware
+from heatv2x.errors import ConfigError
+from heatv2x.model import Collaboration
+from heatv2x.structures import AgentFrame
+
+_FLOOR = 0.05  # weight of a cell without any object
+_ROWS, _CELLS = 200, 256  # sampled for the closed form
+
+
+@dataclass
+class Lesson:
+    """The base's features of what the newcomer saw, in the newcomer's own frame and augmentation.
+
+    Attributes:
+        encoded: (R, C, Y, X) float16 outputs of the base's encoder.
+        shared: (R, C, Y, X) float16, behind the shared backbone.
+    """
+
+    encoded: Tensor
+    shared: Tensor
+
+
+def teacher_for(model: Collaboration, newcomer: str, like: str, wanted: str) -> str:
+    """One of "own", "companion" and "none": where the base's encoder gets its data from.
+
+    Args:
+        like: the base type that teaches.
+        wanted: one of these, or "auto": own if the newcomer carries exactly one LiDAR and so does the teacher.
+
+    Raises:
+        ConfigError: "own" for a newcomer without a LiDAR of its own.
+    """
+    sensors = [model.agent(name).sensors for name in (newcomer, like)]
+    possible = all(len(names) == 1 and next(iter(names)).startswith("lidar") for names in sensors)
+    if wanted == "own" and not possible:
+        raise ConfigError(f"teacher=own needs one LiDAR on '{newcomer}' and '{like}'; write teacher=companion or none")
+    return wanted if wanted != "auto" else "own" if possible else "companion"
+
+
+def as_seen_by(model: Collaboration, teacher: str, frame: AgentFrame) -> AgentFrame:
+    """A newcomer's only sweep under the name of the teacher's sensor."""
+    (sensor,) = model.agent(teacher).sensors
+    (cloud,) = frame.lidars.values()
+    return replace(frame, lidars={sensor: cloud})
+
+
+class LessonLoss(nn.Module):
+    """Distance of a newcomer's shared feature from the lesson, in standard deviations of each channel.
+
+    Cells count by the base's own confidence that they hold an object, so that empty ground does not outvote cars.
+    """
+
+    def __init__(self, model: Collaboration, lesson: Lesson) -> None:
+        super().__init__()
+        self.confidence = _confidence(model)
+        step = max(1, len(lesson.shared) // 128)
+        sample = lesson.shared[::step].float()
+        self.register_buffer("scale", sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None], persistent=False)
+        self.scale: Tensor
+
+    def forward(self, feature: Tensor, lesson: Tensor) -> Tensor:
+        """A scalar for (N, C, Yw, Xw) features and lessons."""
+        weight = _FLOOR + self.confidence(lesson)
+        distance = functional.smooth_l1_loss(feature.float() / self.scale, lesson / self.scale, reduction="none").mean(
+            dim=1, keepdim=True
+        )
+        total: Tensor = (distance * weight).sum() / weight.sum()
+        return total
+
+
+@torch.no_grad()
+def start_from_lesson(model: Collaboration, newcomer: str, encoded: Tensor, lesson: Lesson, seed: int) -> None:
+    """Set the linear part of the newcomer's Hetero-Aware Adapters to the least-squares solution.
+
+    First the convolution before the backbone, from the newcomer's encoder output to the base's; then the one after it,
+    from what the backbone makes of that to the base's shared feature. The bottlenecks stay at zero.
+
+    Args:
+        encoded: (R, C, Y, X) the newcomer's encoder outputs, row by row what the lesson is of.
+        seed: of the sample of rows and cells.
+    """
+    adapters = model.senders[newcomer]
+    assert isinstance(adapters, nn.ModuleDict)
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(encoded), generator=generator)[:_ROWS]
+    confidence = _confidence(model)
+    picks = []
+    for row in rows:
+        share = _FLOOR + confidence(lesson.shared[row][None].float().to(device))[0, 0].flatten().cpu()
+        picks.append(torch.multinomial(share, _CELLS, replacement=True, generator=generator))
+
+    def shared(row: int) -> Tensor:
+        feature = encoded[row][None].float().to(device)
+        feature = model.backbone(adapters["before"](feature) if "before" in adapters else feature)
+        own: Tensor = feature[0].cpu()
+        return own
+
+    if "before" in adapters:
+        _solve(adapters["before"], rows, picks, lambda row: encoded[row].float(), lesson.encoded)
+    if "after" in adapters:
+        _solve(adapters["after"], rows, picks, shared, lesson.shared)
+
+
+def _solve(
+    adapter: nn.Module, rows: Tensor, picks: list[Tensor], source: Callable[[int], Tensor], target: Tensor
+) -> None:
+    """Ridge regression of target cells on k x k patches of the source, into the adapter's convolution."""
+    if not isinstance(adapter, HeteroAware):
+        return
+    kernel = adapter.config.kernel
+    patches, wanted = [], []
+    for row, pick in zip(rows.tolist(), picks, strict=True):
+        patches.append(functional.unfold(source(row)[None], kernel, padding=kernel // 2)[0].T[pick])
+        wanted.append(target[row].float().flatten(1).T[pick])
+    x = torch.cat(patches)
+    x = torch.cat([x, x.new_ones(len(x), 1)], dim=1).double()
+    gram = x.T @ x
+    gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    solution = torch.linalg.solve(gram, x.T @ torch.cat(wanted).double()).float()
+    adapter.remix.weight.copy_(solution[:-1].T.reshape(adapter.remix.weight.shape))
+    assert adapter.remix.bias is not None
+    adapter.remix.bias.copy_(solution[-1])
+
+
+def _confidence(model: Collaboration) -> Callable[[Tensor], Tensor]:
+    """(N, 1, Y, X) in 0 to 1 from shared features: the fusion's own if it has one, else relative activity."""
+
+    def confidence(feature: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = model.fusion.occupancy(feature)
+            if logits is not None:
+                known: Tensor = logits.float().sigmoid()
+                return known
+            activity = feature.abs().mean(dim=1, keepdim=True)
+            relative: Tensor = activity / activity.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+            return relative
+
+    return confidence
