@@ -15,10 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from heatv2x.bench import experiments
-from heatv2x.bench.cells import Cell, Content, path_of, run_cells
+from heatv2x.bench.cells import Cell, Content, finished, run_cells
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.config import build
-from heatv2x.files import read_json
 from heatv2x.rows import OneBar
 from heatv2x.training import job_config
 from heatv2x.workers import Tell
@@ -34,8 +33,7 @@ def run_adaptation(config: AdaptationConfig, tell: Tell) -> dict[str, Content]:
 
 def finished_cells(config: AdaptationConfig) -> dict[str, Content]:
     """The contents of the cells that are done."""
-    paths = {cell.name: path_of(cell.name, config.out / "cells") for cell in cells_of(config)}
-    return {name: read_json(path) for name, path in paths.items() if path.exists()}
+    return finished(cells_of(config), config.out / "cells")
 
 
 def world_of(config: AdaptationConfig) -> WorldConfig:

@@ -99,6 +99,13 @@ def identities_of(cells: Sequence[Cell]) -> dict[str, str]:
     return found
 
 
+def finished(cells: Sequence[Cell], folder: Path) -> dict[str, Content]:
+    """The contents of the cells that are done with these very settings."""
+    identities = identities_of(cells)
+    done = [cell.name for cell in cells if _is_done(cell, identities[cell.name], folder)]
+    return {name: read_json(path_of(name, folder)) for name in done}
+
+
 def path_of(name: str, folder: Path) -> Path:
     """The file of a cell's result."""
     return folder / f"{name}.json"

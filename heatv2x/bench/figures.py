@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from heatv2x import files
 from heatv2x.bench.config import BASE, LIDAR
@@ -77,6 +77,7 @@ def training_curves(summary: Mapping[str, Any], path: Path, newcomer: str = LIDA
         axes.set_xlabel("CPU seconds of training (log)", fontsize=SMALL)
         _reference_lines(axes, summary["rows"], newcomer, iou)
         _log_ticks(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     _legend(figure, [Line2D([], [], **_style(look(curve["method"]))) for curve in curves], 3)
     return _save(figure, path)
 

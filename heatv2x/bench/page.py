@@ -90,7 +90,7 @@ def page(summary: Summary, drawn: Mapping[str, str]) -> str:
     """
     rows = summary["rows"]
     parts = [f"# {summary['title']}", *_unfinished(summary), *_introduction(summary), *_provenance(summary)]
-    parts += ["## Targets", *_targets(summary["targets"])]
+    parts += ["## Targets", *_targets(summary["targets"]), *_without_target(summary["without_target"])]
     parts += ["## Results", COLUMNS]
     if "rows" in drawn:
         parts.append(f"![AP50 of every method: seeds as points, the mean as a bar]({drawn['rows']})")
@@ -175,6 +175,13 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> list[str]:
         "took to come within 0.5 points of its best AP50 on the validation towns; its AP is that after all its steps."
     )
     return [f"{counted} {how}", _table(("what (AP on the test towns)", "target", "measured", ""), lines)]
+
+
+def _without_target(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not lines:
+        return []
+    table = _table(("what (AP50 on the test towns)", "measured"), [(line["what"], line["measured"]) for line in lines])
+    return ["No target was set for these; a negative number is in the rival's favour:", table]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ def summarise(
         "validation_curves": _validation_curves(contents),
     }
     summary["time_to_equal_ap"] = _time_to_equal_ap(summary["curves"], table)
-    summary["targets"] = Targets(table, contents, config, summary["curves"]).lines()
+    targets = Targets(table, contents, config, summary["curves"])
+    summary["targets"], summary["without_target"] = targets.lines(), targets.without()
     return summary
 
 
@@ -268,7 +269,7 @@ def _curves(contents: Mapping[str, Content]) -> list[dict[str, Any]]:
     for content in contents.values():
         for row in content["rows"]:
             name = RowName.of(row["name"])
-            if row["ego_type"] != BASE or name.method not in CURVES or name.group in ("control", "maximum"):
+            if row["ego_type"] != BASE or name.method not in CURVES:
                 continue
             ending = STAGES.get(name.method, "")
             stages = [stage for stage in content["stages"] if stage["name"].endswith(ending)]
@@ -362,6 +363,21 @@ class Targets:
         lines += [self._deployed(newcomer) for newcomer in self.config.newcomers]
         lines += [self._pack(newcomer) for newcomer in self.config.newcomers]
         return lines
+
+    def without(self) -> list[dict[str, Any]]:
+        """Differences in AP50 that no target covers but a reader asks for; what is not measured is left out."""
+        pairs = [("the graph over late fusion, deployed type only", "homogeneous", "homogeneous_late")]
+        for newcomer in self.config.newcomers:
+            heard = "" if newcomer == LIDAR else f"{newcomer}/"
+            for who, prefix in ((f"{newcomer} newcomer", heard), (f"{newcomer} as the ego", f"ego_{newcomer}/")):
+                pairs += [
+                    (f"LHFT + GCFT over late fusion, {who}", f"{prefix}lhft_gcft", f"{prefix}late"),
+                    (f"LHFT + GCFT over LHFT alone, {who}", f"{prefix}lhft_gcft", f"{prefix}lhft"),
+                ]
+        if len(self.config.newcomers) > 1:
+            pairs.append(("LHFT + GCFT over late fusion, all types together", "all/lhft_gcft", "all/late"))
+        found = [(what, paired(self.table.ap(a), self.table.ap(b), _difference)) for what, a, b in pairs]
+        return [{"what": what, "measured": _points_text(list(by_seed.values()))} for what, by_seed in found if by_seed]
 
     def _points(
         self, what: str, ours: str, theirs: str, iou: str, least: float, strict: bool = False
@@ -512,7 +528,8 @@ def _seeds_text(values: Sequence[float], write: Callable[[float], str]) -> str:
 
 
 def _signed(value: float, digits: int = 1) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+    rounded = round(value, digits) + 0.0  # minus zero becomes zero
+    return f"{rounded:+.{digits}f}".replace("-", "−")
 
 
 def _difference(ours: float, theirs: float) -> float:

@@ -288,6 +288,16 @@ def test_targets_are_paired_and_judged() -> None:
     assert camera["measured"].startswith("+4.0")
 
 
+def test_comparisons_without_a_target_show_both_signs() -> None:
+    contents = make_contents()
+    change(contents, "ego_camera/late", 0.05)
+    found = {line["what"]: line["measured"] for line in summary_of(contents)["without_target"]}
+    assert found["LHFT + GCFT over late fusion, lidar16 newcomer"].startswith("+2.0 ± 0.0 points")
+    assert found["LHFT + GCFT over late fusion, camera as the ego"].startswith("−3.0 ± 0.0 points")
+    assert found["LHFT + GCFT over late fusion, all types together"].startswith("+2.0")
+    assert len(found) == 10
+
+
 def test_a_missed_target_says_by_how_much() -> None:
     contents = make_contents()
     change(contents, "lhft_gcft", -0.02)
@@ -387,6 +397,13 @@ def test_names_are_taken_apart() -> None:
     assert RowName.of("lhft@x0.5") == RowName("", "lhft", "x0.5")
     assert RowName.of("ego_camera/late") == RowName("ego_camera", "late", "")
     assert RowName.of("camera/control/lhft_equal_steps") == RowName("control", "camera/lhft_equal_steps", "")
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
+    contents = make_contents((0,))
+    change(contents, "maximum", 0.0101)
+    line = target(summary_of(contents), "graph over noise-trained maximum, clean, lidar16")
+    assert line["measured"].startswith("+0.0 points")
 
 
 def test_pairs_need_both() -> None:
