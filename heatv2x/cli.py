@@ -438,7 +438,9 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             f"{seconds:.0f}" if seconds is not None else "-",
             f"{row['message_bytes'] / 1000:.1f}" if row.get("message_bytes") else "-",
         )
-    out.print(table)
+    # numbers are never shortened: on a narrow screen the terminal wraps the lines instead
+    widest = max((len(row["name"]) for row in rows), default=0)
+    out.print(table, width=max(out.width, widest + 50), crop=False)
 
 
 def _say(text: str) -> None:

@@ -28,12 +28,12 @@ from heatv2x.world.config import WorldConfig
 def run_adaptation(config: AdaptationConfig, tell: Tell) -> dict[str, Content]:
     """Build the world, do every cell that is not done, and give all contents by cell."""
     build_world(world_of(config), OneBar(tell, "building the world").of(1))
-    return run_cells(cells_of(config), config.out / "cells", config.processes, tell)
+    return run_cells(cells_of(config), config.cells, config.processes, tell)
 
 
 def finished_cells(config: AdaptationConfig) -> dict[str, Content]:
     """The contents of the cells that are done."""
-    return finished(cells_of(config), config.out / "cells")
+    return finished(cells_of(config), config.cells)
 
 
 def world_of(config: AdaptationConfig) -> WorldConfig:

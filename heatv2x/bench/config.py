@@ -15,8 +15,8 @@ NEWCOMERS = (LIDAR, CAMERA)
 
 class AdaptationConfig(Config):
     """Attributes:
-    out: where everything is made; finished cells lie in its folder `cells`.
-    docs: where the page, the figures and the JSON are written.
+    out: where the world and the trainings lie.
+    docs: where the page, the figures, the JSON and the results of the finished cells are written.
     seeds: of bases, encoders and adaptation alike; the world is the same for all.
     world_seed: of the synthetic world.
     train, validate, test: labelled frames.
@@ -49,6 +49,11 @@ class AdaptationConfig(Config):
     shares: tuple[float, ...] = (0.5,)
     processes: int = pydantic.Field(2, gt=0)
     newcomers: tuple[str, ...] = NEWCOMERS
+
+    @property
+    def cells(self) -> Path:
+        """One JSON per finished cell; what lies here is not measured again."""
+        return self.docs / "adaptation_cells"
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide results, whatever the places and the seeds."""

@@ -39,8 +39,8 @@ CLIP = 6
 
 class RobustnessConfig(Config):
     """Attributes:
-    out: where everything is made.
-    docs: where the page, the figure and the JSON are written.
+    out: where the film lies.
+    docs: where the page, the figure, the JSON and the results of the finished cells are written.
     study: run folder of the adaptation study, whose networks are tested; what is missing there is trained first.
     seeds: of the study.
     clips: filmed clips of the test towns; the last frame of each is evaluated.
@@ -127,9 +127,9 @@ def run_robustness(config: RobustnessConfig, study: AdaptationConfig, command: s
     study = study.model_copy(update={"out": config.study, "seeds": config.seeds, "processes": config.processes})
     needed = needed_of(study)
     build_world(world_of(study), OneBar(tell, "building the world").of(1))
-    run_cells(needed, study.out / "cells", config.processes, tell)
+    run_cells(needed, study.cells, config.processes, tell)
     build_world(film_of(config), OneBar(tell, "filming the test towns").of(1))
-    contents = run_cells(cells_of_film(config, study), config.out / "cells", config.processes, tell)
+    contents = run_cells(cells_of_film(config, study), config.docs / "robustness_cells", config.processes, tell)
     return write_robustness(config, contents, command)
 
 
