@@ -421,7 +421,8 @@ def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command() -> str:
-    return shlex.join(["heatv2x", *sys.argv[1:]])
+    """What makes the numbers: `--finished` only writes them down."""
+    return shlex.join(["heatv2x", *(word for word in sys.argv[1:] if word != "--finished")])
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -440,7 +441,8 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         )
     # numbers are never shortened: on a narrow screen the terminal wraps the lines instead
     widest = max((len(row["name"]) for row in rows), default=0)
-    out.print(table, width=max(out.width, widest + 50), crop=False)
+    out.width = max(out.width, widest + 50)
+    out.print(table)
 
 
 def _say(text: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.pool import AsyncResult
 from queue import Empty
 from typing import Any, Protocol
 
 import torch
+
+from heatv2x.errors import HeatError
 
 
 class Tell(Protocol):
@@ -48,33 +51,52 @@ def run_tasks(
 
     Returns:
         Results by name, in the order of `tasks`.
+
+    Raises:
+        HeatError: a process was killed from outside.
     """
     waiting = {task.name: task for task in tasks}
     results: dict[str, Any] = {}
     if not tasks:
         return results
     context = get_context("spawn")
-    with context.Manager() as manager, context.Pool(min(processes, len(tasks)), _one_thread) as pool:
+    workers = min(processes, len(tasks))
+    with context.Manager() as manager, ProcessPoolExecutor(workers, context, _one_thread) as pool:
         queue = manager.Queue()
-        running: dict[str, AsyncResult[Any]] = {}
+        running: dict[str, Future[Any]] = {}
         while waiting or running:
             for task in list(waiting.values()):
                 blocked = any(need in waiting or need in running for need in task.needs)
                 if len(running) < processes and not blocked:
-                    running[task.name] = pool.apply_async(_work, (task.work, task.arguments, queue))
+                    running[task.name] = pool.submit(_work, task.work, task.arguments, queue)
                     del waiting[task.name]
             if not running:
                 raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
             try:
                 tell(*queue.get(timeout=0.2))
             except Empty:
-                for name in [name for name, result in running.items() if result.ready()]:
-                    results[name] = running.pop(name).get()
+                for name in [name for name, future in running.items() if future.done()]:
+                    results[name] = _result(name, running.pop(name), pool)
                     if done is not None:
                         done(name, results[name])
         while not queue.empty():
             tell(*queue.get())
     return {task.name: results[task.name] for task in tasks}
+
+
+def _result(name: str, future: Future[Any], pool: ProcessPoolExecutor) -> Any:
+    """A task's result; its failure stops the processes, so that nobody waits for work that no longer counts."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise HeatError(
+            f"{name}: a process was killed, perhaps for want of memory. What was finished is kept: the same command "
+            "continues; processes=1 needs less"
+        ) from error
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
 
 
 def _one_thread() -> None:

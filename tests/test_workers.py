@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from heatv2x.errors import HeatError
 from heatv2x.workers import Task, Tell, run_tasks
 
 
@@ -31,6 +34,11 @@ def fail(tell: Tell) -> None:
     raise ValueError("no such luck")
 
 
+def die(tell: Tell) -> None:
+    """A process that is killed from outside."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def nobody(what: str, done: int, total: int) -> None:
     """Progress nobody looks at."""
 
@@ -51,6 +59,11 @@ def test_the_first_failure_arrives_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such luck"):
         run_tasks([Task("bad", fail, ()), Task("after", write, (tmp_path / "x",), needs=("bad",))], 1, nobody)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_killed_process_ends_the_work_instead_of_hanging(tmp_path: Path) -> None:
+    with pytest.raises(HeatError, match="victim: a process was killed"):
+        run_tasks([Task("victim", die, ()), Task("after", write, (tmp_path / "x",), needs=("victim",))], 2, nobody)
 
 
 def test_tasks_that_wait_for_each_other() -> None:

@@ -399,7 +399,7 @@ class Targets:
         theirs = {}
         for seed, seconds in self.table.column("lhft_gcft", "train_seconds").items():
             points = [p for p in self._curve("full_finetune") if p["seed"] == seed]
-            if points:
+            if len(points) > 1:  # the longest run alone says nothing about fewer seconds
                 theirs[seed] = interpolated(seconds, [(p["seconds"], p["ap50"]) for p in points])
         differences = paired(self.table.ap("lhft_gcft"), theirs, _difference)
         what = "LHFT + GCFT over full fine-tuning at equal training seconds, AP50"
