@@ -98,7 +98,8 @@ METHODS = (
 def channels() -> dict[str, dict[str, ChannelConfig]]:
     """Disturbances by panel and value."""
     noise = {f"{s:g}": ChannelConfig(sigma_m=s, sigma_deg=s) for s in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
-    hidden = {f"{s:g}": ChannelConfig(sigma_m=s, sigma_deg=s, reported="hidden") for s in (0.0, 0.4, 1.0)}
+    hidden = {"0": ChannelConfig()}
+    hidden |= {f"{s:g}": ChannelConfig(sigma_m=s, sigma_deg=s, reported="hidden") for s in (0.2, 0.4, 1.0)}
     late = {f"{ms}": ChannelConfig(latency_ms=ms) for ms in (0, 100, 200, 300, 400, 500)}
     lost = {f"{p:g}": ChannelConfig(loss=p) for p in (0.0, 0.2, 0.4, 0.6, 0.8)}
     quality = {"half": ChannelConfig(sigma_m=1.0, sigma_deg=1.0, precise_share=0.5)}
