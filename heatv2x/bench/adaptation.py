@@ -37,7 +37,7 @@ def finished_cells(config: AdaptationConfig) -> dict[str, Content]:
 
 
 def world_of(config: AdaptationConfig) -> WorldConfig:
-    """The study's world, with the sensors of its types."""
+    """The study's world, with every sensor, so that further types can be studied on the same frames."""
     return build(
         WorldConfig,
         {
@@ -46,7 +46,6 @@ def world_of(config: AdaptationConfig) -> WorldConfig:
             "validate": config.validate_,
             "test": config.test,
             "seed": config.world_seed,
-            "sensors": [BASE, *config.newcomers],
             "workers": config.processes,
         },
     )
