@@ -286,6 +286,14 @@ class TestJobs:
         everything = [tmp_path / "full" / f"{name}.safetensors" for name in ("base", "lidar64", "lidar16", "adapter")]
         assert "fit together" in run("pack", "verify", *everything).out
 
+    def test_backward_alignment_gives_another_encoder_for_the_same_base(
+        self, run: Run, data: Path, packs: Path, tmp_path: Path
+    ) -> None:
+        ended = run("adapt", "backward", *adaptation(data, packs, tmp_path / "backward"))
+        assert ended.code == 0 and "backward_alignment: 2 steps" in ended.out, ended.err
+        parts = [packs / "base" / f"{name}.safetensors" for name in ("base", "lidar64")]
+        assert "fit together" in run("pack", "verify", *parts, tmp_path / "backward" / "lidar16.safetensors").out
+
     def test_an_encoder_keeps_its_own_network(self, packs: Path) -> None:
         own = [packs / "encoder" / f"{name}.safetensors" for name in ("base", "lidar16")]
         assert Collaboration.from_packs(*own).fusion.level == "features"

@@ -65,6 +65,9 @@ def quick(config: RobustnessConfig) -> RobustnessConfig:
     return config.model_copy(update={"seeds": config.seeds[:1], "clips": 6, "docs": folders["out"], **folders})
 
 
+_ONE_SEED = "**One seed only, so no spread over trainings is known. With few frames, differences of some points may be chance.**"
+
+
 @dataclass(frozen=True)
 class Method:
     """One line of the figure.
@@ -194,6 +197,7 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> s
         "otherwise the command fails.",
         "",
         f"Seeds {summary['seeds']}, {next(iter(rows.values()))['n_frames']} frames, {summary['date']}.",
+        *([_ONE_SEED, ""] if len(summary["seeds"]) == 1 else []),
         f"Command: `{summary['command']}`",
         "",
         "![AP50 under disturbances](images/robustness.png)",
