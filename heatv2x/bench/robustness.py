@@ -65,7 +65,7 @@ def quick(config: RobustnessConfig) -> RobustnessConfig:
     return config.model_copy(update={"seeds": config.seeds[:1], "clips": 6, "docs": folders["out"], **folders})
 
 
-_ONE_SEED = "**One seed only, so no spread over trainings is known. With few frames, differences of some points may be chance.**"
+_ONE_SEED = "**One seed only: no spread over trainings is known. With few frames, some points may be chance.**"
 
 
 @dataclass(frozen=True)
