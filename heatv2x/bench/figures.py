@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from heatv2x import files
 from heatv2x.bench.config import BASE, LIDAR
-from heatv2x.bench.summary import METHODS, RowName
+from heatv2x.bench.table import METHODS, RowName
 
 DPI = 150
 WIDTH = 6.0

@@ -9,7 +9,7 @@ from typing import Any
 from heatv2x import files
 from heatv2x.bench import figures
 from heatv2x.bench.config import BASE, LIDAR
-from heatv2x.bench.summary import THRESHOLDS, RowName
+from heatv2x.bench.table import THRESHOLDS, RowName
 from heatv2x.report import words
 
 JSON, PAGE = "adaptation.json", "adaptation.md"

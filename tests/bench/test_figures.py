@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from heatv2x.bench import figures
+from heatv2x.bench.curves import CURVES
 from heatv2x.bench.figures import Curve, Panel, apart, curves, row_points, training_curves
-from heatv2x.bench.summary import CURVES, METHODS
-from tests.bench.test_summary import make_contents, summary_of
+from heatv2x.bench.table import METHODS
+from tests.bench.adaptation_contents import make_contents, summary_of
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from heatv2x.bench.page import page, write_page
 from heatv2x.bench.summary import expected_rows
-from tests.bench.test_summary import COMMAND, CONFIG, change, make_contents, summary_of
+from tests.bench.adaptation_contents import COMMAND, CONFIG, change, make_contents, summary_of
 
 
 @pytest.fixture(scope="module")
