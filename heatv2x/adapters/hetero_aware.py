@@ -8,6 +8,7 @@ Shapes: N batch, C channels, Y X grid.
 
 from __future__ import annotations
 
+import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,11 +27,11 @@ class HeteroAware(Adapter):
     class Config(config.Config):
         """Attributes:
         kernel: size of the identity-initialised convolution (3 before the shared backbone, 1 after it).
-        rank: channels of the bottleneck, r.
+        rank: channels of the bottleneck, r; 0 leaves it out.
         """
 
-        kernel: int = 3
-        rank: int = 24
+        kernel: int = pydantic.Field(3, gt=0)
+        rank: int = pydantic.Field(24, ge=0)
 
     def __init__(self, config: HeteroAware.Config, channels: int) -> None:
         super().__init__()
@@ -38,6 +39,8 @@ class HeteroAware(Adapter):
         self.remix = nn.Conv2d(channels, channels, config.kernel, padding=config.kernel // 2)
         nn.init.dirac_(self.remix.weight)
         nn.init.zeros_(self.remix.bias)  # type: ignore[arg-type]
+        if not config.rank:
+            return
         self.norm = nn.LayerNorm(channels)
         self.down = nn.Conv2d(channels, config.rank, 1)
         self.depthwise = nn.Conv2d(config.rank, config.rank, 3, padding=1, groups=config.rank)
@@ -51,6 +54,8 @@ class HeteroAware(Adapter):
     def adapt(self, x: Tensor) -> Tensor:
         """(N, C, Y, X) to (N, C, Y, X)."""
         x = self.remix(x)
+        if not self.config.rank:
+            return x
         activity = x.abs().mean(dim=1, keepdim=True)
         mean = (activity * x).sum(dim=(2, 3)) / activity.sum(dim=(2, 3)).clamp(min=1e-6)
         gate = 2 * torch.sigmoid(self.gate(mean))[:, :, None, None]

@@ -24,6 +24,13 @@ from heatv2x.workers import Tell
 from heatv2x.world.build import build_world
 from heatv2x.world.config import WorldConfig
 
+LHFT, GCFT = job_config.LocalConfig, job_config.CollaborativeConfig
+BACKWARD, FULL = job_config.BackwardConfig, job_config.FullConfig
+_STEPS: dict[type[BaseModel], tuple[str, ...]] = {
+    LHFT: ("adapt_frames", "local_steps"),
+    GCFT: ("adapt_frames", "collaborative_steps"),
+}
+
 
 def run_adaptation(config: AdaptationConfig, tell: Tell) -> dict[str, Content]:
     """Build the world, do every cell that is not done, and give all contents by cell."""
@@ -65,64 +72,72 @@ class _Seed:
 
     def cells(self) -> list[Cell]:
         config = self.config
-        base = self._cell("base", experiments.train_base, ("hetero_graph", "base"), 0.3 * config.base_steps)
-        found = [base]
+        found = [self._base("base")]
         found += [self._alone(name) for name in (*config.newcomers, BASE)]
-        found.append(
-            self._cell("base_maximum", experiments.train_base, ("maximum", "base_maximum"), 0.25 * config.base_steps)
-        )
+        found.append(self._base("base_maximum"))
         for name in config.newcomers:
             found += self._joining(name)
-        found.append(self._cell("twin", experiments.join_twin, (), 80, ("base",), job_config.CollaborativeConfig))
-        found.append(self._cell("scratch_mix", experiments.scratch_mix, (), 0.4 * config.scratch_steps))
-        encoders = tuple(f"encoder_{name}" for name in config.newcomers)
+        found.append(self._cell("twin", experiments.join_twin, (), 40, ("base",), GCFT))
+        steps = config.scratch_steps
+        found.append(
+            self._cell("scratch_mix", experiments.scratch_mix, (), 0.6 * steps, steps=steps, newcomers=config.newcomers)
+        )
         if len(config.newcomers) > 1:
-            joined = tuple(f"{name}/joined" for name in config.newcomers)
-            found.append(self._cell("all/joined", experiments.join_all, (), 60, ("base", *encoders, *joined)))
-            seconds = 0.5 * config.full_steps
-            found.append(
-                self._cell(
-                    "all/full_finetune",
-                    experiments.full_finetune_all,
-                    (),
-                    seconds,
-                    ("base", *encoders),
-                    job_config.FullConfig,
-                )
-            )
+            found += self._together()
+        found += [self._base("base_gate"), self._base("base_attention")]
+        found.append(self._cell("links", experiments.compare_fusions, (), 250, tuple(experiments.FUSIONS.values())))
         return found
 
+    def _base(self, name: str) -> Cell:
+        steps, fusion = self.config.base_steps, dict(experiments.PARTS[name])
+        return self._cell(name, experiments.train_base, (name,), 0.3 * steps, steps=steps, fusion=fusion)
+
+    def _alone(self, name: str) -> Cell:
+        steps = self.config.encoder_steps
+        return self._cell(f"encoder_{name}", experiments.train_alone, (name,), 0.3 * steps, steps=steps)
+
     def _joining(self, name: str) -> list[Cell]:
-        config = self.config
-        adapting = (job_config.LocalConfig, job_config.CollaborativeConfig)
-        needs = ("base", f"encoder_{name}")
-        cell = self._cell
+        config, cell = self.config, self._cell
+        needs, full = ("base", f"encoder_{name}"), config.full_steps_of(name)
         found = [
-            cell(f"{name}/joined", experiments.join, (name,), 200, needs, *adapting),
-            cell(f"{name}/full_finetune", experiments.full_finetune, (name, config.full_steps), 0.4 * config.full_steps,
-                 needs, job_config.FullConfig),
-            cell(f"{name}/backward", experiments.align_backward, (name, config.backward_steps),
-                 0.3 * config.backward_steps, needs, job_config.BackwardConfig),
-            cell(f"{name}/maximum", experiments.join_maximum, (name,), 120, ("base_maximum", *needs), *adapting),
-            cell(f"{name}/partly", experiments.join_partly, (name,), 150, needs, *adapting),
-        ]  # fmt: skip
+            cell(f"{name}/joined", experiments.join, (name,), 200, needs, LHFT, GCFT),
+            cell(f"{name}/full_finetune", experiments.full_finetune, (name, full), 0.5 * full, needs, FULL),
+            cell(f"{name}/maximum", experiments.join_maximum, (name,), 50, ("base_maximum", *needs), LHFT, GCFT),
+            cell(f"{name}/partly", experiments.join_partly, (name,), 100, needs, LHFT, GCFT),
+            cell(
+                f"{name}/ablation", experiments.ablate_adaptation, (name,), 150, (*needs, f"{name}/joined"), LHFT, GCFT
+            ),
+            self._backward(name, config.backward_steps),
+        ]
         if name == LIDAR:
             for steps in config.budgets:
                 found.append(
-                    cell(f"{name}/full_{steps}", experiments.full_finetune, (name, steps), 0.35 * steps, needs,
-                         job_config.FullConfig)
-                )  # fmt: skip
+                    cell(f"{name}/full_{steps}", experiments.full_finetune, (name, steps), 0.5 * steps, needs, FULL)
+                )
             for share in config.shares:
-                steps = max(1, round(share * config.backward_steps))
-                found += [
-                    cell(f"{name}/joined_x{share:g}", experiments.budget, (name, share), 80 * share, needs, *adapting),
-                    cell(f"{name}/backward_{steps}", experiments.align_backward, (name, steps), 0.3 * steps, needs,
-                         job_config.BackwardConfig),
-                ]  # fmt: skip
+                found.append(
+                    cell(f"{name}/joined_x{share:g}", experiments.budget, (name, share), 60, needs, LHFT, GCFT)
+                )
+                found.append(self._backward(name, max(1, round(share * config.backward_steps))))
         return found
 
-    def _alone(self, name: str) -> Cell:
-        return self._cell(f"encoder_{name}", experiments.train_alone, (name,), 0.3 * self.config.encoder_steps)
+    def _backward(self, name: str, steps: int) -> Cell:
+        place = f"{name}/backward" if steps == self.config.backward_steps else f"{name}/backward_{steps}"
+        needs = ("base", f"encoder_{name}")
+        return self._cell(place, experiments.align_backward, (name, steps), 0.3 * steps, needs, BACKWARD)
+
+    def _together(self) -> list[Cell]:
+        config = self.config
+        encoders = tuple(f"encoder_{name}" for name in config.newcomers)
+        joined = tuple(f"{name}/joined" for name in config.newcomers)
+        steps = config.full_steps_more
+        return [
+            self._cell("all/joined", experiments.join_all, (), 120, ("base", *encoders, *joined)),
+            self._cell(
+                "all/full_finetune", experiments.full_finetune_all, (), 0.6 * steps, ("base", *encoders), FULL,
+                steps=steps,
+            ),
+        ]  # fmt: skip
 
     def _cell(
         self,
@@ -132,10 +147,15 @@ class _Seed:
         seconds: float,
         needs: tuple[str, ...] = (),
         *jobs: type[BaseModel],
+        **more: Any,
     ) -> Cell:
+        """A cell; what decides its result is its data, its arguments, its jobs' defaults, its cells, and `more`."""
         seed = f"seed{self.seed}"
-        settings = {"study": self.config.decisive(), "seed": self.seed, "work": [work.__name__, *arguments]}
+        settings = {"world": self.config.world(), "seed": self.seed, "work": [work.__name__, *arguments], **more}
         settings |= {job.__name__: _defaults(job) for job in jobs}
+        for job, names in _STEPS.items():
+            if job in jobs:
+                settings |= {key: getattr(self.config, key) for key in names}
         return Cell(
             f"{seed}/{name}",
             work,
@@ -152,9 +172,15 @@ class _Seed:
             return (self.place.pack(name, "base"), self.place.pack(name, BASE))
         if name.startswith("encoder_"):
             return (self.place.pack(name, "base"), self.place.pack(name, name.removeprefix("encoder_")))
-        if name.endswith("/joined") and not name.startswith("all"):
-            newcomer = name.partition("/")[0]
-            return tuple(self.place.pack(f"{newcomer}_{stage}", "adapter") for stage in ("local", "collaborative"))
+        newcomer, _, work = name.partition("/")
+        if newcomer == "all":
+            return ()
+        if work in ("joined", "maximum"):
+            run = newcomer if work == "joined" else f"maximum_{newcomer}"
+            return tuple(self.place.pack(f"{run}_{stage}", "adapter") for stage in ("local", "collaborative"))
+        if work == "full_finetune":
+            run = f"full_{newcomer}_{self.config.full_steps_of(newcomer)}"
+            return tuple(self.place.pack(run, pack) for pack in ("base", BASE, newcomer, "adapter"))
         return ()
 
 

@@ -47,15 +47,18 @@ class Cell:
     seconds: float = 60.0
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, processes: int, tell: Tell) -> dict[str, Content]:
+def run_cells(
+    cells: Sequence[Cell], folder: Path, processes: int, tell: Tell, with_packs: bool = False
+) -> dict[str, Content]:
     """Do what is not done yet; gives the content of every cell by name.
 
     Args:
         folder: where the JSON files lie.
         processes: how many cells run side by side, one thread each.
+        with_packs: somebody else needs the packs: cells whose packs are gone are done again.
     """
     identities = identities_of(cells)
-    todo = unfinished(cells, folder)
+    todo = unfinished(cells, folder, with_packs)
     total = round(sum(cell.seconds for cell in todo))
     spent = 0.0
     by_name = {cell.name: cell for cell in todo}
@@ -72,13 +75,13 @@ def run_cells(cells: Sequence[Cell], folder: Path, processes: int, tell: Tell) -
     return {cell.name: read_json(path_of(cell.name, folder)) for cell in cells}
 
 
-def unfinished(cells: Sequence[Cell], folder: Path) -> list[Cell]:
-    """Cells without a result, and finished ones whose packs are gone but needed by those."""
+def unfinished(cells: Sequence[Cell], folder: Path, with_packs: bool = False) -> list[Cell]:
+    """Cells without a result, and finished ones whose packs are gone but needed by those, or by others."""
     identities = identities_of(cells)
     todo = {cell.name for cell in cells if not _is_done(cell, identities[cell.name], folder)}
     for cell in reversed(cells):  # what is needed comes before what needs it
         missing = not all(path.exists() for path in cell.packs)
-        if missing and any(cell.name in other.needs and other.name in todo for other in cells):
+        if missing and (with_packs or any(cell.name in other.needs and other.name in todo for other in cells)):
             todo.add(cell.name)
     return [cell for cell in cells if cell.name in todo]
 

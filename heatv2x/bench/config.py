@@ -21,9 +21,11 @@ class AdaptationConfig(Config):
     world_seed: of the synthetic world.
     train, validate, test: labelled frames.
     base_steps, encoder_steps: pretraining.
+    adapt_frames: training frames that LHFT and GCFT use, spread evenly; all others use all.
     local_steps, collaborative_steps: LHFT and GCFT.
     backward_steps: backward alignment.
-    full_steps: full fine-tuning until well past its plateau.
+    full_steps: full fine-tuning of base and LiDAR newcomer until well past its plateau.
+    full_steps_more: the same with a camera newcomer, and with all types together.
     scratch_steps: training everything from scratch on the mix.
     budgets: shorter full fine-tunings for the curve, in steps.
     shares: shorter and longer adaptations and alignments for the curve, as multiples of their steps.
@@ -40,10 +42,12 @@ class AdaptationConfig(Config):
     test: int = pydantic.Field(100, gt=0)
     base_steps: int = pydantic.Field(1200, gt=0)
     encoder_steps: int = pydantic.Field(800, gt=0)
-    local_steps: int = pydantic.Field(200, gt=0)
-    collaborative_steps: int = pydantic.Field(150, gt=0)
+    adapt_frames: int = pydantic.Field(80, gt=0)
+    local_steps: int = pydantic.Field(80, gt=0)
+    collaborative_steps: int = pydantic.Field(30, gt=0)
     backward_steps: int = pydantic.Field(300, gt=0)
     full_steps: int = pydantic.Field(600, gt=0)
+    full_steps_more: int = pydantic.Field(400, gt=0)
     scratch_steps: int = pydantic.Field(800, gt=0)
     budgets: tuple[int, ...] = (75, 150, 300)
     shares: tuple[float, ...] = (0.5,)
@@ -59,6 +63,14 @@ class AdaptationConfig(Config):
         """The settings that decide results, whatever the places and the seeds."""
         return self.model_dump(mode="json", exclude={"out", "docs", "seeds", "processes", "newcomers"})
 
+    def world(self) -> dict[str, Any]:
+        """The settings that decide the data of every cell."""
+        return self.model_dump(mode="json", include={"world_seed", "train", "validate_", "test"})
+
+    def full_steps_of(self, newcomer: str) -> int:
+        """Steps of full fine-tuning with one newcomer."""
+        return self.full_steps if newcomer == LIDAR else self.full_steps_more
+
 
 def quick(config: AdaptationConfig) -> AdaptationConfig:
     """The same study with one seed and so little of everything that it only shows that every row can be made."""
@@ -69,10 +81,12 @@ def quick(config: AdaptationConfig) -> AdaptationConfig:
         "test": 12,
         "base_steps": 150,
         "encoder_steps": 100,
+        "adapt_frames": 30,
         "local_steps": 40,
-        "collaborative_steps": 30,
+        "collaborative_steps": 20,
         "backward_steps": 40,
         "full_steps": 90,
+        "full_steps_more": 60,
         "scratch_steps": 100,
         "budgets": (30,),
         "shares": (0.5,),

@@ -9,6 +9,7 @@ from typing import Any
 
 from heatv2x.assembly import exchanging
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
+from heatv2x.channel import ChannelConfig
 from heatv2x.config import read_recipe
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluation import Evaluator, Roster
@@ -79,9 +80,12 @@ class Place:
         newcomer: str,
         plan: Sequence[tuple[str, Collaboration, Roster, Mapping[str, Any]]],
         speakers: Mapping[str, Collaboration] | None = None,
+        channel: ChannelConfig | None = None,
+        refine_poses: bool = False,
     ) -> None:
         """Rows on the test towns: (name, model, who plays what, cost)."""
-        evaluator, bar, before = Evaluator(Opv2v(self.world, "test")), OneBar(tell, "evaluating"), None
+        evaluator = Evaluator(Opv2v(self.world, "test"), channel, refine_poses=refine_poses)
+        bar, before = OneBar(tell, "evaluating"), None
         for name, model, roster, cost in plan:
             if model is not before:
                 evaluator.forget()
@@ -109,15 +113,26 @@ def both_egos(newcomer: str) -> dict[str, Roster]:
 # --- pretraining ----------------------------------------------------------------------------------------------------
 
 
-def train_base(config: AdaptationConfig, seed: int, fusion: str, out: str, tell: Tell) -> dict[str, Any]:
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "base": {"part": "hetero_graph"},
+    "base_maximum": {"part": "maximum"},
+    "base_gate": {"part": "hetero_graph", "settings": {"attention": False}},
+    "base_attention": {"part": "hetero_graph", "settings": {"gate": False}},
+}
+"""The bases by their fusion."""
+
+
+def train_base(config: AdaptationConfig, seed: int, out: str, tell: Tell) -> dict[str, Any]:
     """A base of this seed, and the deployed alliance's own rows."""
     place = Place(config, seed)
     recipe = read_recipe(RECIPES / "demo_base.yaml")
-    recipe["model"] = {**recipe["model"], "fusion": {"part": fusion}}
+    recipe["model"] = {**recipe["model"], "fusion": dict(PARTS[out])}
     settings = {**recipe, "data": place.world, "out": place.run(out), "steps": config.base_steps, "seed": seed}
     record = place.train(out, job_config.BaseConfig(**settings), jobs.train_base, tell)
     model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, BASE))
-    prefix = "" if out == "base" else f"{fusion}/"
+    if out in ("base_gate", "base_attention"):  # only there to be compared, see compare_fusions
+        return place.content()
+    prefix = "" if out == "base" else "maximum/"
     place.evaluate(
         tell,
         BASE,
@@ -178,23 +193,32 @@ def adapt(
     base: str = "base",
     local_steps: int | None = None,
     collaborative_steps: int | None = None,
+    **settings: Any,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    """LHFT, then GCFT; either may be left out with 0 steps. Gives the records and the adapter packs."""
-    config, shared = place.config, place.adaptation(newcomer, base)
-    steps = config.local_steps if local_steps is None else local_steps
+    """LHFT, then GCFT; either may be left out with 0 steps. Gives the records and the adapter packs.
+
+    Args:
+        settings: what differs from the defaults of both jobs, for ablations.
+    """
+    config = place.config
+    shared = place.adaptation(newcomer, base) | {"frames": config.adapt_frames} | settings
+    steps = [config.local_steps if local_steps is None else local_steps]
+    steps.append(config.collaborative_steps if collaborative_steps is None else collaborative_steps)
+    local, collaborative = place.run(f"{out}_local"), place.run(f"{out}_collaborative")
+    cache = local / "cache.safetensors"
     records, adapters = [], []
-    if steps:
-        job = job_config.LocalConfig(**shared, out=place.run(f"{out}_local"), steps=steps)
+    if steps[0]:
+        own = {name: value for name, value in shared.items() if name != "deployed_share"}
+        job = job_config.LocalConfig(**own, out=local, steps=steps[0], keep_cache=bool(steps[1]))
         records.append(place.train(f"{out}/lhft", job, jobs.adapt_local, tell))
-        adapters.append(job.out / "adapter.safetensors")
-    steps = config.collaborative_steps if collaborative_steps is None else collaborative_steps
-    if steps:
-        start = adapters[-1] if adapters else None
-        global_job = job_config.CollaborativeConfig(
-            **shared, out=place.run(f"{out}_collaborative"), steps=steps, adapter=start
-        )
+        adapters.append(local / "adapter.safetensors")
+    if steps[1]:
+        shared.pop("closed_form", None)
+        start = {"adapter": adapters[-1], "cache": cache if cache.exists() else None} if adapters else {}
+        global_job = job_config.CollaborativeConfig(**shared, **start, out=collaborative, steps=steps[1])
         records.append(place.train(f"{out}/gcft", global_job, jobs.adapt_collaborative, tell))
-        adapters.append(global_job.out / "adapter.safetensors")
+        adapters.append(collaborative / "adapter.safetensors")
+    cache.unlink(missing_ok=True)
     return records, adapters
 
 
@@ -266,6 +290,75 @@ def join_partly(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) 
     return place.content()
 
 
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "no_multi_cognitive": {"received": None},
+    "no_bottleneck": {
+        "before": {"part": "hetero_aware", "settings": {"rank": 0}},
+        "after": {"part": "hetero_aware", "settings": {"kernel": 1, "rank": 0}},
+    },
+    "no_closed_form": {"closed_form": False},
+    "no_teacher": {"teacher": "none"},
+}
+"""What is taken away from LHFT and GCFT, one at a time."""
+
+
+def ablate_adaptation(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) -> dict[str, Any]:
+    """The method without one of its parts, and its closed form with no training at all.
+
+    Without the Multi-Cognitive Adapter also where poses are noisy: that is where it might be needed.
+    """
+    place = Place(config, seed)
+    packs = [place.pack("base", "base"), place.pack("base", BASE), place.encoder(newcomer)]
+    whole = Collaboration.from_packs(*packs, place.pack(f"{newcomer}_collaborative", "adapter"))
+    for name, without in ABLATIONS.items():
+        records, adapters = adapt(place, newcomer, tell, f"{name}_{newcomer}", **without)
+        model = Collaboration.from_packs(*packs, adapters[-1])
+        rosters, cost = both_egos(newcomer).items(), together(records)
+        plan = [(named(newcomer, ego, f"ablation/{name}"), model, roster, cost) for ego, roster in rosters]
+        place.evaluate(tell, newcomer, plan)
+        if name == "no_multi_cognitive":
+            noisy = [(named(newcomer, BASE, f"ablation/{name}_noise"), model, Roster(BASE, newcomer), cost)]
+            place.evaluate(tell, newcomer, noisy, channel=LINKS["noise"])
+    noisy = [(named(newcomer, BASE, "ablation/whole_noise"), whole, Roster(BASE, newcomer), {})]
+    place.evaluate(tell, newcomer, noisy, channel=LINKS["noise"])
+    shared = place.adaptation(newcomer) | {"frames": config.adapt_frames}
+    job = job_config.LocalConfig(**shared, out=place.run(f"closed_form_{newcomer}"), steps=0)
+    record = place.train(f"closed_form_{newcomer}/closed_form", job, jobs.adapt_local, tell)
+    model = Collaboration.from_packs(*packs, job.out / "adapter.safetensors")
+    plan = [
+        (named(newcomer, ego, "ablation/closed_form_only"), model, roster, cost_of(record))
+        for ego, roster in both_egos(newcomer).items()
+    ]
+    place.evaluate(tell, newcomer, plan)
+    return place.content()
+
+
+LINKS: Mapping[str, ChannelConfig] = {
+    "clean": ChannelConfig(),
+    "noise": ChannelConfig(sigma_m=0.4, sigma_deg=0.4),
+    "quality": ChannelConfig(sigma_m=1.0, sigma_deg=1.0, precise_share=0.5),
+}
+"""What fusions are compared on: exact poses, 0.4 m and degrees, half of the senders with 1 m and half with 0.1 m."""
+FUSIONS = {"graph": "base", "gate": "base_gate", "attention": "base_attention", "maximum": "base_maximum"}
+"""The graph, each of its two mechanisms without the other, and maximum; every base trained with the same noise."""
+
+
+def compare_fusions(config: AdaptationConfig, seed: int, tell: Tell) -> dict[str, Any]:
+    """Bases that differ in their fusion alone, on clean and disturbed links, everybody of the base's type."""
+    place = Place(config, seed)
+    for name, out in FUSIONS.items():
+        model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, BASE))
+        links = [(name, link, channel, False) for link, channel in LINKS.items()]
+        links += [(f"{name}_refined", link, channel, True) for link, channel in LINKS.items() if link != "clean"]
+        if name == "maximum":
+            rule = LINKS["quality"].model_copy(update={"ignore_above_m": 0.5})
+            links.append(("maximum_drop", "quality", rule, False))
+        for row, link, channel, refine in links:
+            plan = [(f"links/{row}/{link}", model, Roster(BASE, BASE), dict[str, Any]())]
+            place.evaluate(tell, BASE, plan, channel=channel, refine_poses=refine)
+    return place.content()
+
+
 def join_twin(config: AdaptationConfig, seed: int, tell: Tell) -> dict[str, Any]:
     """The control that separates alignment from mere further training: the base's own type joins itself."""
     place = Place(config, seed)
@@ -299,7 +392,7 @@ def align_backward(config: AdaptationConfig, seed: int, newcomer: str, steps: in
 def full_finetune(config: AdaptationConfig, seed: int, newcomer: str, steps: int, tell: Tell) -> dict[str, Any]:
     """The yardstick: everything is trained again, with the whole budget or with less."""
     place = Place(config, seed)
-    out, whole = f"full_{newcomer}_{steps}", steps == config.full_steps
+    out, whole = f"full_{newcomer}_{steps}", steps == config.full_steps_of(newcomer)
     job = job_config.FullConfig(
         **place.adaptation(newcomer),
         out=place.run(out),
@@ -384,7 +477,7 @@ def full_finetune_all(config: AdaptationConfig, seed: int, tell: Tell) -> dict[s
     shared["agents"] = (*shared["agents"], *map(place.encoder, others))
     out = place.run("full_all")
     job = job_config.FullConfig(
-        **shared, together=tuple(others), out=out, steps=config.full_steps, deployed_share=1 / (len(others) + 2)
+        **shared, together=tuple(others), out=out, steps=config.full_steps_more, deployed_share=1 / (len(others) + 2)
     )
     record = place.train("all/full_finetune", job, jobs.full_finetune, tell)
     names = ["base", BASE, *config.newcomers, "adapter", *(f"adapter_{name}" for name in others)]

@@ -9,7 +9,7 @@ from typing import Any
 from heatv2x import files
 from heatv2x.bench import figures
 from heatv2x.bench.config import BASE, LIDAR
-from heatv2x.bench.table import THRESHOLDS, RowName
+from heatv2x.bench.table import ASIDE, THRESHOLDS, RowName
 from heatv2x.report import words
 
 JSON, PAGE = "adaptation.json", "adaptation.md"
@@ -52,6 +52,36 @@ CONTROLS = {
     "deployed_after": "deployed types alone after the joining; must equal `homogeneous`",
     "deployed_after_full_finetune": "deployed types alone after full fine-tuning",
     "deployed_from_scratch_mix": "deployed types alone with the network trained from scratch on the mix",
+}
+ABLATIONS = {
+    "no_multi_cognitive": "LHFT and GCFT without the Multi-Cognitive Adapter",
+    "no_bottleneck": "adapters of the identity-initialised convolution alone",
+    "no_closed_form": "adapters start from the identity",
+    "no_teacher": "nothing is learned from the base's features: the detection loss alone",
+    "closed_form_only": "two ridge regressions, and no step of descent",
+    "whole_noise": "the whole method with pose noise of 0.4 m and degrees",
+    "no_multi_cognitive_noise": "the same without the Multi-Cognitive Adapter",
+}
+LINKS = {
+    "clean": "exact poses",
+    "noise": "every sender is off by 0.4 m and degrees (standard deviation) and says so",
+    "quality": "half of the senders are off by 1 m and degrees, half by a tenth of that; all say so",
+}
+FUSIONS = {
+    "graph": "gate and attention",
+    "gate": "the gate alone",
+    "attention": "the attention residual alone",
+    "maximum": "maximum fusion",
+    "maximum_drop": "maximum fusion; senders that report 0.5 m or more are ignored",
+}
+ASIDE_TITLES = {
+    "control": ("Controls", ""),
+    "ablation": ("What each part of the adaptation does", "Compare with `lhft_gcft` of the same newcomer and ego."),
+    "links": (
+        "What each part of the graph does, and the graph against maximum fusion",
+        "Everybody has the base's type; every base was trained with the same pose noise. `refined`: the ego corrects "
+        "the senders' poses by boxes both have seen.",
+    ),
 }
 COLUMNS = (
     "AP in points, mean ± spread over seeds, on the test towns. Training seconds are those after pretraining; "
@@ -96,7 +126,9 @@ def page(summary: Summary, drawn: Mapping[str, str]) -> str:
         parts.append(f"![AP50 of every method: seeds as points, the mean as a bar]({drawn['rows']})")
     for title, group in _by_group(rows):
         parts += [f"### {title}", _results(group)]
-    parts += ["### Controls", _controls(rows)] if any(_is_control(row) for row in rows) else []
+    for aside, (title, text) in ASIDE_TITLES.items():
+        if any(RowName.of(row["name"]).group == aside for row in rows):
+            parts += [f"### {title}", *([text] if text else []), _aside(rows, aside)]
     parts += ["## AP against training seconds", *_training(summary, drawn)]
     parts += ["## AP50 by distance", *_distances(rows)]
     parts += ["## Pretraining", *_pretraining(summary)]
@@ -127,8 +159,9 @@ def _introduction(summary: Summary) -> list[str]:
     first = (
         f"A base of 64-beam LiDARs is trained and then frozen. A newcomer of another type, a 16-beam LiDAR or cameras, "
         f"brings a pretrained encoder and joins by training adapters in two stages: local ({settings['local_steps']} "
-        f"steps, LHFT), then collaborative ({settings['collaborative_steps']} steps, GCFT). Beside it stands what else "
-        f"could be done, from nothing at all to training everything again."
+        f"steps, LHFT), then collaborative ({settings['collaborative_steps']} steps, GCFT), on "
+        f"{settings['adapt_frames']} of the training frames. Beside it stands what else could be done with all of "
+        f"them, from nothing at all to training everything again."
     )
     second = (
         f"The world is synthetic (seed {world['seed']}): {frames['train']} frames for training, {frames['validate']} "
@@ -189,12 +222,12 @@ def _without_target(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _by_group(rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, list[Mapping[str, Any]]]]:
     """Title and rows of every table; ego alone and the upper bound are repeated where the base is the ego."""
-    deployed = [row for row in rows if row["newcomer"] == BASE and not _is_control(row)]
+    deployed = [row for row in rows if row["newcomer"] == BASE and not _is_aside(row)]
     if deployed:
         yield DEPLOYED, deployed
     shared = [row for row in deployed if row["name"] in ("no_fusion", "homogeneous")]
     named: dict[str, list[Mapping[str, Any]]] = {
-        RowName.of(row["name"]).group: [] for row in rows if row not in deployed and not _is_control(row)
+        RowName.of(row["name"]).group: [] for row in rows if row not in deployed and not _is_aside(row)
     }
     for row in rows:
         name = RowName.of(row["name"])
@@ -230,10 +263,12 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _controls(rows: Sequence[Mapping[str, Any]]) -> str:
-    controls = [row for row in rows if _is_control(row)]
-    lines = [(_code(row), *_precision(row), _control_meaning(row["name"])) for row in controls]
-    return _table(("row", "AP30", "AP50", "AP70", "what it asks"), lines)
+def _aside(rows: Sequence[Mapping[str, Any]], group: str) -> str:
+    meaning = {"control": _control_meaning, "ablation": _ablation_meaning, "links": _link_meaning}[group]
+    lines = [
+        (_code(row), *_precision(row), meaning(row["name"])) for row in rows if RowName.of(row["name"]).group == group
+    ]
+    return _table(("row", "AP30", "AP50", "AP70", "what it asks" if group == "control" else "what it is"), lines)
 
 
 def _distances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -292,7 +327,7 @@ def _pretraining(summary: Summary) -> list[str]:
 
 
 def _meanings(rows: Sequence[Mapping[str, Any]]) -> str:
-    there = {RowName.of(row["name"]).method for row in rows if not _is_control(row)}
+    there = {RowName.of(row["name"]).method for row in rows if not _is_aside(row)}
     there |= {row["name"] for row in rows}
     lines = [f"- `{name}`: {meaning}" for name, meaning in MEANINGS.items() if name in there]
     lines += ["- trained: values trained in the last stage; cumulative: distinct values trained in all stages"]
@@ -309,6 +344,16 @@ def _control_meaning(name: str) -> str:
     return exact or (CONTROLS[max(begins, key=len)] if begins else "")
 
 
+def _ablation_meaning(name: str) -> str:
+    return ABLATIONS.get(name.rpartition("/")[2], "")
+
+
+def _link_meaning(name: str) -> str:
+    _, fusion, link = name.split("/")
+    refined = ", poses refined" if fusion.endswith("_refined") else ""
+    return f"{FUSIONS.get(fusion.removesuffix('_refined'), fusion)}{refined}; {LINKS.get(link, link)}"
+
+
 def _not_shown() -> str:
     return "\n".join(
         (
@@ -322,8 +367,8 @@ def _not_shown() -> str:
     )
 
 
-def _is_control(row: Mapping[str, Any]) -> bool:
-    return RowName.of(row["name"]).group == "control"
+def _is_aside(row: Mapping[str, Any]) -> bool:
+    return RowName.of(row["name"]).group in ASIDE
 
 
 def _code(row: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import pydantic
 from heatv2x.assembly import exchanging
 from heatv2x.bench import experiments
 from heatv2x.bench.adaptation import cells_of, world_of
-from heatv2x.bench.cells import Cell, Content, run_cells
+from heatv2x.bench.cells import Cell, Content, identities_of, run_cells, unfinished
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.bench.figures import Curve, Panel, curves
 from heatv2x.channel import ChannelConfig
@@ -129,11 +129,12 @@ PANELS = {
 def run_robustness(config: RobustnessConfig, study: AdaptationConfig, command: str, tell: Tell) -> dict[str, Any]:
     """Train what is missing, film the test towns, test every method, write the page; gives the study's JSON."""
     study = study.model_copy(update={"out": config.study, "seeds": config.seeds, "processes": config.processes})
-    needed = needed_of(study)
-    build_world(world_of(study), OneBar(tell, "building the world").of(1))
-    run_cells(needed, study.cells, config.processes, tell)
-    build_world(film_of(config), OneBar(tell, "filming the test towns").of(1))
-    contents = run_cells(cells_of_film(config, study), config.docs / "robustness_cells", config.processes, tell)
+    cells, folder = cells_of_film(config, study), config.docs / "robustness_cells"
+    if unfinished(cells, folder):
+        build_world(world_of(study), OneBar(tell, "building the world").of(1))
+        run_cells(needed_of(study), study.cells, config.processes, tell, with_packs=True)
+        build_world(film_of(config), OneBar(tell, "filming the test towns").of(1))
+    contents = run_cells(cells, folder, config.processes, tell)
     return write_robustness(config, contents, command)
 
 
@@ -247,19 +248,24 @@ def film_of(config: RobustnessConfig) -> WorldConfig:
 
 def cells_of_film(config: RobustnessConfig, study: AdaptationConfig) -> list[Cell]:
     """One cell per seed and method."""
-    about = {"study": study.decisive(), "film": film_of(config).content()}
+    networks, film = identities_of(needed_of(study)), film_of(config).content()
+    about: dict[str, Any] = {"film": film}
     about["channels"] = {panel: {k: c.model_dump() for k, c in row.items()} for panel, row in channels().items()}
     return [
         Cell(
             f"seed{seed}/{method.name}",
             disturb,
             (config, study, seed, method),
-            {**about, "seed": seed, "method": method.name},
+            {**about, "seed": seed, "method": method.name, "networks": _of_seed(networks, seed)},
             seconds=2.0 * config.clips,
         )
         for seed in config.seeds
         for method in METHODS
     ]
+
+
+def _of_seed(networks: Mapping[str, str], seed: int) -> dict[str, str]:
+    return {name: identity for name, identity in networks.items() if name.startswith(f"seed{seed}/")}
 
 
 def disturb(config: RobustnessConfig, study: AdaptationConfig, seed: int, method: Method, tell: Tell) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from heatv2x.bench import experiments
 from heatv2x.bench.cells import Content
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.bench.curves import time_to_equal_ap, training_curves, validation_curves
@@ -130,6 +131,13 @@ def expected_rows(config: AdaptationConfig) -> list[str]:
             names += [f"{method}@x{share:g}" for share in config.shares for method in ("lhft", "lhft_gcft")]
             backward = [max(1, round(share * config.backward_steps)) for share in config.shares]
             names += [f"backward_alignment@{steps}" for steps in backward]
+        ablations = [f"{prefix}ablation/{row}" for prefix in (heard, f"ego_{newcomer}/") for row in
+                     (*experiments.ABLATIONS, "closed_form_only")]  # fmt: skip
+        names += [*ablations, f"{heard}ablation/whole_noise", f"{heard}ablation/no_multi_cognitive_noise"]
+    for fusion in experiments.FUSIONS:
+        names += [f"links/{fusion}/{link}" for link in experiments.LINKS]
+        names += [f"links/{fusion}_refined/{link}" for link in experiments.LINKS if link != "clean"]
+    names.append("links/maximum_drop/quality")
     prefixes = ["all", *(f"all_ego_{name}" for name in config.newcomers)]
     several = ["unaligned", "lhft", "lhft_gcft", "late", "full_finetune"] if len(config.newcomers) > 1 else []
     return names + [f"{prefix}/{row}" for prefix in prefixes for row in (*several, "scratch_mix")]

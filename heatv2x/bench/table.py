@@ -17,6 +17,8 @@ JOINING = ("unaligned", "late", "late_lhft", "gcft_only", "lhft", "lhft_equal_st
 METHODS = (
     "no_fusion", "single_agent", *JOINING, "scratch_mix", "homogeneous", "homogeneous_late",
 )  # fmt: skip
+ASIDE = ("control", "ablation", "links")
+"""Rows with tables of their own, whoever the ego is."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class RowName:
     """A row's name taken apart: "ego_lidar16/lhft@x2" is the group "ego_lidar16", the method "lhft", the budget "x2".
 
     Attributes:
-        group: "" if the base hears LiDAR newcomers, "control", or what stands in front.
+        group: "" if the base hears LiDAR newcomers, "control", "ablation", "links", or what stands in front.
         method: what was done.
         budget: "" for the whole one.
     """
@@ -35,12 +37,13 @@ class RowName:
 
     @classmethod
     def of(cls, name: str) -> RowName:
-        """Take a name apart; what has "control" anywhere in front is a control."""
+        """Take a name apart; what has "control" anywhere in front is a control, and so on for the `ASIDE`."""
         *before, last = name.split("/")
         method, _, budget = last.partition("@")
-        if "control" in before:
-            before.remove("control")
-            return cls("control", "/".join((*before, method)), budget)
+        for group in ASIDE:
+            if group in before:
+                before.remove(group)
+                return cls(group, "/".join((*before, method)), budget)
         return cls("/".join(before), method, budget)
 
 
@@ -96,7 +99,7 @@ def paired(
 def place_of(name: str) -> tuple[Any, ...]:
     """Sorts rows by group, then in the order of the methods, budgets after the whole."""
     row = RowName.of(name)
-    group = (row.group == "control", row.group.startswith("all"), row.group.removeprefix("ego_").removeprefix("all_"))
+    group = (row.group in ASIDE, row.group.startswith("all"), row.group.removeprefix("ego_").removeprefix("all_"))
     method = row.method.rpartition("/")[2]
     rank = METHODS.index(method) if method in METHODS else len(METHODS)
     budget = float(row.budget.removeprefix("x") or "inf")

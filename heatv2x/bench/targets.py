@@ -50,6 +50,13 @@ class Targets:
                 what = f"{newcomer} newcomer with LHFT + GCFT over dropping it, AP50"
                 lines.append(gain(what, f"{newcomer}/lhft_gcft", "no_fusion", "0.5", 3))
         lines += self._graph()
+        lines += [
+            gain("graph over maximum, 0.4 m/°, AP50", "links/graph/noise", "links/maximum/noise", "0.5", 3),
+            gain("graph over maximum, mixed pose quality, AP50", "links/graph/quality", "links/maximum/quality",
+                 "0.5", 11),
+            gain("graph over maximum that drops bad poses, mixed pose quality, AP50", "links/graph/quality",
+                 "links/maximum_drop/quality", "0.5", 5),
+        ]  # fmt: skip
         lines += [self._deployed(newcomer) for newcomer in self.config.newcomers]
         lines += [self._pack(newcomer) for newcomer in self.config.newcomers]
         return lines
@@ -57,6 +64,10 @@ class Targets:
     def without(self) -> list[dict[str, Any]]:
         """Differences in AP50 that no target covers but a reader asks for; what is not measured is left out."""
         pairs = [("the graph over late fusion, deployed type only", "homogeneous", "homogeneous_late")]
+        for link, where in (("noise", "0.4 m/°"), ("quality", "mixed pose quality")):
+            ours, theirs = f"links/graph_refined/{link}", f"links/maximum_refined/{link}"
+            pairs.append((f"graph over maximum, both with pose refinement, {where}", ours, theirs))
+            pairs.append((f"graph with pose refinement over maximum without, {where}", ours, f"links/maximum/{link}"))
         for newcomer in self.config.newcomers:
             heard = "" if newcomer == LIDAR else f"{newcomer}/"
             for who, prefix in ((f"{newcomer} newcomer", heard), (f"{newcomer} as the ego", f"ego_{newcomer}/")):

@@ -8,16 +8,25 @@ Shapes: R rows (one per agent of every frame and version), C channels, Y X share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from heatv2x.errors import ConfigError, DataError
+from heatv2x.files import atomic_path
 from heatv2x.model import Collaboration
 from heatv2x.nn.move import to_device
-from heatv2x.structures import Frame, Pose
+from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored_world
 from heatv2x.training.lesson import Lesson, as_seen_by
 from heatv2x.training.pool import Pool
@@ -78,6 +87,8 @@ def fill_cache(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     teacher: tuple[str, str] | None = None,
+    precision: str = "float32",
+    kept: FeatureCache | None = None,
 ) -> FeatureCache:
     """Compute the features of every agent once.
 
@@ -87,65 +98,132 @@ def fill_cache(
         seed: of the augmentation.
         teacher: a base type that also encodes what the first of `encoded` saw, and whether from its "own" sweep or
             from a "companion" (see `lesson`).
+        precision: of the encoders' matrix products; features are kept as float16 either way.
+        kept: of an earlier stage, made from the same frames with the same seed; what it holds is not computed again.
     """
     model.eval()
     device = next(model.parameters()).device
-    types = [*shared, *encoded]
-    lessons: tuple[list[Tensor], list[Tensor]] = ([], [])
-    lesson_waiting: list[object] = []
-    frames, first_row = [], [0]
+    known = set(kept.features) if kept is not None else set()
+    types = [name for name in (*shared, *encoded) if name not in known]
+    if encoded and encoded[0] in known:
+        teacher = None
+    frames, first_row = _frames(pool, config, seed)
     poses: dict[str, list[list[Pose]]] = {name: [] for name in types}
-    parts: dict[str, list[Tensor]] = {name: [] for name in types}
-    waiting: dict[str, list[object]] = {name: [] for name in types}
+    lines = {name: _Line(model, name, name in shared, precision, device) for name in types}
+    lesson_line = None if teacher is None else _Line(model, teacher[0], True, precision, device)
+    for index in range(len(pool.frames)):
+        flip = _flips(config, seed, index)
+        for name in types:
+            draws = [[seed, index, zlib.crc32(name.encode()), j] for j in range(len(frames[index].agents))]
 
-    def flush(name: str) -> None:
-        if waiting[name]:
-            agent = model.agent(name)
-            feature = agent(to_device(agent.collate(waiting[name]), device))
-            parts[name].append((model.share(name, feature) if name in shared else feature).half().cpu())
-            waiting[name].clear()
+            def agents_as(sensed: str, draws: list[list[int]] = draws, index: int = index, flip: bool = flip) -> Any:
+                return [
+                    vary(pool.agent(index, j, sensed), flip, config, np.random.default_rng(draw))
+                    for j, draw in enumerate(draws)
+                ]
 
-    def flush_lesson() -> None:
-        if teacher is not None and lesson_waiting:
-            agent = model.agent(teacher[0])
-            feature = agent(to_device(agent.collate(lesson_waiting), device))
-            lessons[0].append(feature.half().cpu())
-            lessons[1].append(model.share(teacher[0], feature).half().cpu())
-            lesson_waiting.clear()
-
-    for index, frame in enumerate(pool.frames):
-        flip = bool(config.mirror and np.random.default_rng([seed, index]).random() < 0.5)
-        for place, name in enumerate(types):
-            draws = [[seed, index, place, j] for j in range(len(frame.agents))]
-            agents = [
-                vary(pool.agent(index, j, name), flip, config, np.random.default_rng(draw))
-                for j, draw in enumerate(draws)
-            ]
-            if teacher is not None and name == encoded[0]:
+            agents = agents_as(name)
+            if teacher is not None and lesson_line is not None and name == encoded[0]:
                 like, whose = teacher
-                seen = (
-                    [as_seen_by(model, like, agent) for agent in agents]
-                    if whose == "own"
-                    else [
-                        vary(pool.agent(index, j, like), flip, config, np.random.default_rng(draw))
-                        for j, draw in enumerate(draws)
-                    ]
-                )
-                for agent in seen:
-                    lesson_waiting.append(model.agent(like).prepare(agent))
-                    if len(lesson_waiting) == _ENCODE_AT_ONCE:
-                        flush_lesson()
+                lesson_line.add([as_seen_by(model, like, a) for a in agents] if whose == "own" else agents_as(like))
             poses[name].append([agent.pose for agent in agents])
-            for agent in agents:
-                waiting[name].append(model.agent(name).prepare(agent))
-                if len(waiting[name]) == _ENCODE_AT_ONCE:
-                    flush(name)
-        frames.append(mirrored_world(frame) if flip else frame)
-        first_row.append(first_row[-1] + len(frame.agents))
+            lines[name].add(agents)
         if progress:
             progress(index + 1, len(pool.frames))
-    for name in types:
-        flush(name)
-    flush_lesson()
-    lesson = Lesson(torch.cat(lessons[0]), torch.cat(lessons[1])) if teacher is not None else None
-    return FeatureCache(frames, {name: torch.cat(parts[name]) for name in types}, poses, first_row, lesson)
+    features = {name: line.features()[-1] for name, line in lines.items()}
+    lesson = None if lesson_line is None else Lesson(*lesson_line.features())
+    if kept is not None:
+        features, poses, lesson = kept.features | features, kept.poses | poses, lesson or kept.lesson
+    return FeatureCache(frames, features, poses, first_row, lesson)
+
+
+class _Line:
+    """Agents waiting to be encoded several at a time, and what came out: encoder outputs, and shared features."""
+
+    def __init__(self, model: Collaboration, name: str, share: bool, precision: str, device: torch.device) -> None:
+        self.model, self.name, self.share, self.device = model, name, share, device
+        self.bfloat16 = precision == "bfloat16"
+        self.waiting: list[object] = []
+        self.parts: tuple[list[Tensor], ...] = ([], []) if share else ([],)
+
+    def add(self, agents: Sequence[AgentFrame]) -> None:
+        for agent in agents:
+            self.waiting.append(self.model.agent(self.name).prepare(agent))
+            if len(self.waiting) == _ENCODE_AT_ONCE:
+                self.flush()
+
+    def flush(self) -> None:
+        if not self.waiting:
+            return
+        agent = self.model.agent(self.name)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            found = [agent(to_device(agent.collate(self.waiting), self.device))]
+            if self.share:
+                found.append(self.model.share(self.name, found[0]))
+        for part, feature in zip(self.parts, found, strict=True):
+            part.append(feature.half().cpu().contiguous())
+        self.waiting.clear()
+
+    def features(self) -> list[Tensor]:
+        self.flush()
+        return [torch.cat(part) for part in self.parts]
+
+
+def save_cache(cache: FeatureCache, path: Path, about: Mapping[str, Any]) -> None:
+    """Keep a cache for a later stage.
+
+    Args:
+        about: what it was made from; `load_cache` asks for the same.
+    """
+    tensors = {f"features.{name}": value for name, value in cache.features.items()}
+    for name, frames in cache.poses.items():
+        tensors[f"poses.{name}"] = torch.from_numpy(np.stack([pose.matrix for poses in frames for pose in poses]))
+    if cache.lesson is not None:
+        tensors["lesson.encoded"], tensors["lesson.shared"] = cache.lesson.encoded, cache.lesson.shared
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {"about": json.dumps(about, sort_keys=True)})
+
+
+def load_cache(path: Path, pool: Pool, config: SceneConfig, seed: int, about: Mapping[str, Any]) -> FeatureCache:
+    """A cache that an earlier stage kept.
+
+    Args:
+        pool, config, seed: what it was filled from.
+        about: what it must have been made from.
+
+    Raises:
+        ConfigError: it was made from something else; says from what.
+        DataError: the file is missing or corrupt.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            made_from = json.loads((file.metadata() or {})["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataError(path, f"is no feature cache: {error}", way_out="leave cache= out") from error
+    wanted = json.loads(json.dumps(about))
+    differs = sorted(key for key in {*made_from, *wanted} if made_from.get(key) != wanted.get(key))
+    if differs:
+        raise ConfigError(f"{path} was made from other {', '.join(differs)}: leave cache= out, or use the same")
+    frames, first_row = _frames(pool, config, seed)
+    poses: dict[str, list[list[Pose]]] = {}
+    for name, matrices in tensors.items():
+        if name.startswith("poses."):
+            flat = [Pose(matrix) for matrix in matrices.numpy()]
+            poses[name.removeprefix("poses.")] = [flat[a:b] for a, b in itertools.pairwise(first_row)]
+    features = {n.removeprefix("features."): value for n, value in tensors.items() if n.startswith("features.")}
+    lesson = Lesson(tensors["lesson.encoded"], tensors["lesson.shared"]) if "lesson.shared" in tensors else None
+    return FeatureCache(frames, features, poses, first_row, lesson)
+
+
+def _frames(pool: Pool, config: SceneConfig, seed: int) -> tuple[list[Frame], list[int]]:
+    """Labels as augmented, and the row of agent 0 of each frame."""
+    frames, first_row = [], [0]
+    for index, frame in enumerate(pool.frames):
+        frames.append(mirrored_world(frame) if _flips(config, seed, index) else frame)
+        first_row.append(first_row[-1] + len(frame.agents))
+    return frames, first_row
+
+
+def _flips(config: SceneConfig, seed: int, index: int) -> bool:
+    return bool(config.mirror and np.random.default_rng([seed, index]).random() < 0.5)

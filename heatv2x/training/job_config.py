@@ -20,7 +20,7 @@ class JobConfig(LoopConfig):
         data: the dataset's folder.
         dataset: the dataset part that reads it.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        frames: use only the first training frames; None uses all.
+        frames: use only so many training frames, spread evenly; None uses all.
         out: the run folder.
         device: "auto" takes CUDA if there is one.
         batch_size: scenes (or agents) per step.
@@ -102,13 +102,16 @@ class LocalConfig(AdaptConfig):
 
     Attributes:
         closed_form: start from the least-squares solution rather than from the identity, if the base teaches.
+        steps: 0 leaves the adapters at their closed form.
+        keep_cache: leave the encoder outputs as cache.safetensors for `collaborative` to go on with.
     """
 
     out: Path = Path("runs/local")
-    steps: int = pydantic.Field(200, gt=0)
+    steps: int = pydantic.Field(100, ge=0)
     batch_size: int = pydantic.Field(6, gt=0)
     lr: float = pydantic.Field(4e-3, gt=0)
     closed_form: bool = True
+    keep_cache: bool = False
 
 
 class CollaborativeConfig(AdaptConfig):
@@ -116,12 +119,14 @@ class CollaborativeConfig(AdaptConfig):
 
     Attributes:
         deployed_share: how likely an agent of a training scene is of the deployed type rather than the newcomer.
+        cache: what `local` kept of the same frames, so that the newcomer's encoder need not run again.
     """
 
     out: Path = Path("runs/collaborative")
-    steps: int = pydantic.Field(150, gt=0)
+    steps: int = pydantic.Field(50, gt=0)
     lr: float = pydantic.Field(2e-3, gt=0)
     deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
+    cache: Path | None = None
 
 
 class BackwardConfig(AdaptConfig):

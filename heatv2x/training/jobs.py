@@ -29,7 +29,7 @@ from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.packs import Pack, read_pack, write_pack
 from heatv2x.training.backward import BackwardAlignment
-from heatv2x.training.cache import fill_cache
+from heatv2x.training.cache import fill_cache, load_cache, save_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.job_config import (
@@ -44,7 +44,7 @@ from heatv2x.training.job_config import (
 )
 from heatv2x.training.lesson import start_from_lesson, teacher_for
 from heatv2x.training.local import LocalFineTuning
-from heatv2x.training.loop import Measure, TrainingRecord, train
+from heatv2x.training.loop import Measure, TrainingRecord, precision_on, train
 from heatv2x.training.pool import Pool, load_pool
 from heatv2x.training.stage import Stage
 
@@ -128,7 +128,10 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
             config.seed,
             lambda a, b: report("caching encoder outputs", a, b),
             None if whose == "none" else (config.like, whose),
+            precision_on(next(model.parameters()).device, config.precision),
         )
+        if config.keep_cache:
+            save_cache(cache, config.out / "cache.safetensors", _made_from(config, whose))
         if config.closed_form and config.adapter is None and cache.lesson is not None:
             start_from_lesson(model, newcomer, cache.features[newcomer], cache.lesson, config.seed)
         min_hits = config.scenes.min_hits
@@ -145,6 +148,9 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
     whose = teacher_for(model, config.newcomer, config.like, config.teacher)
 
     def stage(pool: Pool, report: Report) -> Stage:
+        kept = None
+        if config.cache is not None:
+            kept = load_cache(config.cache, pool, config.scenes, config.seed, _made_from(config, whose))
         cache = fill_cache(
             model,
             pool,
@@ -154,12 +160,15 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
             config.seed,
             lambda a, b: report("caching messages", a, b),
             None if whose == "none" else (config.like, whose),
+            precision_on(next(model.parameters()).device, config.precision),
+            kept,
         )
         return CollaborativeFineTuning(
             model, config.newcomer, types, cache, config.scenes, config.batch_size, config.window, config.distill
         )
 
-    return _run(config, "collaborative", model, list(types), stage, lambda p: _adapter(model, config, p), report)
+    read = [config.like] if config.cache is not None else list(types)
+    return _run(config, "collaborative", model, read, stage, lambda p: _adapter(model, config, p), report)
 
 
 def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult:
@@ -336,6 +345,13 @@ def _adapter(model: Collaboration, config: AdaptConfig, provenance: dict[str, An
     return {"adapter": adapter_pack(model, config.newcomer, provenance)}
 
 
+def _made_from(config: LocalConfig | CollaborativeConfig, teacher: str) -> dict[str, Any]:
+    """What decides the newcomer's encoder outputs and the base's lesson."""
+    settings = config.model_dump(mode="json", include={"newcomer", "like", "frames", "seed", "scenes", "precision"})
+    packs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (config.base, *config.agents)]
+    return {**settings, "teacher": teacher, "data": open_split(config, "train").fingerprint, "packs": packs}
+
+
 def _mix(config: CollaborativeConfig) -> dict[str, float]:
     return {config.like: config.deployed_share, config.newcomer: 1 - config.deployed_share}
 
@@ -374,4 +390,5 @@ def _device(wanted: str) -> torch.device:
 def _portable(config: JobConfig) -> dict[str, Any]:
     """The settings without the places of files, for a pack's provenance."""
     settings = config.model_dump(mode="json")
-    return {k: v for k, v in settings.items() if k not in {"data", "out", "hetero_root", "base", "agents", "adapter"}}
+    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache"}
+    return {k: v for k, v in settings.items() if k not in places}

@@ -24,7 +24,7 @@ from heatv2x.model import Collaboration
 from heatv2x.structures import AgentFrame
 
 _FLOOR = 0.05  # weight of a cell without any object
-_ROWS, _CELLS = 200, 256  # sampled for the closed form
+_ROWS, _CELLS = 120, 256  # sampled for the closed form
 
 
 @dataclass

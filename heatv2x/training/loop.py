@@ -113,7 +113,7 @@ def train(
     parameters = _free(model, stage.trainable())
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    precision = _precision(config.precision, device)
+    precision = precision_on(device, config.precision)
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
     frozen = frozen_digest(model)
     identity["frozen"] = frozen[1]
@@ -205,7 +205,8 @@ def _free(model: nn.Module, names: list[str]) -> list[nn.Parameter]:
     return parameters
 
 
-def _precision(wanted: str, device: torch.device) -> str:
+def precision_on(device: torch.device, wanted: str = "auto") -> str:
+    """ "bfloat16" or "float32": what was asked for, or for "auto" what the device multiplies natively."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

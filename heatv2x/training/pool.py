@@ -38,18 +38,19 @@ def load_pool(
     Args:
         dataset: the split.
         agents: the types by name; each decides what it keeps of a frame.
-        limit: read only the first frames.
+        limit: read only so many frames, spread evenly over the split.
         progress: called with (frames read, frames in all).
     """
     sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors})
     total = len(dataset) if limit is None else min(limit, len(dataset))
+    chosen = [(2 * place + 1) * len(dataset) // (2 * total) for place in range(total)]
     frames: list[Frame] = []
     sensed: dict[str, list[list[AgentFrame]]] = {name: [] for name in agents}
-    for index in range(total):
+    for done, index in enumerate(chosen, start=1):
         frame = dataset.read(index, sensors)
         for name, agent in agents.items():
             sensed[name].append([agent.reduce(agent_frame) for agent_frame in frame.agents])
         frames.append(frame.with_agents(tuple(replace(agent, lidars={}, cameras=()) for agent in frame.agents)))
         if progress:
-            progress(index + 1, total)
+            progress(done, total)
     return Pool(frames, sensed)

@@ -38,3 +38,10 @@ def test_an_empty_map_is_no_problem(adapter: HeteroAware) -> None:
     adapted = adapter(empty)
     adapted.sum().backward()
     assert adapted.isfinite().all() and empty.grad is not None and empty.grad.isfinite().all()
+
+
+def test_without_a_bottleneck_only_the_convolution_is_left() -> None:
+    adapter = HeteroAware(HeteroAware.Config(rank=0), 8)
+    assert [name for name, _ in adapter.named_parameters()] == ["remix.weight", "remix.bias"]
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(adapter(x), adapter.remix(x)) and torch.equal(adapter(x), x)

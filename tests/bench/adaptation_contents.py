@@ -107,6 +107,16 @@ def _seed(seed: int) -> Contents:
             ap50, ap70, *_ = PLAIN[method]
             place = method if method == "scratch_mix" else f"all/{'full_finetune' if 'full' in method else 'joined'}"
             cells[place]["rows"].append(row(f"{prefix}/{method}", "all", ego, ap50 - 0.05, ap70 - 0.05))
+    cells["links"] = {
+        "rows": [
+            row(f"links/{fusion}{refined}/{link}", "lidar64", "lidar64", ap50 - lower - (0.0 if refined else 0.02), 0.4)
+            for fusion, ap50 in (("graph", 0.8), ("gate", 0.79), ("attention", 0.77), ("maximum", 0.7))
+            for link, lower in (("clean", 0.0), ("noise", 0.05), ("quality", 0.1))
+            for refined in ("", "_refined")
+            if not (refined and link == "clean")
+        ]
+        + [row("links/maximum_drop/quality", "lidar64", "lidar64", 0.62, 0.3)]
+    }
     for newcomer, offset in (("lidar16", 0.0), ("camera", -0.2)):
         _joining(cells, row, newcomer, offset)
     for steps, seconds, ap50 in ((75, 35.0, 0.69), (150, 70.0, 0.71), (300, 140.0, 0.74)):
@@ -164,6 +174,19 @@ def _joining(cells: Contents, row: Any, newcomer: str, offset: float) -> None:
     made["full_finetune"].append(
         row(f"control/deployed_after_full_finetune_{newcomer}", newcomer, "lidar64", 0.79, 0.44)
     )
+    heard = "" if newcomer == "lidar16" else "camera/"
+    taken = ("no_multi_cognitive", "no_bottleneck", "no_closed_form", "no_teacher", "closed_form_only")
+    cells[f"{newcomer}/ablation"] = {
+        "rows": [
+            row(f"{prefix}ablation/{name}", newcomer, ego, 0.7 + offset, 0.35 + offset)
+            for ego, prefix in (("lidar64", heard), (newcomer, f"ego_{newcomer}/"))
+            for name in taken
+        ]
+        + [
+            row(f"{heard}ablation/{name}_noise", newcomer, "lidar64", 0.65 + offset, 0.3 + offset)
+            for name in ("whole", "no_multi_cognitive")
+        ]
+    }
     for name, (_, trainings) in places.items():
         cells[f"{newcomer}/{name}"] = {"rows": made[name], "stages": trainings}
     cells[f"{newcomer}/joined"]["facts"] = {"adapter_pack_bytes": 210_000, "base_unchanged": True}

@@ -70,6 +70,7 @@ def test_packs_that_are_gone_are_made_again_only_if_somebody_needs_them(tmp_path
     assert unfinished(study(tmp_path), tmp_path / "cells") == []
     names = [cell.name for cell in unfinished(study(tmp_path, last=1), tmp_path / "cells")]
     assert names == ["seed0/base", "seed0/two"]
+    assert [cell.name for cell in unfinished(study(tmp_path), tmp_path / "cells", True)] == ["seed0/base"]
 
 
 def test_a_failure_leaves_what_was_finished(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from heatv2x.errors import ConfigError, DataError
 from heatv2x.ground_truth import boxes_in_frame
 from heatv2x.model import Collaboration
 from heatv2x.structures import AgentFrame
-from heatv2x.training.cache import fill_cache
+from heatv2x.training.cache import FeatureCache, fill_cache, load_cache, save_cache
 from heatv2x.training.scenes import SceneConfig
 from tests.scene_factory import SmallScenes, joined, pool_of, same_state, small_model, state_copy
 from tests.training.stages import SCENES, cache_of
@@ -122,3 +124,52 @@ def test_scenes_take_the_poses_and_rows_of_their_types(model: Collaboration, dat
 def test_frames_hold_no_sensor_data(model: Collaboration, dataset: SmallScenes) -> None:
     cache = cache_of(model, SCENES, dataset)
     assert all(not agent.lidars and not agent.cameras for frame in cache.frames for agent in frame.agents)
+
+
+ABOUT = {"data": "here", "seed": 1}
+
+
+def kept_and_whole(model: Collaboration, dataset: SmallScenes, path: Path) -> tuple[FeatureCache, FeatureCache]:
+    """A cache that went on from what a local stage kept, and one that was filled at once."""
+    pool, teacher = pool_of(model, BOTH, dataset), ("lidar64", "own")
+    local = fill_cache(model, pool, [], ["lidar16"], SCENES, 1, teacher=teacher)
+    save_cache(local, path, ABOUT)
+    deployed = pool_of(model, ["lidar64"], dataset)
+    kept = load_cache(path, deployed, SCENES, 1, ABOUT)
+    went_on = fill_cache(model, deployed, ["lidar64"], ["lidar16"], SCENES, 1, teacher=teacher, kept=kept)
+    return went_on, fill_cache(model, pool, ["lidar64"], ["lidar16"], SCENES, 1, teacher=teacher)
+
+
+def test_going_on_from_a_kept_cache_equals_filling_it_at_once(
+    model: Collaboration, dataset: SmallScenes, tmp_path: Path
+) -> None:
+    went_on, whole = kept_and_whole(model, dataset, tmp_path / "cache.safetensors")
+    assert went_on.first_row == whole.first_row
+    for name in BOTH:
+        one, other = ([pose.matrix for frame in cache.poses[name] for pose in frame] for cache in (went_on, whole))
+        assert np.array_equal(one, other)
+    assert all(torch.equal(went_on.features[name], whole.features[name]) for name in BOTH)
+    assert went_on.lesson is not None and whole.lesson is not None
+    assert torch.equal(went_on.lesson.shared, whole.lesson.shared)
+    for one, other in zip(went_on.frames, whole.frames, strict=True):
+        assert np.array_equal(one.objects.T_world_object, other.objects.T_world_object)
+
+
+def test_a_cache_of_something_else_is_refused(model: Collaboration, dataset: SmallScenes, tmp_path: Path) -> None:
+    path, pool = tmp_path / "cache.safetensors", pool_of(model, BOTH, dataset)
+    save_cache(cache_of(model, SCENES, dataset), path, ABOUT)
+    with pytest.raises(ConfigError, match="made from other seed"):
+        load_cache(path, pool, SCENES, 0, {**ABOUT, "seed": 2})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="is no feature cache"):
+        load_cache(path, pool, SCENES, 0, ABOUT)
+
+
+def test_bfloat16_features_are_close(model: Collaboration, dataset: SmallScenes) -> None:
+    pool = pool_of(model, BOTH, dataset)
+    exact, coarse = (
+        fill_cache(model, pool, ["lidar64"], [], SCENES, 1, precision=precision).features["lidar64"].float()
+        for precision in ("float32", "bfloat16")
+    )
+    assert not torch.equal(exact, coarse)
+    assert (exact - coarse).abs().mean() < 0.02 * exact.abs().mean()

@@ -55,7 +55,7 @@ class TestPool:
         pool = load_pool(
             dataset, {"lidar16": model.agent("lidar16")}, 2, lambda done, total: told.append((done, total))
         )
-        assert dataset.reads == [(0, ["lidar16"]), (1, ["lidar16"])] and told == [(1, 2), (2, 2)]
+        assert dataset.reads == [(0, ["lidar16"]), (2, ["lidar16"])] and told == [(1, 2), (2, 2)]
         assert len(pool.frames) == 2 and set(pool.agent(1, 2, "lidar16").lidars) == {"lidar16"}
 
     def test_each_type_gets_what_it_needs(self, pool: Pool, dataset: SmallScenes) -> None:
