@@ -9,6 +9,7 @@ from typing import Any
 from heatv2x import files
 from heatv2x.bench import figures
 from heatv2x.bench.config import BASE, LIDAR
+from heatv2x.bench.markdown import plus_minus, table
 from heatv2x.bench.table import THRESHOLDS, RowName
 from heatv2x.report import words
 
@@ -150,7 +151,7 @@ def _provenance(summary: Summary) -> list[str]:
     )
     spent = ", ".join(f"{words.seconds(value)} (seed {s})" for s, value in summary["training_cpu_seconds"].items())
     return [
-        _table(
+        table(
             ("", ""),
             [
                 ("command", f"`{summary['command']}`"),
@@ -174,14 +175,14 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> list[str]:
         "Differences and shares are formed within each seed; their mean decides. Full fine-tuning's time is what it "
         "took to come within 0.5 points of its best AP50 on the validation towns; its AP is that after all its steps."
     )
-    return [f"{counted} {how}", _table(("what (AP on the test towns)", "target", "measured", ""), lines)]
+    return [f"{counted} {how}", table(("what (AP on the test towns)", "target", "measured", ""), lines)]
 
 
 def _without_target(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     if not lines:
         return []
-    table = _table(("what (AP50 on the test towns)", "measured"), [(line["what"], line["measured"]) for line in lines])
-    return ["No target was set for these; a negative number is in the rival's favour:", table]
+    written = table(("what (AP50 on the test towns)", "measured"), [(line["what"], line["measured"]) for line in lines])
+    return ["No target was set for these; a negative number is in the rival's favour:", written]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def _by_group(rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, list[Map
 
 def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("row", "AP30", "AP50", "AP70", "trained", "cumulative", "training, s", "memory, MB", "kB per message")
-    return _table(head, [(_code(row), *_precision(row), *_costs(row)) for row in rows])
+    return table(head, [(_code(row), *_precision(row), *_costs(row)) for row in rows])
 
 
 def _precision(row: Mapping[str, Any]) -> list[str]:
@@ -224,7 +225,7 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
     return [
         words.count(row["trained_parameters"]),
         words.count(row["cumulative_parameters"]),
-        "–" if seconds is None else _plus_minus(seconds, 1, 0),
+        "–" if seconds is None else plus_minus(seconds, 1, 0),
         "–" if memory is None else f"{memory:.0f}",
         "–" if traffic is None else f"{traffic / 1000:.1f}",
     ]
@@ -233,7 +234,7 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
 def _controls(rows: Sequence[Mapping[str, Any]]) -> str:
     controls = [row for row in rows if _is_control(row)]
     lines = [(_code(row), *_precision(row), _control_meaning(row["name"])) for row in controls]
-    return _table(("row", "AP30", "AP50", "AP70", "what it asks"), lines)
+    return table(("row", "AP30", "AP50", "AP70", "what it asks"), lines)
 
 
 def _distances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -245,7 +246,7 @@ def _distances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             line = (_code(row), *("–" if value is None else f"{100 * value:.1f}" for value in values))
             if line not in lines:
                 lines.append(line)
-    return ["Metres from the ego, mean over seeds.", _table(("row", *(f"{part} m" for part in parts)), lines)]
+    return ["Metres from the ego, mean over seeds.", table(("row", *(f"{part} m" for part in parts)), lines)]
 
 
 def _training(summary: Summary, drawn: Mapping[str, str]) -> list[str]:
@@ -264,7 +265,7 @@ def _training(summary: Summary, drawn: Mapping[str, str]) -> list[str]:
     if times:
         parts += [
             "CPU seconds of each method's cheapest budget whose AP50 is at most 1 point below that of `lhft_gcft`:",
-            _table(("method", "seconds", "by seed"), [_time(line) for line in times]),
+            table(("method", "seconds", "by seed"), [_time(line) for line in times]),
         ]
     return parts or ["Not measured yet."]
 
@@ -275,17 +276,17 @@ def _time(line: Mapping[str, Any]) -> Line:
     if seconds["mean"] is None:
         reached = f"{line['reached']} of {len(by_seed)} seeds" if line["reached"] else "never"
     else:
-        reached = _plus_minus(seconds, 1, 0)
+        reached = plus_minus(seconds, 1, 0)
     return (f"`{line['method']}`", reached, ", ".join(by_seed))
 
 
 def _pretraining(summary: Summary) -> list[str]:
     lines = [
-        (f"`{p['what']}`", str(p["steps"]), words.count(p["parameters"]), _plus_minus(p["cpu_seconds"], 1, 0))
+        (f"`{p['what']}`", str(p["steps"]), words.count(p["parameters"]), plus_minus(p["cpu_seconds"], 1, 0))
         for p in summary["pretraining"]
     ]
     text = "Not part of any row's training seconds, apart from the rows of the pretrained networks themselves."
-    return [text, _table(("network", "steps", "parameters", "CPU seconds"), lines)] if lines else ["Not measured yet."]
+    return [text, table(("network", "steps", "parameters", "CPU seconds"), lines)] if lines else ["Not measured yet."]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -335,16 +336,4 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _points(value: Mapping[str, Any]) -> str:
-    return _plus_minus(value, 100, 1)
-
-
-def _plus_minus(value: Mapping[str, Any], scale: float, digits: int) -> str:
-    spread = "" if value["spread"] is None else f" ± {scale * value['spread']:.{digits}f}"
-    return f"{scale * value['mean']:.{digits}f}{spread}"
-
-
-def _table(head: Line, lines: Iterable[Line]) -> str:
-    """A Markdown table; a bar in a cell does not end it."""
-    written = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    rule = ["---", *("---" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), rule, *written])
+    return plus_minus(value, 100, 1)
