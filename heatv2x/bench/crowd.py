@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Crowd:
     """What one ego hears.
 
     Attributes:
-        agents: (ego first) of the scene itself.
+        agents: of the scene itself, the ego first.
         own: the ego's message to itself, by fusion.
         heard: packed messages by (fusion, who speaks), the nearest sender first.
         borrowed: how many of the last senders come from another scene.
@@ -93,7 +94,7 @@ def measure(config: FleetConfig, seed: int, tell: Tell) -> dict[str, Any]:
             tell("timing", scene * (config.repeats + 1) + repeat + 1, len(crowds) * (config.repeats + 1))
     first = crowds[0]
     held = {
-        (f, k, n): tensor_memory(lambda f=f, k=k, n=n: listen(models[f], first.own[f], first.heard[f, k][: n - 1]))  # type: ignore[misc]
+        (f, k, n): tensor_memory(partial(listen, models[f], first.own[f], first.heard[f, k][: n - 1]))
         for f, k, n in variants
     }
     facts = {
@@ -217,7 +218,7 @@ def sender_line(
     return {
         "type": name,
         "ms": {part: milliseconds([s[part] for s in samples]) for part in ("encode", "pack")},
-        "peak_tensor_bytes": tensor_memory(lambda: sender_seconds(model, agents[0], name)),
+        "peak_tensor_bytes": tensor_memory(partial(sender_seconds, model, agents[0], name)),
         "message_bytes": statistics.fmean(len(pack(model.encode(agent, name))) for agent in agents),
     }
 
