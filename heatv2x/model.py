@@ -154,7 +154,7 @@ class Collaboration(nn.Module):
         for name in sorted(set(types) & set(self.receivers)):
             rows = torch.tensor([t == name for t in types], device=warped.device)
             adapter = self.receivers[name]
-            if torch.is_grad_enabled():  # training keeps one shape for all steps: a new one costs more than idle rows
+            if torch.is_grad_enabled():  # training keeps one shape for all steps: kernels are made anew for others
                 warped = torch.where(rows[:, None, None, None], adapter(warped), warped)
             else:
                 warped = warped.index_copy(0, rows.nonzero()[:, 0], adapter(warped[rows]).to(warped.dtype))
