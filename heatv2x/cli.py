@@ -132,6 +132,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     """The settings of a verb, their defaults and what they mean."""
     from heatv2x.bench.config import AdaptationConfig
     from heatv2x.bench.robustness import RobustnessConfig
+    from heatv2x.bench.scaling import ScalingConfig
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
@@ -149,6 +150,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
         "bench adaptation": AdaptationConfig,
+        "bench scaling": ScalingConfig,
         "robustness": RobustnessConfig,
     }
     name = " ".join(verb)
@@ -294,6 +296,24 @@ def bench_adaptation(
     write_page(summary, study.docs)
     _print_rows([_over_seeds(row) for row in summary["rows"]])
     _say(f"\nPage: {study.docs / 'adaptation.md'}\nNumbers: {study.docs / 'adaptation.json'}")
+
+
+@bench_app.command("scaling")
+def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
+    """Types that join one after another, and scenes of many agents: what grows, and what does not."""
+    from heatv2x.bench import scaling
+    from heatv2x.bench.scaling_page import write_page
+    from heatv2x.bench.scaling_summary import summarise
+
+    study = _config(scaling.ScalingConfig, settings)
+    study = scaling.quick(study) if quick else study
+    with _bars(finished_go=True) as report:
+        contents = scaling.run_scaling(study, report)
+    summary = summarise(contents, study, _command())
+    page = write_page(summary, study.docs)
+    for line in summary["targets"]:
+        _say(f"{line['what']}: {line['measured']} (target: {line['target']})")
+    _say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
 
 
 @app.command()

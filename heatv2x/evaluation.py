@@ -97,6 +97,7 @@ class Evaluation:
         ego_visible: against what the ego itself sees; detections of other objects that are there do not count.
         traffic: measured message sizes.
         arrived: hex SHA-256 over every byte that the egos received: two channels with the same value did the same.
+        found: hex SHA-256 over every box and score that the egos found: two models with the same value did the same.
         scenes: the frames that were kept for pictures, by index.
     """
 
@@ -104,6 +105,7 @@ class Evaluation:
     ego_visible: ApResult
     traffic: Traffic
     arrived: str = ""
+    found: str = ""
     scenes: dict[int, SceneResult] = field(default_factory=dict)
 
     def to_row(self, codec: str) -> dict[str, Any]:
@@ -190,10 +192,11 @@ class Evaluator:
         protocol = replace(self.protocol, x_range_m=(grid.x_min, grid.x_max), y_range_m=(grid.y_min, grid.y_max))
         union, visible = ApAccumulator(protocol), ApAccumulator(protocol)
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
-        sizes, scenes, arrived = [], {}, hashlib.sha256()
+        sizes, scenes, arrived, found = [], {}, hashlib.sha256(), hashlib.sha256()
         for done, index in enumerate(self.indices, start=1):
             scene = self.run(model, roster, index)
             arrived.update(scene.arrived)
+            found.update(_as_bytes(scene.detections))
             union.add(scene.detections, scene.truth)
             seen = ground_truth(scene.frame, 0, [0], limits=limits)
             visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
@@ -202,7 +205,9 @@ class Evaluator:
                 scenes[index] = scene
             if progress:
                 progress(done, len(self.indices))
-        return Evaluation(union.result(), visible.result(), measure_traffic(sizes), arrived.hexdigest(), scenes)
+        return Evaluation(
+            union.result(), visible.result(), measure_traffic(sizes), arrived.hexdigest(), found.hexdigest(), scenes
+        )
 
     def run(self, model: Collaboration, roster: Roster, index: int) -> SceneResult:
         """One frame through the whole line, bytes included."""
@@ -351,6 +356,12 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     content = {"rows": [row], "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     write_json(config.out / "metrics.json", content)
     return [row]
+
+
+def _as_bytes(boxes: Boxes3D) -> bytes:
+    """How many there are, where they are, and how sure they are."""
+    assert boxes.scores is not None
+    return len(boxes).to_bytes(4, "little") + boxes.boxes.tobytes() + boxes.scores.tobytes()
 
 
 def _microseconds(timestamp: str) -> int:

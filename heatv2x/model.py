@@ -153,8 +153,11 @@ class Collaboration(nn.Module):
     def _adapt_received(self, warped: Tensor, types: Sequence[str]) -> Tensor:
         for name in sorted(set(types) & set(self.receivers)):
             rows = torch.tensor([t == name for t in types], device=warped.device)
-            adapted = self.receivers[name](warped)
-            warped = torch.where(rows[:, None, None, None], adapted, warped)
+            adapter = self.receivers[name]
+            if torch.is_grad_enabled():  # training keeps one shape for all steps: kernels are made anew for others
+                warped = torch.where(rows[:, None, None, None], adapter(warped), warped)
+            else:
+                warped = warped.index_copy(0, rows.nonzero()[:, 0], adapter(warped[rows]).to(warped.dtype))
         return warped
 
     # --- one vehicle on a road --------------------------------------------------------------------------------------

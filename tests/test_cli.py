@@ -311,6 +311,12 @@ class TestJobs:
         assert ended.code == 2 and "did you mean 'lidar64'" in ended.err
 
 
+def test_a_fleet_with_an_unknown_type_is_refused(run: Run) -> None:
+    ended = run("bench", "scaling", "types=[lidar61]")
+    assert ended.code == 2 and "did you mean 'lidar16'" in ended.err
+    assert "networks" in run("settings", "bench", "scaling").out
+
+
 class TestRecipes:
     @pytest.mark.parametrize("path", sorted((ROOT / "heatv2x" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
     def test_is_short_says_how_to_run_it_and_is_understood(self, path: Path) -> None:

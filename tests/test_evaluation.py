@@ -304,3 +304,13 @@ def test_every_level_of_fusion_is_evaluated_alike(fusion: str, dataset: SmallSce
 def test_an_unknown_type_is_refused(model: Collaboration, dataset: SmallScenes) -> None:
     with pytest.raises(ConfigError, match="did you mean 'lidar16'"):
         Evaluator(dataset).evaluate(model, Roster("lidar64", "lidar17"))
+
+
+def test_what_was_found_has_a_digest(model: Collaboration, dataset: SmallScenes) -> None:
+    def digest(network: Collaboration, **roster: Any) -> tuple[str, str]:
+        evaluation = Evaluator(dataset, limit=2).evaluate(network, Roster("lidar64", "lidar16", **roster))
+        return evaluation.found, evaluation.arrived
+
+    first, alone, other = digest(model), digest(model, drop=True), digest(joined(small_model(seed=1), shake=0.1))
+    assert first == digest(model)
+    assert len({first[0], alone[0], other[0]}) == 3

@@ -597,6 +597,24 @@ class TestJoin:
         sent = model.encode(frame.agents[1], "lidar16")
         assert sent.feature is not None and not torch.equal(sent.feature, other.feature)
 
+    def test_the_received_adapter_acts_on_its_own_type_only(self, frame: Frame) -> None:
+        """In inference it is not even computed for the others; training says the same with one shape for all steps."""
+        model = joined(small_model())
+        shaken(model.receivers["lidar16"], 0.5)
+        features, types = torch.randn(3, CHANNELS, 16, 16), ["lidar64", "lidar16", "lidar64"]
+        links = links_between([frame.agents[0].pose] * 3, [0], [[1, 2]])
+        seen: list[int] = []
+        handle = model.receivers["lidar16"].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        with torch.no_grad():
+            _, inference = model.receive(features, features, types, links)
+        _, training = model.receive(features, features, types, links)
+        handle.remove()
+        assert seen == [1, 2]
+        torch.testing.assert_close(inference.features, training.features)
+        assert torch.equal(inference.features[0, 1], training.features[0, 1])
+        torch.testing.assert_close(inference.features[0, 1], features[2])
+        assert not torch.allclose(inference.features[0, 0], features[1])
+
     def test_the_received_adapter_does_not_touch_the_ego_itself(self, frame: Frame) -> None:
         model = joined(small_model())
         before = model.detect(model.encode(frame.agents[0], "lidar16"))

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from heatv2x.bench import experiments
-from heatv2x.bench.cells import Cell, Content, finished, run_cells
+from heatv2x.bench.cells import Cell, Content, defaults_of, finished, run_cells
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.config import build
 from heatv2x.rows import OneBar
@@ -26,10 +26,6 @@ from heatv2x.world.config import WorldConfig
 
 LHFT, GCFT = job_config.LocalConfig, job_config.CollaborativeConfig
 BACKWARD, FULL = job_config.BackwardConfig, job_config.FullConfig
-_STEPS: dict[type[BaseModel], tuple[str, ...]] = {
-    LHFT: ("adapt_frames", "local_steps"),
-    GCFT: ("adapt_frames", "collaborative_steps"),
-}
 
 
 def run_adaptation(config: AdaptationConfig, tell: Tell) -> dict[str, Content]:
@@ -152,10 +148,10 @@ class _Seed:
         """A cell; what decides its result is its data, its arguments, its jobs' defaults, its cells, and `more`."""
         seed = f"seed{self.seed}"
         settings = {"world": self.config.world(), "seed": self.seed, "work": [work.__name__, *arguments], **more}
-        settings |= {job.__name__: _defaults(job) for job in jobs}
-        for job, names in _STEPS.items():
-            if job in jobs:
-                settings |= {key: getattr(self.config, key) for key in names}
+        settings |= {job.__name__: defaults_of(job) for job in jobs}
+        if GCFT in jobs:
+            settings |= {"frames": self.config.adapt_frames, "local_steps": self.config.local_steps}
+            settings["collaborative"] = self.config.collaborative_of(name.partition("/")[0])
         return Cell(
             f"{seed}/{name}",
             work,
@@ -182,12 +178,3 @@ class _Seed:
             run = f"full_{newcomer}_{self.config.full_steps_of(newcomer)}"
             return tuple(self.place.pack(run, pack) for pack in ("base", BASE, newcomer, "adapter"))
         return ()
-
-
-def _defaults(job: type[BaseModel]) -> dict[str, Any]:
-    """A job's own defaults: when one changes, what was measured with the old one is done again."""
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for name, field in job.model_fields.items()
-        if not field.is_required() and not isinstance(value := field.get_default(), Path)
-    }

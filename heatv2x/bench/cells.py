@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from heatv2x import __version__
 from heatv2x.errors import HeatError
 from heatv2x.files import read_json, write_json
@@ -112,6 +114,15 @@ def finished(cells: Sequence[Cell], folder: Path) -> dict[str, Content]:
 def path_of(name: str, folder: Path) -> Path:
     """The file of a cell's result."""
     return folder / f"{name}.json"
+
+
+def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
+    """A job's own defaults: when one changes, what was measured with the old one is done again."""
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, field in job.model_fields.items()
+        if not field.is_required() and not isinstance(value := field.get_default(), Path)
+    }
 
 
 def _is_done(cell: Cell, identity: str, folder: Path) -> bool:

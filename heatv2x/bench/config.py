@@ -22,7 +22,9 @@ class AdaptationConfig(Config):
     train, validate, test: labelled frames.
     base_steps, encoder_steps: pretraining.
     adapt_frames: training frames that LHFT and GCFT use, spread evenly; all others use all.
-    local_steps, collaborative_steps: LHFT and GCFT.
+    local_steps: LHFT.
+    collaborative_steps, collaborative_lr: GCFT of a newcomer that carries a LiDAR: little is left to do after LHFT.
+    collaborative_steps_more, collaborative_lr_more: GCFT of one that does not, which LHFT alone aligns less well.
     backward_steps: backward alignment.
     full_steps: full fine-tuning of base and LiDAR newcomer until well past its plateau.
     full_steps_more: the same with a camera newcomer, and with all types together.
@@ -45,6 +47,9 @@ class AdaptationConfig(Config):
     adapt_frames: int = pydantic.Field(80, gt=0)
     local_steps: int = pydantic.Field(80, gt=0)
     collaborative_steps: int = pydantic.Field(30, gt=0)
+    collaborative_steps_more: int = pydantic.Field(100, gt=0)
+    collaborative_lr: float = pydantic.Field(5e-4, gt=0)
+    collaborative_lr_more: float = pydantic.Field(2e-3, gt=0)
     backward_steps: int = pydantic.Field(300, gt=0)
     full_steps: int = pydantic.Field(600, gt=0)
     full_steps_more: int = pydantic.Field(400, gt=0)
@@ -67,6 +72,12 @@ class AdaptationConfig(Config):
         """The settings that decide the data of every cell."""
         return self.model_dump(mode="json", include={"world_seed", "train", "validate_", "test"})
 
+    def collaborative_of(self, newcomer: str) -> tuple[int, float]:
+        """Steps and learning rate of GCFT."""
+        if newcomer == CAMERA:
+            return self.collaborative_steps_more, self.collaborative_lr_more
+        return self.collaborative_steps, self.collaborative_lr
+
     def full_steps_of(self, newcomer: str) -> int:
         """Steps of full fine-tuning with one newcomer."""
         return self.full_steps if newcomer == LIDAR else self.full_steps_more
@@ -84,6 +95,7 @@ def quick(config: AdaptationConfig) -> AdaptationConfig:
         "adapt_frames": 30,
         "local_steps": 40,
         "collaborative_steps": 20,
+        "collaborative_steps_more": 30,
         "backward_steps": 40,
         "full_steps": 90,
         "full_steps_more": 60,

@@ -202,8 +202,9 @@ def adapt(
     """
     config = place.config
     shared = place.adaptation(newcomer, base) | {"frames": config.adapt_frames} | settings
+    own_steps, rate = config.collaborative_of(newcomer)
     steps = [config.local_steps if local_steps is None else local_steps]
-    steps.append(config.collaborative_steps if collaborative_steps is None else collaborative_steps)
+    steps.append(own_steps if collaborative_steps is None else collaborative_steps)
     local, collaborative = place.run(f"{out}_local"), place.run(f"{out}_collaborative")
     cache = local / "cache.safetensors"
     records, adapters = [], []
@@ -215,6 +216,7 @@ def adapt(
     if steps[1]:
         shared.pop("closed_form", None)
         start = {"adapter": adapters[-1], "cache": cache if cache.exists() else None} if adapters else {}
+        shared = {"lr": rate, **shared}
         global_job = job_config.CollaborativeConfig(**shared, **start, out=collaborative, steps=steps[1])
         records.append(place.train(f"{out}/gcft", global_job, jobs.adapt_collaborative, tell))
         adapters.append(collaborative / "adapter.safetensors")
@@ -272,18 +274,20 @@ def join_maximum(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell)
 
 
 def join_partly(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) -> dict[str, Any]:
-    """GCFT without LHFT, and LHFT with the steps of both."""
+    """GCFT without LHFT, and LHFT without GCFT, each with the steps of both.
+
+    GCFT that starts from nothing gets the learning rate that suits that, not the small one of a second stage.
+    """
     place = Place(config, seed)
     packs = [place.pack("base", "base"), place.pack("base", BASE), place.encoder(newcomer)]
-    everything = config.local_steps + config.collaborative_steps
+    everything = config.local_steps + config.collaborative_of(newcomer)[0]
     plan: list[tuple[str, Collaboration, Roster, Mapping[str, Any]]] = []
-    for row, local, collaborative in (
-        ("gcft_only", 0, config.collaborative_steps),
-        ("lhft_equal_steps", everything, 0),
+    for row, name, local, collaborative, settings in (
+        ("gcft_only", "gcft_only", 0, everything, {"lr": 2e-3}),
+        ("lhft_equal_steps", "control/lhft_equal_steps", everything, 0, {}),
     ):
-        records, adapters = adapt(place, newcomer, tell, f"{row}_{newcomer}", "base", local, collaborative)
+        records, adapters = adapt(place, newcomer, tell, f"{row}_{newcomer}", "base", local, collaborative, **settings)
         model = Collaboration.from_packs(*packs, adapters[-1])
-        name = row if row == "gcft_only" else f"control/{row}"
         for ego, roster in both_egos(newcomer).items():
             plan.append((named(newcomer, ego, name), model, roster, together(records)))
     place.evaluate(tell, newcomer, plan)
@@ -417,7 +421,7 @@ def full_finetune(config: AdaptationConfig, seed: int, newcomer: str, steps: int
 def budget(config: AdaptationConfig, seed: int, newcomer: str, share: float, tell: Tell) -> dict[str, Any]:
     """LHFT and GCFT with fewer or more steps, for the curve."""
     place = Place(config, seed)
-    steps = [max(1, round(share * s)) for s in (config.local_steps, config.collaborative_steps)]
+    steps = [max(1, round(share * s)) for s in (config.local_steps, config.collaborative_of(newcomer)[0])]
     records, adapters = adapt(place, newcomer, tell, f"{newcomer}_x{share:g}", "base", *steps)
     packs = [place.pack("base", "base"), place.pack("base", BASE), place.encoder(newcomer)]
     lhft, both = (Collaboration.from_packs(*packs, adapter) for adapter in adapters)

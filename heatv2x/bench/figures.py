@@ -1,4 +1,4 @@
-"""The studies' figures: AP against training seconds, AP of all rows, AP against a disturbance.
+"""The studies' figures: AP against training seconds, AP of all rows, AP against a disturbance, what grows with a fleet.
 
 Every colour has its marker, so that the figures read without colour, too (colours: Okabe and Ito 2008).
 """
@@ -250,6 +250,61 @@ def _looks(labels: Sequence[str]) -> dict[str, Look]:
         for rank, label in enumerate(others)
     }
     return {label: own[label] if label in own else drawn[label] for label in labels}
+
+
+# --- what grows with a fleet ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One panel: lines over how many types or agents there are, each with its name at its right end.
+
+    Attributes:
+        title: what is drawn, with the unit.
+        x_label: what is counted.
+        lines: y by x, by name.
+        from_zero: the axis starts at zero, as what is a sum or a cost must.
+    """
+
+    title: str
+    x_label: str
+    lines: Mapping[str, Mapping[int, float]]
+    from_zero: bool = True
+
+
+def growth(panels: Sequence[Growth], path: Path, columns: int = 2) -> Path:
+    """Panels of lines over a count; the same name looks the same in every panel."""
+    looks: dict[str, Look] = {}
+    for panel in panels:
+        for rank, name in enumerate(panel.lines):
+            looks.setdefault(name, Look(name, PALETTE[rank % len(PALETTE)], MARKERS[rank % len(MARKERS)]))
+    figure, grid = _figure(-(-len(panels) // columns), columns, 0.3 + 2.1 * -(-len(panels) // columns))
+    for axes, panel in zip(grid, panels, strict=False):
+        for name, points in panel.lines.items():
+            axes.plot(list(points), list(points.values()), **_style(looks[name]))
+        axes.set_title(panel.title, loc="left", fontsize=SMALL, fontweight="bold")
+        axes.set_xlabel(panel.x_label, fontsize=SMALL)
+        axes.set_xticks(sorted({x for points in panel.lines.values() for x in points}))
+        if panel.from_zero:
+            axes.set_ylim(bottom=0)
+        _name_at_the_end(axes, panel.lines, looks)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return _save(figure, path)
+
+
+def _name_at_the_end(axes: Axes, lines: Mapping[str, Mapping[int, float]], looks: Mapping[str, Look]) -> None:
+    low, high = axes.get_ylim()
+    ends = {name: list(points.values())[-1] for name, points in lines.items() if points}
+    gap = 0.085 * (high - low)
+    places = apart(ends, gap)
+    if max(places.values()) > high:  # moved up into the title: move down instead
+        places = {name: -place for name, place in apart({name: -end for name, end in ends.items()}, gap).items()}
+    for name, place in places.items():
+        axes.annotate(
+            name, (1, place), (3, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="center",
+            fontsize=SMALLER, color=looks[name].colour, annotation_clip=False,
+        )  # fmt: skip
 
 
 # --- paper ----------------------------------------------------------------------------------------------------------

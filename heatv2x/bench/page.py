@@ -9,6 +9,7 @@ from typing import Any
 from heatv2x import files
 from heatv2x.bench import figures
 from heatv2x.bench.config import BASE, LIDAR
+from heatv2x.bench.markdown import plus_minus, table
 from heatv2x.bench.table import ASIDE, THRESHOLDS, RowName
 from heatv2x.report import words
 
@@ -159,7 +160,8 @@ def _introduction(summary: Summary) -> list[str]:
     first = (
         f"A base of 64-beam LiDARs is trained and then frozen. A newcomer of another type, a 16-beam LiDAR or cameras, "
         f"brings a pretrained encoder and joins by training adapters in two stages: local ({settings['local_steps']} "
-        f"steps, LHFT), then collaborative ({settings['collaborative_steps']} steps, GCFT), on "
+        f"steps, LHFT), then collaborative ({settings['collaborative_steps']} steps, cameras "
+        f"{settings['collaborative_steps_more']}, GCFT), on "
         f"{settings['adapt_frames']} of the training frames. Beside it stands what else could be done with all of "
         f"them, from nothing at all to training everything again."
     )
@@ -183,7 +185,7 @@ def _provenance(summary: Summary) -> list[str]:
     )
     spent = ", ".join(f"{words.seconds(value)} (seed {s})" for s, value in summary["training_cpu_seconds"].items())
     return [
-        _table(
+        table(
             ("", ""),
             [
                 ("command", f"`{summary['command']}`"),
@@ -207,14 +209,14 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> list[str]:
         "Differences and shares are formed within each seed; their mean decides. Full fine-tuning's time is what it "
         "took to come within 0.5 points of its best AP50 on the validation towns; its AP is that after all its steps."
     )
-    return [f"{counted} {how}", _table(("what (AP on the test towns)", "target", "measured", ""), lines)]
+    return [f"{counted} {how}", table(("what (AP on the test towns)", "target", "measured", ""), lines)]
 
 
 def _without_target(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     if not lines:
         return []
-    table = _table(("what (AP50 on the test towns)", "measured"), [(line["what"], line["measured"]) for line in lines])
-    return ["No target was set for these; a negative number is in the rival's favour:", table]
+    written = table(("what (AP50 on the test towns)", "measured"), [(line["what"], line["measured"]) for line in lines])
+    return ["No target was set for these; a negative number is in the rival's favour:", written]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ def _by_group(rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, list[Map
 
 def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("row", "AP30", "AP50", "AP70", "trained", "cumulative", "training, s", "memory, MB", "kB per message")
-    return _table(head, [(_code(row), *_precision(row), *_costs(row)) for row in rows])
+    return table(head, [(_code(row), *_precision(row), *_costs(row)) for row in rows])
 
 
 def _precision(row: Mapping[str, Any]) -> list[str]:
@@ -257,7 +259,7 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
     return [
         words.count(row["trained_parameters"]),
         words.count(row["cumulative_parameters"]),
-        "–" if seconds is None else _plus_minus(seconds, 1, 0),
+        "–" if seconds is None else plus_minus(seconds, 1, 0),
         "–" if memory is None else f"{memory:.0f}",
         "–" if traffic is None else f"{traffic / 1000:.1f}",
     ]
@@ -268,7 +270,7 @@ def _aside(rows: Sequence[Mapping[str, Any]], group: str) -> str:
     lines = [
         (_code(row), *_precision(row), meaning(row["name"])) for row in rows if RowName.of(row["name"]).group == group
     ]
-    return _table(("row", "AP30", "AP50", "AP70", "what it asks" if group == "control" else "what it is"), lines)
+    return table(("row", "AP30", "AP50", "AP70", "what it asks" if group == "control" else "what it is"), lines)
 
 
 def _distances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -280,7 +282,7 @@ def _distances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             line = (_code(row), *("–" if value is None else f"{100 * value:.1f}" for value in values))
             if line not in lines:
                 lines.append(line)
-    return ["Metres from the ego, mean over seeds.", _table(("row", *(f"{part} m" for part in parts)), lines)]
+    return ["Metres from the ego, mean over seeds.", table(("row", *(f"{part} m" for part in parts)), lines)]
 
 
 def _training(summary: Summary, drawn: Mapping[str, str]) -> list[str]:
@@ -299,7 +301,7 @@ def _training(summary: Summary, drawn: Mapping[str, str]) -> list[str]:
     if times:
         parts += [
             "CPU seconds of each method's cheapest budget whose AP50 is at most 1 point below that of `lhft_gcft`:",
-            _table(("method", "seconds", "by seed"), [_time(line) for line in times]),
+            table(("method", "seconds", "by seed"), [_time(line) for line in times]),
         ]
     return parts or ["Not measured yet."]
 
@@ -310,17 +312,17 @@ def _time(line: Mapping[str, Any]) -> Line:
     if seconds["mean"] is None:
         reached = f"{line['reached']} of {len(by_seed)} seeds" if line["reached"] else "never"
     else:
-        reached = _plus_minus(seconds, 1, 0)
+        reached = plus_minus(seconds, 1, 0)
     return (f"`{line['method']}`", reached, ", ".join(by_seed))
 
 
 def _pretraining(summary: Summary) -> list[str]:
     lines = [
-        (f"`{p['what']}`", str(p["steps"]), words.count(p["parameters"]), _plus_minus(p["cpu_seconds"], 1, 0))
+        (f"`{p['what']}`", str(p["steps"]), words.count(p["parameters"]), plus_minus(p["cpu_seconds"], 1, 0))
         for p in summary["pretraining"]
     ]
     text = "Not part of any row's training seconds, apart from the rows of the pretrained networks themselves."
-    return [text, _table(("network", "steps", "parameters", "CPU seconds"), lines)] if lines else ["Not measured yet."]
+    return [text, table(("network", "steps", "parameters", "CPU seconds"), lines)] if lines else ["Not measured yet."]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -380,16 +382,4 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _points(value: Mapping[str, Any]) -> str:
-    return _plus_minus(value, 100, 1)
-
-
-def _plus_minus(value: Mapping[str, Any], scale: float, digits: int) -> str:
-    spread = "" if value["spread"] is None else f" ± {scale * value['spread']:.{digits}f}"
-    return f"{scale * value['mean']:.{digits}f}{spread}"
-
-
-def _table(head: Line, lines: Iterable[Line]) -> str:
-    """A Markdown table; a bar in a cell does not end it."""
-    written = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    rule = ["---", *("---" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), rule, *written])
+    return plus_minus(value, 100, 1)

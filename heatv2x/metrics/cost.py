@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +17,7 @@ from typing import Self
 
 import torch
 from torch import nn
+from torch.autograd.profiler import profile
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,27 @@ class PeakMemory:
 def peak_memory() -> PeakMemory:
     """Read the peak memory."""
     return PeakMemory(_peak_resident(), torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)
+
+
+def tensor_memory(work: Callable[[], object]) -> int:
+    """Most bytes of CPU tensors that some work held at once on top of what was there before.
+
+    Counted at torch's allocator, so the number is the same on every machine with the same kernels; a library's private
+    scratch space and numpy arrays are not in it. The work runs once, slowed down by the profiler.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes lines to the terminal
+    with profile(profile_memory=True) as recorded:  # torch.profiler does the same but imports the compiler first
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: (e["ts"], e["args"]["Ev Idx"]))
+    held = most = 0
+    for change in changes:
+        held += change["args"]["Bytes"]
+        most = max(most, held)
+    return most
 
 
 def _peak_resident() -> int:

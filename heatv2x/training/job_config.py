@@ -124,7 +124,7 @@ class CollaborativeConfig(AdaptConfig):
 
     out: Path = Path("runs/collaborative")
     steps: int = pydantic.Field(50, gt=0)
-    lr: float = pydantic.Field(2e-3, gt=0)
+    lr: float = pydantic.Field(5e-4, gt=0)
     deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
     cache: Path | None = None
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from heatv2x.bench.cells import Cell, finished, identities_of, path_of, run_cells, unfinished
+from heatv2x.bench.cells import Cell, defaults_of, finished, identities_of, path_of, run_cells, unfinished
 from heatv2x.errors import HeatError
 from heatv2x.files import read_json
+from heatv2x.training.job_config import LocalConfig
 from heatv2x.workers import Tell
 
 
@@ -83,3 +84,9 @@ def test_a_failure_leaves_what_was_finished(tmp_path: Path) -> None:
 def test_a_need_must_come_first(tmp_path: Path) -> None:
     with pytest.raises(HeatError, match="seed0/one needs seed0/base"):
         identities_of(study(tmp_path)[1:])
+
+
+def test_defaults_are_values_without_places() -> None:
+    defaults = defaults_of(LocalConfig)
+    assert defaults["closed_form"] is True and defaults["before"]["part"] == "hetero_aware"
+    assert not {"out", "data", "base"} & set(defaults)

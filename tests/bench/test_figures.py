@@ -12,7 +12,7 @@ from PIL import Image
 
 from heatv2x.bench import figures
 from heatv2x.bench.curves import CURVES
-from heatv2x.bench.figures import Curve, Panel, apart, curves, row_points, training_curves
+from heatv2x.bench.figures import Curve, Growth, Panel, apart, curves, growth, row_points, training_curves
 from heatv2x.bench.table import METHODS
 from tests.bench.adaptation_contents import make_contents, summary_of
 
@@ -160,3 +160,16 @@ def test_colours_of_curves_differ() -> None:
     looks = [figures.look(method) for method in CURVES]
     assert len({style.colour for style in looks}) == len(CURVES)
     assert len({style.marker for style in looks}) >= len(CURVES) - 1
+
+
+def test_growth_names_every_line_at_its_end_and_starts_costs_at_zero(tmp_path: Path, drawn: list[Figure]) -> None:
+    lines = {"graph": {2: 30.0, 10: 50.0}, "maximum": {2: 30.0, 10: 49.9}}
+    panels = [Growth("cost", "agents", lines), Growth("AP", "types", {"graph": {1: 70.0, 2: 70.1}}, from_zero=False)]
+    check_image(growth(panels, tmp_path / "growth.png"))
+    left, right = drawn[0].axes
+    assert left.get_ylim()[0] == 0 < right.get_ylim()[0]
+    assert [list(line.get_ydata()) for line in left.lines] == [[30.0, 50.0], [30.0, 49.9]]
+    assert left.lines[0].get_color() == right.lines[0].get_color() != left.lines[1].get_color()
+    places = {text.get_text(): text.xy[1] for text in left.texts}
+    assert set(places) == {"graph", "maximum"} and abs(places["graph"] - places["maximum"]) > 3
+    assert max(places.values()) <= left.get_ylim()[1]

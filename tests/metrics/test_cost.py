@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from heatv2x.metrics.cost import Stopwatch, count_parameters, peak_memory
+from heatv2x.metrics.cost import Stopwatch, count_parameters, peak_memory, tensor_memory
 
 
 def spin(seconds: float) -> None:
@@ -72,3 +72,17 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     del held
     assert peak_memory().resident_bytes > before.resident_bytes + 20e6, "a peak stays"
     assert (before.cuda_bytes is None) == (not torch.cuda.is_available())
+
+
+def test_tensor_memory_is_the_most_that_was_held_at_once() -> None:
+    there_before = torch.ones(1000)
+
+    def work() -> None:
+        first = there_before * 2
+        second = first * 2
+        del first
+        third = second * 2
+        del second, third
+
+    assert tensor_memory(work) == pytest.approx(8000, abs=200)
+    assert tensor_memory(lambda: torch.ones(1000).sum()) == pytest.approx(4000, abs=200)
