@@ -40,7 +40,9 @@ class DemoConfig(Config):
     out: the run folder.
     train, validate, test: labelled frames of the world.
     seed: of the world and of the newcomer's training.
+    adapt_frames: training frames that LHFT and GCFT use, spread evenly; full fine-tuning uses all.
     local_steps, collaborative_steps, full_steps: optimiser steps of LHFT, GCFT and full fine-tuning.
+    collaborative_steps_more: GCFT of the camera newcomer, at a greater rate: LHFT alone aligns it less well.
     base_steps, encoder_steps: of base and encoder training with `--from-scratch`.
     full: the camera newcomer joins, too.
     from_scratch: train base and encoders here instead of using the shipped packs.
@@ -52,8 +54,10 @@ class DemoConfig(Config):
     validate_: int = pydantic.Field(20, gt=0, alias="validate")
     test: int = pydantic.Field(60, gt=0)
     seed: int = 1
-    local_steps: int = pydantic.Field(200, gt=0)
-    collaborative_steps: int = pydantic.Field(150, gt=0)
+    adapt_frames: int = pydantic.Field(80, gt=0)
+    local_steps: int = pydantic.Field(80, gt=0)
+    collaborative_steps: int = pydantic.Field(30, gt=0)
+    collaborative_steps_more: int = pydantic.Field(100, gt=0)
     full_steps: int = pydantic.Field(300, gt=0)
     base_steps: int = pydantic.Field(1000, gt=0)
     encoder_steps: int = pydantic.Field(600, gt=0)
@@ -128,13 +132,22 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     """LHFT, then GCFT, and every row that needs only the frozen base and the newcomer's adapters."""
     shared = _adaptation(config, newcomer)
     prefix = "" if newcomer == NEWCOMER else f"{newcomer}/"
-    local = job_config.LocalConfig(**shared, out=config.out / f"{newcomer}_local", steps=config.local_steps)
+    few = {**shared, "frames": config.adapt_frames}
+    local = job_config.LocalConfig(
+        **few, out=config.out / f"{newcomer}_local", steps=config.local_steps, keep_cache=True
+    )
     local_record = run_once(local, jobs.adapt_local, tell, f"{newcomer}: LHFT")
-    adapter = local.out / "adapter.safetensors"
+    adapter, cache = local.out / "adapter.safetensors", local.out / "cache.safetensors"
+    if newcomer == CAMERA:
+        few |= {"steps": config.collaborative_steps_more, "lr": 2e-3}
     collaborative = job_config.CollaborativeConfig(
-        **shared, out=config.out / f"{newcomer}_collaborative", steps=config.collaborative_steps, adapter=adapter
+        **{"steps": config.collaborative_steps, **few},
+        out=config.out / f"{newcomer}_collaborative",
+        adapter=adapter,
+        cache=cache if cache.exists() else None,
     )
     collaborative_record = run_once(collaborative, jobs.adapt_collaborative, tell, f"{newcomer}: GCFT")
+    cache.unlink(missing_ok=True)
 
     unaligned = jobs.load_for_adaptation(job_config.LocalConfig(**shared))
     adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=adapter))

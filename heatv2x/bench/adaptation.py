@@ -80,13 +80,20 @@ class _Seed:
         )
         if len(config.newcomers) > 1:
             found += self._together()
-        found += [self._base("base_gate"), self._base("base_attention")]
-        found.append(self._cell("links", experiments.compare_fusions, (), 250, tuple(experiments.FUSIONS.values())))
+        found.append(self._links("links", "graph", "maximum"))
+        if self.seed in config.parts_seeds:
+            found += [self._base("base_gate"), self._base("base_attention")]
+            found.append(self._links("links_parts", "gate", "attention"))
         return found
 
     def _base(self, name: str) -> Cell:
         steps, fusion = self.config.base_steps, dict(experiments.PARTS[name])
         return self._cell(name, experiments.train_base, (name,), 0.3 * steps, steps=steps, fusion=fusion)
+
+    def _links(self, name: str, *fusions: str) -> Cell:
+        needs = tuple(experiments.FUSIONS[fusion] for fusion in fusions)
+        links = {link: channel.model_dump() for link, channel in experiments.LINKS.items()}
+        return self._cell(name, experiments.compare_fusions, (fusions,), 120, needs, links=links)
 
     def _alone(self, name: str) -> Cell:
         steps = self.config.encoder_steps

@@ -347,10 +347,11 @@ FUSIONS = {"graph": "base", "gate": "base_gate", "attention": "base_attention", 
 """The graph, each of its two mechanisms without the other, and maximum; every base trained with the same noise."""
 
 
-def compare_fusions(config: AdaptationConfig, seed: int, tell: Tell) -> dict[str, Any]:
+def compare_fusions(config: AdaptationConfig, seed: int, fusions: tuple[str, ...], tell: Tell) -> dict[str, Any]:
     """Bases that differ in their fusion alone, on clean and disturbed links, everybody of the base's type."""
     place = Place(config, seed)
-    for name, out in FUSIONS.items():
+    for name in fusions:
+        out = FUSIONS[name]
         model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, BASE))
         links = [(name, link, channel, False) for link, channel in LINKS.items()]
         links += [(f"{name}_refined", link, channel, True) for link, channel in LINKS.items() if link != "clean"]

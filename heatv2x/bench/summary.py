@@ -134,19 +134,27 @@ def expected_rows(config: AdaptationConfig) -> list[str]:
         ablations = [f"{prefix}ablation/{row}" for prefix in (heard, f"ego_{newcomer}/") for row in
                      (*experiments.ABLATIONS, "closed_form_only")]  # fmt: skip
         names += [*ablations, f"{heard}ablation/whole_noise", f"{heard}ablation/no_multi_cognitive_noise"]
-    for fusion in experiments.FUSIONS:
-        names += [f"links/{fusion}/{link}" for link in experiments.LINKS]
-        names += [f"links/{fusion}_refined/{link}" for link in experiments.LINKS if link != "clean"]
+    names += [row for fusion in experiments.FUSIONS for row in link_rows(fusion)]
     names.append("links/maximum_drop/quality")
     prefixes = ["all", *(f"all_ego_{name}" for name in config.newcomers)]
     several = ["unaligned", "lhft", "lhft_gcft", "late", "full_finetune"] if len(config.newcomers) > 1 else []
     return names + [f"{prefix}/{row}" for prefix in prefixes for row in (*several, "scratch_mix")]
 
 
+def link_rows(fusion: str) -> list[str]:
+    """Rows of one fusion on clean and disturbed links."""
+    disturbed = [link for link in experiments.LINKS if link != "clean"]
+    return [f"links/{fusion}/{link}" for link in experiments.LINKS] + [
+        f"links/{fusion}_refined/{link}" for link in disturbed
+    ]
+
+
 def _missing(table: Table, config: AdaptationConfig) -> list[dict[str, Any]]:
     found = []
-    for name in sorted(expected_rows(config), key=place_of):
-        seeds = [seed for seed in config.seeds if seed not in table.rows.get(name, {})]
+    wanted = dict.fromkeys(expected_rows(config), config.seeds)
+    wanted |= dict.fromkeys(link_rows("gate") + link_rows("attention"), config.parts_seeds)  # fewer seeds by design
+    for name in sorted(wanted, key=place_of):
+        seeds = [seed for seed in wanted[name] if seed not in table.rows.get(name, {})]
         if seeds:
             found.append({"name": name, "seeds": seeds})
     return found
