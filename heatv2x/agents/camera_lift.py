@@ -59,7 +59,6 @@ class CameraLift(Agent):
             depth_bins: number of bins, growing linearly with depth.
             z_range: heights above the agent's origin that are kept, metres.
             depth_weight: weight of the depth loss.
-        evidence: divide a cell's sum by its weight and add the weight as a channel; False splats the plain sum.
         """
 
         image_size: tuple[int, int] = (120, 160)
@@ -70,7 +69,6 @@ class CameraLift(Agent):
         depth_bins: int = 40
         z_range: tuple[float, float] = (-3.0, 3.0)
         depth_weight: float = 0.5
-        evidence: bool = True
 
     def __init__(self, config: CameraLift.Config, grid: BevGrid, channels: int) -> None:
         super().__init__(grid, channels)
@@ -86,7 +84,7 @@ class CameraLift(Agent):
         self.depth = nn.Conv2d(widths[-1], config.depth_bins, 1)
         self.lifted = nn.Conv2d(widths[-1], config.lifted, 1)
         self.bev = nn.Sequential(
-            conv_block(config.lifted + config.evidence, channels, stride=round(grid.cell / config.cell_m)),
+            conv_block(config.lifted, channels, stride=round(grid.cell / config.cell_m)),
             ResidualBlock(channels, channels),
         )
 
@@ -141,11 +139,10 @@ class CameraLift(Agent):
         coarse = functional.interpolate(self.context(fine), size=fine.shape[-2:], mode="bilinear", align_corners=False)
         pixels = self.merge(torch.cat([fine, coarse], dim=1))
         logits: Tensor = self.depth(pixels)
-        lifted = self.lifted(pixels)
-        if self.config.evidence:
-            lifted = torch.cat([lifted, torch.ones_like(lifted[:, :1])], dim=1)
-        bev = splat(lifted, logits.softmax(dim=1), batch.cells, batch.owners, batch.agents, self.splat_grid)
-        return self.bev(_evident(bev) if self.config.evidence else bev), logits
+        bev = splat(
+            self.lifted(pixels), logits.softmax(dim=1), batch.cells, batch.owners, batch.agents, self.splat_grid
+        )
+        return self.bev(bev), logits
 
     def _cells(self, camera: Camera) -> Tensor:
         rays = image_rays(*self.config.image_size, self.stride, torch.from_numpy(camera.K).float())
@@ -153,15 +150,6 @@ class CameraLift(Agent):
         centres = (edges + torch.cat([edges[1:], torch.tensor([self.config.depth_range[1]])])) / 2
         T_agent_camera = torch.from_numpy(camera.T_agent_camera).float()
         return splat_cells(rays, centres, T_agent_camera, self.splat_grid, self.config.z_range)
-
-
-def _evident(bev: Tensor) -> Tensor:
-    """(N, C + 1, Y, X) sums and their weight to mean features and how much was seen, on a logarithmic scale.
-
-    A far cell collects a fraction of a pixel where a near one collects hundreds: as plain sums, far objects drown.
-    """
-    total, weight = bev[:, :-1], bev[:, -1:]
-    return torch.cat([total / (weight + 0.1), torch.log1p(10 * weight)], dim=1)
 
 
 def _trunk_stage(channels_in: int, channels_out: int) -> nn.Sequential:
