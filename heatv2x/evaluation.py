@@ -138,6 +138,7 @@ class Evaluator:
         only: evaluate only the frames with these indices; the others are there for late messages.
         keep: indices of frames whose scenes are kept in the results.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
+        share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
     """
 
     def __init__(
@@ -149,13 +150,14 @@ class Evaluator:
         keep: Sequence[int] = (),
         refine_poses: bool = False,
         only: Sequence[int] | None = None,
+        share_boxes: bool = False,
     ) -> None:
         self.dataset = dataset
         self.channel = Channel(channel)
         self.protocol = protocol
         self.indices = list(range(len(dataset)) if only is None else only)[:limit]
         self.keep = set(keep)
-        self.refine_poses = refine_poses
+        self.refine_poses, self.share_boxes = refine_poses, share_boxes
         self._frames: dict[tuple[int, str, tuple[str, ...], int], Frame] = {}
         self._sent: dict[tuple[int, int, str, str], Message] = {}
         self._speakers: dict[str, Collaboration] = {}
@@ -230,7 +232,7 @@ class Evaluator:
         messages, heard = self._trusted(messages, heard)
         believed = model.refined(ego, messages) if self.refine_poses else messages
         truth = ground_truth(frame, 0, None, limits=limits, comm_range_m=config.range_m)
-        found = model.detect(ego, believed)
+        found = model.detect(ego, believed, self.share_boxes)
         found = found[in_range(found.boxes.astype(np.float64), limits)]
         return SceneResult(frame, ego, heard, messages, found, truth, arrived.digest())
 
@@ -258,7 +260,8 @@ class Evaluator:
             agent = next(agent for agent in frame.agents if agent.agent_id == agent_id)
             speaker = self._speakers.get(agent_type, model)
             message = speaker.encode(agent, agent_type, _microseconds(frame.timestamp))
-            self._sent[key] = speaker.with_boxes(message) if self.refine_poses else message
+            boxes_too = self.refine_poses or self.share_boxes
+            self._sent[key] = speaker.with_boxes(message) if boxes_too else message
         return self._sent[key]
 
     def _read(self, index: int, model: Collaboration, roster: Roster, ego_id: int) -> Frame:
@@ -319,6 +322,7 @@ class EvalConfig(Config):
         ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
+        share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
         protocol: of average precision.
         frames: evaluate only the first frames.
         out: folder for metrics.json.
@@ -334,6 +338,7 @@ class EvalConfig(Config):
     drop: bool = False
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
+    share_boxes: bool = False
     protocol: str = HEATV2X.name
     frames: int | None = None
     out: Path = Path("runs/eval")
@@ -347,7 +352,14 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
         model.agent(name)  # an unknown type is told before the data are read
     dataset = plugins.find("datasets", config.dataset)(config.data, config.split, hetero_root=config.hetero_root)
     protocol = find_protocol(config.protocol)
-    evaluator = Evaluator(dataset, config.channel, protocol, config.frames, refine_poses=config.refine_poses)
+    evaluator = Evaluator(
+        dataset,
+        config.channel,
+        protocol,
+        config.frames,
+        refine_poses=config.refine_poses,
+        share_boxes=config.share_boxes,
+    )
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
     evaluation = evaluator.evaluate(model, roster, tell)
     name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"

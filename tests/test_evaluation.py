@@ -43,7 +43,7 @@ def perfect(model: Collaboration, evaluator: Evaluator, monkeypatch: pytest.Monk
         for index in range(len(evaluator.indices))
     )
 
-    def detect(ego: Message, messages: Any = ()) -> Boxes3D:
+    def detect(ego: Message, messages: Any, share_boxes: bool) -> Boxes3D:
         truth = next(truths)
         return Boxes3D(truth.boxes, scores=np.full(len(truth), score, np.float32))
 
@@ -70,7 +70,7 @@ class TestRun:
         """Under late fusion others report what lies outside the ego's range, where there is no ground truth."""
         far = np.array([[model.grid.x_max + 1, 0, 0, 4, 2, 1.5, 0], [1, 2, 0, 4, 2, 1.5, 0]], np.float32)
         found = Boxes3D(far, scores=np.array([0.9, 0.8], np.float32))
-        monkeypatch.setattr(model, "detect", lambda ego, messages=(): found)
+        monkeypatch.setattr(model, "detect", lambda ego, messages, share_boxes: found)
         assert Evaluator(dataset).run(model, ROSTER, 1).detections.boxes[:, 0].tolist() == [1.0]
 
     def test_only_the_sensors_of_the_roster_are_read(self, model: Collaboration, dataset: SmallScenes) -> None:
@@ -189,7 +189,7 @@ class TestRefinedPoses:
         used: list[Message] = []
         detect = model.detect
         monkeypatch.setattr(model, "refined", lambda ego, heard: [replace(m, sigma_m=0.125) for m in heard])
-        monkeypatch.setattr(model, "detect", lambda ego, heard: used.extend(heard) or detect(ego, heard))
+        monkeypatch.setattr(model, "detect", lambda ego, heard, share: used.extend(heard) or detect(ego, heard, share))
         scene = Evaluator(dataset, self.NOISY, refine_poses=True).run(model, ROSTER, 1)
         assert all(message.boxes is not None and message.sigma_m == 0.5 for message in scene.messages)
         assert [message.sigma_m for message in used] == [0.125, 0.125]
@@ -201,6 +201,22 @@ class TestRefinedPoses:
         assert all(message.boxes is None for message in plain.messages)
         for before, after in zip(plain.messages, refined.messages, strict=True):
             assert after.boxes is not None and after.size_bytes == before.size_bytes + 32 * len(after.boxes)
+
+    def test_shared_boxes_ride_on_the_messages_and_are_detected(
+        self, model: Collaboration, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[bool] = []
+        detect = model.detect
+
+        def watch(ego: Any, messages: Any, share_boxes: bool) -> Boxes3D:
+            asked.append(share_boxes)
+            return detect(ego, messages, share_boxes)
+
+        monkeypatch.setattr(model, "detect", watch)
+        scene = Evaluator(dataset, share_boxes=True).run(model, ROSTER, 1)
+        assert asked == [True] and all(message.boxes is not None for message in scene.messages)
+        plain = Evaluator(dataset).run(model, ROSTER, 1)
+        assert asked == [True, False] and not np.array_equal(plain.detections.boxes, scene.detections.boxes)
 
     def test_without_noise_nothing_is_different(self, model: Collaboration, dataset: SmallScenes) -> None:
         plain, refined = (Evaluator(dataset, refine_poses=on).run(model, ROSTER, 1) for on in (False, True))

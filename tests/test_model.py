@@ -277,6 +277,42 @@ class TestRefined:
         assert late.with_boxes(message) is message
 
 
+class TestSharedBoxes:
+    """Boxes that ride on messages are added to what the fused features show."""
+
+    @staticmethod
+    def heard(model: Collaboration, frame: Frame, boxes: Boxes3D, sigma_m: float = 0.0) -> tuple[Message, Message]:
+        ego, other = (model.encode(agent, "lidar64") for agent in frame.agents[:2])
+        return ego, replace(other, boxes=boxes, sigma_m=sigma_m)
+
+    def test_a_box_nobody_else_found_arrives_in_the_egos_frame_and_counts_less_with_a_bad_pose(
+        self, frame: Frame
+    ) -> None:
+        model = small_model()
+        pose = frame.agents[1].pose.relative_to(frame.agents[0].pose)
+        wanted = torch.tensor([[5.0, 3.0, 0.0, 4.0, 2.0, 1.5, 0.3]])
+        sent = transform_boxes(wanted.double(), torch.from_numpy(np.linalg.inv(pose))).float().numpy()
+        boxes = Boxes3D(sent, scores=np.array([0.9], np.float32))
+        scores = []
+        for sigma_m in (0.0, 0.4):
+            ego, message = self.heard(model, frame, boxes, sigma_m)
+            alone, together = (model.detect(ego, [message], share_boxes=share) for share in (False, True))
+            assert alone.scores is not None and alone.scores.max() < 0.3
+            assert together.scores is not None
+            distance = np.abs(together.boxes - wanted.numpy()).max(axis=1)
+            assert distance.min() < 1e-3 and (
+                len(alone) == 0 or np.abs(alone.boxes - wanted.numpy()).max(1).min() > 0.1
+            )
+            scores.append(float(together.scores[distance.argmin()]))
+        assert scores == pytest.approx([0.72, 0.36], rel=1e-3)
+
+    def test_a_message_without_boxes_adds_nothing(self, frame: Frame) -> None:
+        model = small_model()
+        ego, other = (model.encode(agent, "lidar64") for agent in frame.agents[:2])
+        plain, shared = (model.detect(ego, [other], share_boxes=share) for share in (False, True))
+        assert same_boxes(plain, shared) and len(plain) > 0
+
+
 class TestRefusedMessages:
     @pytest.fixture
     def messages(self, model: Collaboration, frame: Frame) -> list[Message]:

@@ -112,6 +112,8 @@ class _Seed:
             ),
             self._backward(name, config.backward_steps),
         ]
+        more = (f"{name}/full_finetune",) if name == LIDAR else ()
+        found.append(cell(f"{name}/boxes", experiments.share_boxes, (name,), 60, (*needs, f"{name}/joined", *more)))
         if name == LIDAR:
             for steps in config.budgets:
                 found.append(

@@ -82,9 +82,11 @@ class Place:
         speakers: Mapping[str, Collaboration] | None = None,
         channel: ChannelConfig | None = None,
         refine_poses: bool = False,
+        share_boxes: bool = False,
     ) -> None:
         """Rows on the test towns: (name, model, who plays what, cost)."""
-        evaluator = Evaluator(Opv2v(self.world, "test"), channel, refine_poses=refine_poses)
+        data = Opv2v(self.world, "test")
+        evaluator = Evaluator(data, channel, refine_poses=refine_poses, share_boxes=share_boxes)
         bar, before = OneBar(tell, "evaluating"), None
         for name, model, roster, cost in plan:
             if model is not before:
@@ -334,6 +336,23 @@ def ablate_adaptation(config: AdaptationConfig, seed: int, newcomer: str, tell: 
         for ego, roster in both_egos(newcomer).items()
     ]
     place.evaluate(tell, newcomer, plan)
+    return place.content()
+
+
+def share_boxes(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) -> dict[str, Any]:
+    """Features and boxes together: senders' own boxes ride on their messages; ours, and full fine-tuning likewise."""
+    place = Place(config, seed)
+    packs = [place.pack("base", "base"), place.pack("base", BASE), place.encoder(newcomer)]
+    joined = Collaboration.from_packs(*packs, place.pack(f"{newcomer}_collaborative", "adapter"))
+    plan: list[tuple[str, Collaboration, Roster, Mapping[str, Any]]] = [
+        (named(newcomer, ego, "lhft_gcft_boxes"), joined, roster, {}) for ego, roster in both_egos(newcomer).items()
+    ]
+    if newcomer == LIDAR:
+        plan.append(("homogeneous_boxes", joined, Roster(BASE, BASE), {}))
+        full = f"full_{newcomer}_{config.full_steps}"
+        retrained = Collaboration.from_packs(*(place.pack(full, name) for name in ("base", BASE, newcomer, "adapter")))
+        plan.append(("full_finetune_boxes", retrained, Roster(BASE, newcomer), {}))
+    place.evaluate(tell, newcomer, plan, share_boxes=True)
     return place.content()
 
 

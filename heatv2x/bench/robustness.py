@@ -76,18 +76,25 @@ class Method:
         name: of the line.
         about: what it is.
         refine: the ego corrects poses by the boxes that ride on messages.
+        share: the ego adds those boxes to what the fused features show.
         drop_above_m: the ego ignores senders that report a larger deviation.
     """
 
     name: str
     about: str
     refine: bool = False
+    share: bool = False
     drop_above_m: float | None = None
 
 
 METHODS = (
-    Method("heatv2x", "graph fusion, the newcomer joined by LHFT and GCFT, poses corrected by boxes", refine=True),
-    Method("graph", "the same without pose correction"),
+    Method(
+        "heatv2x",
+        "graph fusion, the newcomer joined by LHFT and GCFT; boxes ride on messages, correct poses, and are added",
+        refine=True,
+        share=True,
+    ),
+    Method("graph", "the same without boxes on messages"),
     Method("maximum", "maximum fusion, trained with the same noise, the newcomer joined the same way"),
     Method("maximum_drop", "the same, senders that report 0.5 m or more are ignored", drop_above_m=0.5),
     Method("maximum_refined", "maximum fusion with pose correction", refine=True),
@@ -280,7 +287,9 @@ def disturb(config: RobustnessConfig, study: AdaptationConfig, seed: int, method
     roster = Roster(BASE, (LIDAR, BASE), drop=method.name == "no_fusion")
     panels = channels()
     bar, rows = OneBar(tell, "evaluating"), []
-    evaluator = Evaluator(film, only=range(CLIP - 1, len(film), CLIP), refine_poses=method.refine)
+    evaluator = Evaluator(
+        film, only=range(CLIP - 1, len(film), CLIP), refine_poses=method.refine, share_boxes=method.share
+    )
     arrived: dict[str, str] = {}
     count = sum(len(panel) for panel in panels.values())
     for panel, values in panels.items():

@@ -117,8 +117,8 @@ def _encoders(contents: Mapping[str, Content]) -> dict[str, dict[int, float]]:
 
 def expected_rows(config: AdaptationConfig) -> list[str]:
     """Names of all rows that a finished study has."""
-    both = ("unaligned", "late", "late_lhft", "gcft_only", "lhft", "lhft_gcft", "maximum", "backward_alignment",
-            "full_finetune", "scratch_mix", "control/lhft_equal_steps")  # fmt: skip
+    both = ("unaligned", "late", "late_lhft", "gcft_only", "lhft", "lhft_gcft", "lhft_gcft_boxes", "maximum",
+            "backward_alignment", "full_finetune", "scratch_mix", "control/lhft_equal_steps")  # fmt: skip
     names = ["no_fusion", "single_agent", "homogeneous", "homogeneous_late", "control/gcft_homogeneous"]
     names += ["maximum/no_fusion", "maximum/homogeneous", "control/deployed_from_scratch_mix"]
     for newcomer in config.newcomers:
@@ -127,6 +127,7 @@ def expected_rows(config: AdaptationConfig) -> list[str]:
         names += [f"ego_{newcomer}/no_fusion", f"ego_{newcomer}/single_agent", f"control/{newcomer}_dropped"]
         names += [f"control/deployed_after_{newcomer}", f"control/deployed_after_full_finetune_{newcomer}"]
         if newcomer == LIDAR:
+            names += ["homogeneous_boxes", "full_finetune_boxes"]
             names += [f"full_finetune@{steps}" for steps in config.budgets]
             names += [f"{method}@x{share:g}" for share in config.shares for method in ("lhft", "lhft_gcft")]
             backward = [max(1, round(share * config.backward_steps)) for share in config.shares]

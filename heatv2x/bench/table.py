@@ -12,10 +12,10 @@ from heatv2x.bench.cells import Content
 from heatv2x.errors import HeatError
 
 THRESHOLDS = ("0.3", "0.5", "0.7")
-JOINING = ("unaligned", "late", "late_lhft", "gcft_only", "lhft", "lhft_equal_steps", "lhft_gcft", "maximum",
-           "backward_alignment", "full_finetune")  # fmt: skip
+JOINING = ("unaligned", "late", "late_lhft", "gcft_only", "lhft", "lhft_equal_steps", "lhft_gcft",
+           "lhft_gcft_boxes", "maximum", "backward_alignment", "full_finetune", "full_finetune_boxes")  # fmt: skip
 METHODS = (
-    "no_fusion", "single_agent", *JOINING, "scratch_mix", "homogeneous", "homogeneous_late",
+    "no_fusion", "single_agent", *JOINING, "scratch_mix", "homogeneous", "homogeneous_boxes", "homogeneous_late",
 )  # fmt: skip
 ASIDE = ("control", "ablation", "links")
 """Rows with tables of their own, whoever the ego is."""

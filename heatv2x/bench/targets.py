@@ -64,6 +64,8 @@ class Targets:
     def without(self) -> list[dict[str, Any]]:
         """Differences in AP50 that no target covers but a reader asks for; what is not measured is left out."""
         pairs = [("the graph over late fusion, deployed type only", "homogeneous", "homogeneous_late")]
+        pairs.append(("the graph with boxes over late fusion, deployed type only", "homogeneous_boxes",
+                      "homogeneous_late"))  # fmt: skip
         for link, where in (("noise", "0.4 m/°"), ("quality", "mixed pose quality")):
             ours, theirs = f"links/graph_refined/{link}", f"links/maximum_refined/{link}"
             pairs.append((f"graph over maximum, both with pose refinement, {where}", ours, theirs))
@@ -73,6 +75,7 @@ class Targets:
             for who, prefix in ((f"{newcomer} newcomer", heard), (f"{newcomer} as the ego", f"ego_{newcomer}/")):
                 pairs += [
                     (f"LHFT + GCFT over late fusion, {who}", f"{prefix}lhft_gcft", f"{prefix}late"),
+                    (f"LHFT + GCFT with boxes over late fusion, {who}", f"{prefix}lhft_gcft_boxes", f"{prefix}late"),
                     (f"LHFT + GCFT over LHFT alone, {who}", f"{prefix}lhft_gcft", f"{prefix}lhft"),
                 ]
         if len(self.config.newcomers) > 1:

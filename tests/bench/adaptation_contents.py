@@ -187,6 +187,14 @@ def _joining(cells: Contents, row: Any, newcomer: str, offset: float) -> None:
             for name in ("whole", "no_multi_cognitive")
         ]
     }
+    boxes = [
+        row(f"{prefix}lhft_gcft_boxes", newcomer, ego, 0.78 + offset, 0.43 + offset)
+        for ego, prefix in (("lidar64", heard), (newcomer, f"ego_{newcomer}/"))
+    ]
+    if newcomer == "lidar16":
+        boxes.append(row("homogeneous_boxes", newcomer, "lidar64", 0.83, 0.48))
+        boxes.append(row("full_finetune_boxes", newcomer, "lidar64", 0.785, 0.44))
+    cells[f"{newcomer}/boxes"] = {"rows": boxes}
     for name, (_, trainings) in places.items():
         cells[f"{newcomer}/{name}"] = {"rows": made[name], "stages": trainings}
     cells[f"{newcomer}/joined"]["facts"] = {"adapter_pack_bytes": 210_000, "base_unchanged": True}

@@ -28,7 +28,7 @@ def test_comparisons_without_a_target_show_both_signs() -> None:
     assert found["LHFT + GCFT over late fusion, lidar16 newcomer"].startswith("+2.0 ± 0.0 points")
     assert found["LHFT + GCFT over late fusion, camera as the ego"].startswith("−3.0 ± 0.0 points")
     assert found["LHFT + GCFT over late fusion, all types together"].startswith("+2.0")
-    assert len(found) == 14
+    assert len(found) == 19
 
 
 def test_a_missed_target_says_by_how_much() -> None:
