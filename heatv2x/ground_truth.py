@@ -23,6 +23,7 @@ def ground_truth(
     visible_to: Literal["lidar", "camera"] = "lidar",
     min_hits: int = 1,
     all_corners: bool = False,
+    own_body: bool = False,
 ) -> Boxes3D:
     """The union of what the participants see, without the ego's own body.
 
@@ -37,6 +38,7 @@ def ground_truth(
             count returns: there an object is seen if an agent lists it.
         all_corners: HEAL's range rule (all eight corners inside `limits`, z included) in place of ours (the centre
             inside in x and y).
+        own_body: keep boxes of the ego itself, which other agents list, as the field's code does.
 
     Returns:
         Upright boxes in the ego's LiDAR frame with ids, and the hits summed over the participants (None if the dataset
@@ -51,8 +53,8 @@ def ground_truth(
     else:
         raise ValueError(f"visible_to is 'lidar' or 'camera', got {visible_to!r}")
     upright = _upright(objects, frame.agents[ego].pose)
-    keep = seen & (objects.ids != frame.agents[ego].agent_id)
-    if not frame.agents[ego].is_roadside:  # a vehicle may well drive under a roadside unit
+    keep = seen if own_body else seen & (objects.ids != frame.agents[ego].agent_id)
+    if not frame.agents[ego].is_roadside and not own_body:  # a vehicle may well drive under a roadside unit
         keep &= ~_contains_origin(upright)
     if limits is not None:
         keep &= in_range(upright, limits, all_corners=all_corners)

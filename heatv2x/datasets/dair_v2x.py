@@ -58,7 +58,7 @@ class DairV2x(Dataset):
 
         Attributes:
             splits: whose split files: "coalign" (train.json, val.json) or "official".
-            truth: "sides" joins the labels of both sides (HEAL); "cooperative" takes the cooperative labels (the official
+            truth: "sides" joins the labels of both sides (HEAL); "cooperative" takes the cooperative labels (official
                 tool). The numbers differ.
             annotations: "complemented" labels all around, "original" ones (the vehicle's only where its camera looks),
                 "auto" takes those in place. Numbers on the two are not comparable.
