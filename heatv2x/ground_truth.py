@@ -86,6 +86,27 @@ def in_range(boxes: Float64, limits: Sequence[float], *, all_corners: bool = Fal
     return np.asarray(((corners >= low) & (corners <= high)).all(axis=(1, 2)))
 
 
+def in_image(T_world_object: Float64, pose: Pose, T_agent_camera: Float64, K: Float64, size: tuple[int, int]) -> Bool:
+    """Which objects have their centre in a camera's image, hidden or not.
+
+    Args:
+        T_world_object: (N, 4, 4).
+        pose: of the camera's agent.
+        T_agent_camera: (4, 4), camera axes as OpenCV's.
+        K: (3, 3) intrinsics in pixels.
+        size: width and height in pixels.
+
+    Returns:
+        (N,) bool.
+    """
+    T_camera_world = Pose(pose.matrix @ T_agent_camera).inverse()
+    centres = T_world_object[:, :3, 3] @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+    ahead = centres[:, 2] > 0.1
+    pixels = centres @ K.T
+    u, v = (pixels[:, :2] / np.where(ahead, pixels[:, 2], 1.0)[:, None]).T
+    return np.asarray(ahead & (u >= 0) & (u < size[0]) & (v >= 0) & (v < size[1]))
+
+
 def _participants(frame: Frame, ego: int, participants: Sequence[int] | None, comm_range_m: float | None) -> list[int]:
     everyone = range(len(frame.agents)) if participants is None else participants
     pose = frame.agents[ego].pose
