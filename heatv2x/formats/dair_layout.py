@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heatv2x.errors import DataError
-from heatv2x.formats.dair_json import parse_json, parse_offset
+from heatv2x.formats.dair_json import MAX_BYTES, parse_json, parse_offset
 
 _log = logging.getLogger(__name__)
 FOLDER = "cooperative-vehicle-infrastructure"
@@ -229,6 +229,8 @@ def _stem(entry: dict[str, Any], key: str, number: int, path: Path) -> str:
 
 def _bytes(path: Path, way_out: str) -> bytes:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(path, f"is larger than {MAX_BYTES // 1_000_000} MB", way_out=way_out)
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(path, "is missing", way_out=way_out) from error

@@ -27,6 +27,7 @@ from heatv2x.structures import Bool, Float64, Int32, Int64, Objects
 
 _log = logging.getLogger(__name__)
 _VERSION = 2
+MAX_BYTES = 64_000_000
 _RECENT_NS = 2_000_000_000
 """A file written this shortly before it was indexed may change again without its time stamp changing."""
 
@@ -194,6 +195,9 @@ def _stat(path: Path) -> os.stat_result:
 
 def _stamp(root: Path, path: str) -> tuple[FileStamp, bytes]:
     state = _stat(root / path)
+    if state.st_size > MAX_BYTES:
+        problem = f"is larger than {MAX_BYTES // 1_000_000} MB, no frame's description is"
+        raise DataError(root / path, problem, way_out="download or write the file again")
     try:
         content = (root / path).read_bytes()
     except OSError as error:
