@@ -375,4 +375,6 @@ def _portable(config: JobConfig) -> dict[str, Any]:
     """The settings without the places of files, for a pack's provenance."""
     settings = config.model_dump(mode="json")
     places = {"data", "out", "hetero_root", "base", "agents", "adapter"} | (set() if config.reader else {"reader"})
+    if config.scenes.roadside_ego:  # as it was before there was a choice: results that exist stay valid
+        del settings["scenes"]["roadside_ego"]
     return {k: v for k, v in settings.items() if k not in places}
