@@ -19,7 +19,6 @@ from torch import Tensor
 from heatv2x.agents.base import Agent
 from heatv2x.channel import disturbed
 from heatv2x.config import Config
-from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Links
@@ -40,7 +39,6 @@ class SceneConfig(Config):
         thin: greatest share of points dropped from a sweep.
         min_hits: LiDAR returns an object needs to be a training target.
         noise: draw pose noise for senders: 30 % none, 45 % up to 0.5 m and degrees, 25 % of 1 m and degree.
-        roadside_ego: whether a roadside unit may be the ego.
     """
 
     senders: int = 2
@@ -51,7 +49,6 @@ class SceneConfig(Config):
     thin: float = 0.2
     min_hits: int = 2
     noise: bool = True
-    roadside_ego: bool = True
 
 
 @dataclass
@@ -133,9 +130,7 @@ def vary(agent: AgentFrame, flip: bool, config: SceneConfig, rng: np.random.Gene
 
 def draw_members(frame: Frame, config: SceneConfig, rng: np.random.Generator) -> list[int]:
     """A random ego and some of the agents in its range."""
-    able = [i for i, agent in enumerate(frame.agents) if config.roadside_ego or not agent.is_roadside]
-    if not able:
-        raise ConfigError(f"frame {frame.name} has roadside units only; write scenes.roadside_ego=true")
+    able = range(len(frame.agents)) if frame.egos is None else frame.egos
     ego = able[int(rng.integers(len(able)))]
     pose = frame.agents[ego].pose
     near = [j for j, a in enumerate(frame.agents) if j != ego and a.pose.planar_distance(pose) <= config.range_m]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.errors import ConfigError
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
 from heatv2x.structures import Frame
@@ -109,18 +108,14 @@ class TestDrawing:
         assert set(egos) == {0, 1, 2, 3} and set(counts) == {1, 3}
         assert counts[1] / 800 == pytest.approx(0.25, abs=0.06)
 
-    def test_a_roadside_unit_is_the_ego_only_if_it_may_be(self, pool: Pool) -> None:
-        frame = pool.frames[0]
-        last = len(frame.agents) - 1
-        roadside = frame.with_agents((*frame.agents[:last], replace(frame.agents[last], agent_id=-1)))
-        for may, egos in ((True, {*range(last + 1)}), (False, {*range(last)})):
-            config = SceneConfig(senders=last, alone=0.0, roadside_ego=may)
-            drawn = [draw_members(roadside, config, np.random.default_rng(seed)) for seed in range(30)]
+    def test_only_those_that_may_are_the_ego(self, pool: Pool) -> None:
+        last = len(pool.frames[0].agents) - 1
+        for may, egos in ((None, {*range(last + 1)}), (tuple(range(last)), {*range(last)})):
+            frame = replace(pool.frames[0], egos=may)
+            config = SceneConfig(senders=last, alone=0.0)
+            drawn = [draw_members(frame, config, np.random.default_rng(seed)) for seed in range(30)]
             assert {members[0] for members in drawn} == egos
             assert any(last in members[1:] for members in drawn)  # it is heard either way
-        units = tuple(replace(agent, agent_id=-1 - number) for number, agent in enumerate(frame.agents))
-        with pytest.raises(ConfigError, match="has roadside units only"):
-            draw_members(frame.with_agents(units), SceneConfig(roadside_ego=False), np.random.default_rng(0))
 
     def test_agents_out_of_range_are_not_heard(self, pool: Pool) -> None:
         frame, rng = pool.frames[0], np.random.default_rng(0)
