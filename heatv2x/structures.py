@@ -19,7 +19,8 @@ Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
-LIDARS = ("lidar64", "lidar32", "lidar16")
+LIDARS = ("lidar64", "lidar32", "lidar16", "lidar")
+"""LiDARs by their number of beams; "lidar" is an agent's own, whatever it is."""
 SENSORS = (*LIDARS, "camera")
 
 
@@ -186,6 +187,7 @@ class Objects:
         hits: (N, A) int32 LiDAR returns on object n by agent a of `Frame.agents` (its label sensor, 64 beams where it
             has them). 0 means the object is not in that agent's label list; 1 where the dataset only says "seen".
         camera_visible: (N, A) bool, the object's centre is visible to agent a's cameras.
+        counted: False if a dataset only says "seen" for some agent, so that `hits` are no counts.
     """
 
     ids: Int64
@@ -194,6 +196,7 @@ class Objects:
     speed: Float32
     hits: Int32
     camera_visible: Bool
+    counted: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -232,17 +235,22 @@ class Frame:
         timestamp: the dataset's time stem.
         agents: vehicles in lexicographic order of their id, then roadside units.
         objects: the labelled objects, in the world.
+        egos: indices of the agents that may be the ego of a training scene; None for all.
     """
 
     scenario: str
     timestamp: str
     agents: tuple[AgentFrame, ...]
     objects: Objects
+    egos: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.agents) > 0, f"frame {self.scenario}/{self.timestamp} has no agents")
         expected = (len(self.objects), len(self.agents))
         _require(self.objects.hits.shape == expected, f"objects.hits must be (N, A) = {expected}")
+        _require(
+            self.egos is None or len(self.egos) > 0, f"no agent of {self.scenario}/{self.timestamp} may be the ego"
+        )
 
     @property
     def name(self) -> str:

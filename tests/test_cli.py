@@ -13,6 +13,7 @@ import pytest
 
 from heatv2x import __version__, cli, plugins
 from heatv2x.config import build, parse_overrides, read_recipe
+from heatv2x.evaluation import EvalConfig
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
 from heatv2x.training import jobs
@@ -325,6 +326,7 @@ class TestRecipes:
         head = [line for line in text.splitlines() if line.startswith("#")]
         assert any("heatv2x" in line for line in head) and len(text.splitlines()) < 60
         known = [jobs.BaseConfig, jobs.EncoderConfig, jobs.LocalConfig, jobs.CollaborativeConfig, jobs.FullConfig]
+        known = [*known, EvalConfig]
         assert any(set(read_recipe(path)) <= set(config.model_fields) for config in known)
 
     def test_settings_on_the_command_line_win(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ from heatv2x.bench import experiments
 from heatv2x.bench.config import BASE, NEWCOMERS, AdaptationConfig
 from heatv2x.config import Config, nearest, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.evaluation import Evaluator
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
+from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, to_row
 from heatv2x.training import job_config, jobs
 from heatv2x.workers import Tell
@@ -89,8 +90,7 @@ class Mixed(Roster):
     So with more types than senders every type is heard somewhere.
     """
 
-    def roles(self, agent_ids: Collection[int], ego_id: int) -> dict[int, str]:
-        """Type of every agent of a frame by id."""
+    def roles(self, agent_ids: Collection[int], ego_id: int, scenario: str = "") -> dict[int, str]:
         others = sorted(agent_id for agent_id in agent_ids if agent_id != ego_id)
         types = self.sender_types
         start = sum(agent_ids) % len(types)
@@ -122,7 +122,7 @@ def joined_packs(place: experiments.Place, deployed: Collection[str]) -> list[Pa
 
 def train_base(config: FleetConfig, seed: int, tell: Tell) -> dict[str, Any]:
     """The base that all join: the adaptation study's."""
-    return experiments.train_base(config.networks_here, seed, "hetero_graph", "base", tell)
+    return experiments.train_base(config.networks_here, seed, "base", tell)
 
 
 def pretrain(config: FleetConfig, seed: int, name: str, tell: Tell) -> dict[str, Any]:

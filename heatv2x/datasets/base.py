@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
-from heatv2x.structures import Frame
+from heatv2x import config, plugins
+from heatv2x.errors import ConfigError
+from heatv2x.structures import SENSORS, Frame
 
 Sensors = Collection[str] | Mapping[int, Collection[str]]
 """Which sensors to decode: the same for all agents, or by agent id. Names: `structures.SENSORS`."""
 
 
 class Dataset(ABC):
-    """One split of a dataset: frames by index, in a fixed order (scenario by scenario, time by time)."""
+    """One split of a dataset: frames by index, in a fixed order (scenario by scenario, time by time).
+
+    The constructor takes the dataset's folder, the split's name, and the fields of the part's `Config` by keyword.
+
+    Attributes:
+        stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
+    """
+
+    stem_step = 2
+
+    class Config(config.Config):
+        """A dataset without settings of its own."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -38,3 +54,50 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex SHA-256 over the split's metadata content: the same data gives the same value on every machine."""
+
+    def capture_us(self, index: int, agent_id: int) -> int:
+        """When an agent captured what it senses in a frame, microseconds on the recording's clock.
+
+        Raises:
+            ConfigError: the time stem is no number, and the dataset knows no better.
+        """
+        stem = self.name(index).rpartition("/")[2]
+        if not stem.isdigit():
+            raise ConfigError(f"time stem '{stem}' is not a number of simulator ticks")
+        return int(stem) * 100_000 // self.stem_step
+
+    def earlier(self, index: int, frames: int) -> int | None:
+        """Index of the frame of the same scenario that was captured `frames` times 100 ms before, None without one."""
+        scenario, _, stem = self.name(index).rpartition("/")
+        wanted = f"{scenario}/{int(stem) - self.stem_step * frames:0{len(stem)}d}"
+        return self._by_name.get(wanted)
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {self.name(index): index for index in range(len(self))}
+
+
+def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str, Any] | None = None) -> Dataset:
+    """One split by the name of the dataset part and its settings, which the part's `Config` checks.
+
+    Raises:
+        ConfigError: no such part, or a setting it does not know.
+        DataError: the folder is not such a dataset.
+    """
+    dataset_class = plugins.find("datasets", part)
+    checked = config.build(dataset_class.Config, settings or {}, f"dataset part '{part}'")
+    dataset: Dataset = dataset_class(root, split, **dict(checked))
+    return dataset
+
+
+def wanted_sensors(sensors: Sensors, agent_id: int) -> frozenset[str]:
+    """Names of the sensors asked for of one agent; an agent that a mapping does not name gets none.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    wanted = sensors.get(agent_id, ()) if isinstance(sensors, Mapping) else sensors
+    names = frozenset([wanted] if isinstance(wanted, str) else wanted)
+    for name in names - set(SENSORS):
+        raise ConfigError(f"unknown sensor '{name}'; {config.nearest(name, SENSORS)}")
+    return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,13 +94,16 @@ class Layout:
         hetero = opv2v.with_name(f"{opv2v.name}_Hetero") if hetero_root is None else Path(hetero_root)
         return cls(opv2v, hetero, split)
 
-    def frames(self) -> list[FrameFiles]:
+    def frames(self, exclude: Collection[str] = ()) -> list[FrameFiles]:
         """Every frame of the split, scenario by scenario, time by time.
+
+        Args:
+            exclude: scenarios that are left out.
 
         Raises:
             DataError: no scenarios, a scenario without agents, or an agent that lacks a frame.
         """
-        scenarios = [folder.name for folder in _folders(self.opv2v / self.split)]
+        scenarios = [folder.name for folder in _folders(self.opv2v / self.split) if folder.name not in exclude]
         frames = [frame for scenario in scenarios for frame in self._scenario(scenario)]
         if not frames:
             raise DataError(self.opv2v / self.split, "holds no frames", way_out="complete the download of this split")

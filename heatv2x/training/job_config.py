@@ -18,7 +18,7 @@ class JobConfig(LoopConfig):
 
     Attributes:
         data: the dataset's folder.
-        dataset: the dataset part that reads it.
+        dataset: the dataset part that reads it; with settings of its own: dataset.part=NAME dataset.settings.KEY=VALUE.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
         frames: use only so many training frames, spread evenly; None uses all.
         out: the run folder.
@@ -28,7 +28,7 @@ class JobConfig(LoopConfig):
     """
 
     data: Path
-    dataset: str = "opv2v"
+    dataset: str | PartConfig = "opv2v"
     hetero_root: Path | None = None
     frames: int | None = pydantic.Field(None, gt=0)
     out: Path

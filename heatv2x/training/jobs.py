@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import distributed
 
-from heatv2x import __version__, plugins
+from heatv2x import __version__
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.evaluation import Evaluator, open_part
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.packs import Pack, read_pack, write_pack
+from heatv2x.roster import Roster
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache, load_cache, save_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
@@ -75,8 +76,7 @@ class JobResult:
 
 def open_split(config: JobConfig, split: str) -> Dataset:
     """One split of the job's dataset."""
-    dataset: Dataset = plugins.find("datasets", config.dataset)(config.data, split, hetero_root=config.hetero_root)
-    return dataset
+    return open_part(config.dataset, config.data, split, config.hetero_root)
 
 
 def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:

@@ -20,10 +20,10 @@ from heatv2x.bench.scaling import ScalingConfig, cells_of, quick
 from heatv2x.bench.scaling_page import page, panels, write_page
 from heatv2x.bench.scaling_summary import further_agent, summarise
 from heatv2x.errors import HeatError
-from heatv2x.evaluation import Roster
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, PartConfig
 from heatv2x.packs import write_pack
+from heatv2x.roster import Roster
 from heatv2x.structures import Pose
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 
