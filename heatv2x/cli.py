@@ -34,9 +34,11 @@ app = typer.Typer(
 world_app = typer.Typer(help="The synthetic world.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
 adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
+data_app = typer.Typer(help="Look through a dataset before training, index it, draw it.", no_args_is_help=True)
 bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
 pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
+app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
@@ -52,6 +54,7 @@ Settings = Annotated[
         metavar="key=value", help="Settings (heatv2x settings VERB lists them); recipe=NAME reads a recipe first."
     ),
 ]
+Folder = Annotated[Path, typer.Argument(metavar="PATH", help="The dataset's folder.")]
 
 
 def main() -> None:
@@ -135,10 +138,12 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
+    from heatv2x.inspection import CheckConfig
     from heatv2x.training import job_config
     from heatv2x.world.config import WorldConfig
 
     known: dict[str, type[Config]] = {
+        "data check": CheckConfig,
         "demo": DemoConfig,
         "world build": WorldConfig,
         "train base": job_config.BaseConfig,
@@ -176,6 +181,30 @@ def world_build(settings: Settings = None) -> None:
             table.add_row(name, str(split.scenarios), str(split.frames), *means, share)
     out.print(table)
     _say(f"World: {config.out}")
+
+
+@data_app.command("check")
+def data_check(
+    path: Folder,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Look for what is missing, broken or cannot be true; exit code 2 if there is anything."""
+    from heatv2x.files import write_json
+    from heatv2x.inspection import CheckConfig, inspect
+    from heatv2x.tables import print_inspection
+
+    config = _config(CheckConfig, settings)
+    with _bars(finished_go=True) as report:
+        inspection = inspect(path, config, report)
+    if config.json_ is not None:
+        write_json(config.json_, inspection.to_json())
+    if as_json:
+        out.print_json(data=inspection.to_json())
+    else:
+        print_inspection(inspection, out)
+    if not inspection.ok:
+        raise typer.Exit(2)
 
 
 @train_app.command("base")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from heatv2x.config import nearest
 from heatv2x.datasets.base import Dataset, Sensors
 from heatv2x.errors import ConfigError, DataError
+from heatv2x.formats import opv2v_survey
 from heatv2x.formats.image import read_depth, read_rgb
 from heatv2x.formats.opv2v_index import FrameRecord, fingerprint, open_index
 from heatv2x.formats.opv2v_layout import Layout
 from heatv2x.formats.opv2v_yaml import CameraRecord
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.structures import SENSORS, AgentFrame, Camera, Float32, Frame, PointCloud, Pose
+from heatv2x.survey import Recognised, Visit
 
 _LIDAR_SUFFIX = {"lidar64": "", "lidar32": "_32", "lidar16": "_16"}
 _BODY_X_M = (-1.95, 2.95)
@@ -76,6 +78,28 @@ class Opv2v(Dataset):
             self._agent(record, number, _of_agent(sensors, int(folder))) for number, folder in enumerate(record.folders)
         )
         return Frame(scenario, timestamp, agents, record.objects)
+
+    @classmethod
+    def recognise(cls, root: Path) -> Recognised | None:
+        return opv2v_survey.recognise(root)
+
+    @classmethod
+    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+        return opv2v_survey.survey(root, split)
+
+    def available(self, index: int) -> dict[int, tuple[str, ...]]:
+        record = self._records[index]
+        scenario, _, timestamp = record.name.partition("/")
+        sensors = {}
+        for folder in record.folders:
+            there = [
+                name
+                for name, suffix in _LIDAR_SUFFIX.items()
+                if self.layout.sensor_file(scenario, folder, f"{timestamp}{suffix}.pcd", hetero=bool(suffix)).exists()
+            ]
+            image = self.layout.sensor_file(scenario, folder, f"{timestamp}_camera0.png", hetero=False)
+            sensors[int(folder)] = (*there, *(["camera"] if image.exists() else []))
+        return sensors
 
     def _agent(self, record: FrameRecord, number: int, sensors: frozenset[str]) -> AgentFrame:
         scenario, _, timestamp = record.name.partition("/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import zlib
 from pathlib import Path
 
@@ -9,14 +11,19 @@ import numpy as np
 from PIL import Image
 
 from heatv2x.errors import DataError
+from heatv2x.files import read_bytes
 from heatv2x.structures import Bool, Float32, Float64, UInt8
 
 CAMERA_SIZE = (800, 600)
 """Width and height in pixels for which OPV2V's intrinsics hold."""
 
+MAX_BYTES = 64_000_000
+
 RASTER_CELLS = 256
 RASTER_CELL_M = 0.39
 _RASTER_CENTRE = 127
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_WAY_OUT = "download or write the file again"
 _COLOUR_MODES = ("RGB", "RGBA")
 _RASTER_MODES = ("1", "L", "P", *_COLOUR_MODES)
 
@@ -66,23 +73,28 @@ def visible_at(raster: Bool, xy: Float64) -> Bool:
 
 
 def _read_png(source: Path, size: tuple[int, int], modes: tuple[str, ...], wanted: str) -> UInt8:
+    content = read_bytes(
+        source, MAX_BYTES, missing="the image is missing", way_out="complete the download of this agent"
+    )
+    # Size and mode come from the header: nothing is decompressed before they are what they should be.
+    _check_size(source, content, size)
     try:
-        with Image.open(source, formats=("PNG",)) as image:
-            # Size and mode come from the header: nothing is decompressed before they are what they should be.
-            _check(source, image, size, modes)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.mode not in modes:
+                problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
+                raise DataError(source, problem, key="mode", way_out="write it again as 8-bit PNG of that kind")
             return np.array(image.convert(wanted) if image.mode != wanted else image, np.uint8)
-    except FileNotFoundError as error:
-        raise DataError(source, "the image is missing", way_out="complete the download of this agent") from error
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         problem = f"is not a readable PNG image: {error}"
-        raise DataError(source, problem, way_out="download or write the file again") from error
+        raise DataError(source, problem, way_out=_WAY_OUT) from error
 
 
-def _check(source: Path, image: Image.Image, size: tuple[int, int], modes: tuple[str, ...]) -> None:
-    if image.size != size:
-        problem = f"is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}"
+def _check_size(source: Path, content: bytes, size: tuple[int, int]) -> None:
+    if content[:8] != _SIGNATURE or content[12:16] != b"IHDR" or len(content) < 24:
+        found = "it is empty" if not content else f"it begins with {content[:8]!r}"
+        raise DataError(source, f"is not a readable PNG image: {found}", way_out=_WAY_OUT)
+    width, height = struct.unpack(">II", content[16:24])
+    if (width, height) != size:
+        problem = f"is {width}x{height} pixels, expected {size[0]}x{size[1]}"
         reason = "with another size the intrinsics or cells would be silently wrong; write it again at that size"
         raise DataError(source, problem, key="size", way_out=reason)
-    if image.mode not in modes:
-        problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
-        raise DataError(source, problem, key="mode", way_out="write it again as 8-bit PNG of that kind")

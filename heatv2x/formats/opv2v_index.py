@@ -7,12 +7,12 @@ time stamp leads to hashing the content, a changed hash to parsing.
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import logging
 import os
 import time
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from heatv2x.errors import DataError
-from heatv2x.files import atomic_path
+from heatv2x.files import atomic_path, read_bytes
 from heatv2x.formats.image import read_visibility, visible_at
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout
 from heatv2x.formats.opv2v_yaml import AgentRecord, CameraRecord, Seen, parse_agent_yaml, parse_hits
+from heatv2x.formats.tagged_yaml import MAX_BYTES
 from heatv2x.structures import Bool, Float64, Int32, Int64, Objects, Pose
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
+_MAX_INDEX_BYTES = 2_000_000_000
 _RECENT_NS = 2_000_000_000
 """A file written this shortly before it was indexed may change again without its time stamp changing."""
 
@@ -85,8 +87,7 @@ def open_index(layout: Layout, cache_dir: Path | None = None) -> list[FrameRecor
     Raises:
         DataError: a descriptive file is missing or corrupt; names file, key and way out.
     """
-    root = hashlib.sha256(str(layout.opv2v.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    path = (default_cache_dir() if cache_dir is None else cache_dir) / f"{layout.split}-{root}.npz"
+    path = index_path(layout, cache_dir)
     known, indexed_at = _load(path)
     started_at = time.time_ns()
     frames = layout.frames()
@@ -99,6 +100,21 @@ def open_index(layout: Layout, cache_dir: Path | None = None) -> list[FrameRecor
         message = "%s: %d object labels have no 'center'; their boxes sit on the reference point, half a height too low"
         _log.warning(message, layout.opv2v / layout.split, without_center)
     return records
+
+
+def read_record(layout: Layout, frame: FrameFiles) -> FrameRecord:
+    """The record of one frame, from its files.
+
+    Raises:
+        DataError: one of them is missing or corrupt; names file, key and way out.
+    """
+    return _read(layout.opv2v, frame)
+
+
+def index_path(layout: Layout, cache_dir: Path | None = None) -> Path:
+    """Where the index of a split is kept."""
+    root = hashlib.sha256(str(layout.opv2v.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return (default_cache_dir() if cache_dir is None else cache_dir) / f"{layout.split}-{root}.npz"
 
 
 def fingerprint(records: Iterable[FrameRecord]) -> str:
@@ -133,10 +149,7 @@ def _stat(path: Path) -> os.stat_result:
 
 def _stamp(root: Path, path: str) -> tuple[FileStamp, bytes]:
     state = _stat(root / path)
-    try:
-        content = (root / path).read_bytes()
-    except OSError as error:
-        raise DataError(root / path, f"cannot be read: {error.strerror}", way_out="complete the download") from error
+    content = read_bytes(root / path, MAX_BYTES, way_out="complete the download")
     digest = hashlib.sha256(content).digest()
     return FileStamp(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, digest), content
 
@@ -199,26 +212,20 @@ def _hits(ids: Int64, agent: AgentRecord, sidecar: dict[int, Seen] | None, root:
 
 
 def _load(path: Path) -> tuple[dict[str, FrameRecord], int]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}, 0
     try:
-        with np.load(path, allow_pickle=False) as file:
+        content = read_bytes(path, _MAX_INDEX_BYTES)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(member.file_size > len(content) for member in archive.infolist()):
+                raise ValueError("it holds packed arrays")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if int(arrays["version"]) != _VERSION:
             _log.info("%s is of another version and is built again", path)
             return {}, 0
         return {record.name: record for record in _unpack(arrays)}, int(arrays["indexed_at_ns"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        EOFError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,  # zipfile: a damaged header names a compression it does not know
-    ) as error:
+    except Exception as error:  # a damaged zip or array raises what it likes, and the index is only a copy
         _log.warning("the index %s is corrupt and is built again: %s", path, error)
         return {}, 0
 

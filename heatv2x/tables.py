@@ -1,0 +1,76 @@
+"""What the data verbs print: tables for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from heatv2x.inspection import Fault, FileCount, Inspection
+
+MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("wrong", "bold red")}
+_STATES = {"complete": "green", "not there": "dim", "incomplete": "bold red", "broken files": "bold red"}
+
+
+def print_inspection(inspection: Inspection, out: Console) -> None:
+    """The result of `heatv2x data check`."""
+    out.print(Text(inspection.title, "bold") + Text(f"  {inspection.root}  (dataset={inspection.dataset})", "dim"))
+    out.print()
+    out.print(_splits(inspection))
+    out.print()
+    out.print(_files(inspection))
+    out.print()
+    verdicts = Table(box=None, pad_edge=False, show_header=False)
+    for verdict in inspection.verdicts:
+        verdicts.add_row(MARKS[verdict.state], verdict.name, Text(verdict.detail))
+    out.print(verdicts)
+    for fault in inspection.faults:
+        out.print()
+        _print_fault(fault, out)
+    out.print()
+    kinds = len(inspection.faults) + sum(verdict.state == "fault" for verdict in inspection.verdicts)
+    if inspection.ok:
+        out.print(Text("No faults found.", "bold green"))
+    else:
+        total = sum(fault.count for fault in inspection.faults)
+        out.print(
+            Text(f"{kinds} kind{'s' if kinds > 1 else ''} of fault, {total} in files: mend them first.", "bold red")
+        )
+
+
+def _splits(inspection: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("split", "scenarios", "frames", "published", "agents per frame", "objects per frame"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for split in inspection.splits:
+        published = "-" if split.published is None else f"{split.published:,}"
+        if split.published and split.frames < split.published:
+            published += f" ({100 * split.frames / split.published:.2g} % here)"
+        described = max(split.frames, 1)
+        means = (f"{split.agent_frames / described:.1f}", f"{split.objects / described:.1f}")
+        table.add_row(split.split, f"{split.scenarios:,}", f"{split.frames:,}", published, *means)
+    return table
+
+
+def _files(inspection: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("files", "of download", "there", "missing", "broken", ""):
+        table.add_column(heading, justify="right" if heading in ("there", "missing", "broken") else "left")
+    for count in inspection.files:
+        table.add_row(count.kind, count.download, *_numbers(count), Text(count.state, _STATES[count.state]))
+    return table
+
+
+def _numbers(count: FileCount) -> tuple[str, str, str]:
+    missing = count.expected - count.present
+    return f"{count.present:,}", f"{missing:,}" if missing else "-", f"{count.broken:,}" if count.broken else "-"
+
+
+def _print_fault(fault: Fault, out: Console) -> None:
+    many = f" ({fault.count:,} of them, the first is shown)" if fault.count > 1 else ""
+    out.print(Text(f"{fault.what}: {fault.kind}{many}", "bold red"), soft_wrap=True)
+    key = f", key '{fault.key}'" if fault.key else ""
+    out.print(f"  {fault.path}{key}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"  {fault.problem}", markup=False, highlight=False, soft_wrap=True)
+    if fault.way_out:
+        out.print(f"  Way out: {fault.way_out}", markup=False, highlight=False, soft_wrap=True)
