@@ -1,6 +1,7 @@
 """Look through a dataset before training: what it is, what is missing, broken or cannot be true.
 
-`inspect` walks the survey of whatever dataset recognises the folder (`datasets/base.py`), reads what is there, and sums up.
+`inspect` walks the survey of whatever dataset recognises the folder (`datasets/base.py`), reads what is
+there, and sums it up.
 """
 
 from __future__ import annotations
@@ -65,12 +66,13 @@ class Fault:
 
 @dataclass
 class SplitCount:
-    """What a split holds: `published` frames are None where none are known."""
+    """What a split holds: `published` frames are None where none are known, `described` ones could be read."""
 
     split: str
     published: int | None
     scenarios: int = 0
     frames: int = 0
+    described: int = 0
     agent_frames: int = 0
     objects: int = 0
 
@@ -139,9 +141,7 @@ def recognise(root: Path, dataset: str | None = None) -> tuple[str, type[Dataset
     if not known:
         inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
         problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
-        raise DataError(
-            root, problem, way_out="give the folder that docs/data_formats.md shows on top, or dataset=NAME"
-        )
+        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
     return known[0]
 
 
@@ -216,6 +216,8 @@ class _Inspector:
             if visit.frame is not None:
                 same = before is not None and before.scenario == visit.frame.scenario
                 self.judge(visit, before if same else None)
+                count.described += 1
+                count.described += 1
                 count.agent_frames += len(visit.frame.agents)
                 count.objects += len(visit.frame.objects)
                 before = visit.frame

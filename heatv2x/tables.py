@@ -19,6 +19,8 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
     out.print(_splits(inspection))
     out.print()
     out.print(_files(inspection))
+    if absent := [count.kind for count in inspection.files if count.state == "not there"]:
+        out.print(Text(f"not there: {', '.join(absent)}", "dim"))
     out.print()
     verdicts = Table(box=None, pad_edge=False, show_header=False)
     for verdict in inspection.verdicts:
@@ -40,14 +42,12 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
 
 def _splits(inspection: Inspection) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("split", "scenarios", "frames", "published", "agents per frame", "objects per frame"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for heading in ("split", "scenarios", "frames", "published", "agents", "objects"):
+        table.add_column(heading, justify="left" if heading == "split" else "right", no_wrap=True)
     for split in inspection.splits:
         published = "-" if split.published is None else f"{split.published:,}"
-        if split.published and split.frames < split.published:
-            published += f" ({100 * split.frames / split.published:.2g} % here)"
-        described = max(split.frames, 1)
-        means = (f"{split.agent_frames / described:.1f}", f"{split.objects / described:.1f}")
+        frames = max(split.described, 1)
+        means = (f"{split.agent_frames / frames:.1f} a frame", f"{split.objects / frames:.1f} a frame")
         table.add_row(split.split, f"{split.scenarios:,}", f"{split.frames:,}", published, *means)
     return table
 
@@ -57,6 +57,8 @@ def _files(inspection: Inspection) -> Table:
     for heading in ("files", "of download", "there", "missing", "broken", ""):
         table.add_column(heading, justify="right" if heading in ("there", "missing", "broken") else "left")
     for count in inspection.files:
+        if count.state == "not there":
+            continue
         table.add_row(count.kind, count.download, *_numbers(count), Text(count.state, _STATES[count.state]))
     return table
 

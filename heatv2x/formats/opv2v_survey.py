@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from heatv2x.errors import DataError
@@ -19,7 +20,12 @@ from heatv2x.survey import Recognised, SensorFile, Visit
 
 _OPV2V = {"train": 6764, "validate": 1981, "test": 2170, "test_culvercity": 549}
 """Frames per split as usually quoted: 2,719 in test with Culver City (facts: OPV2V, splits)."""
+_ORDER = {"train": 0, "validate": 1, "test": 2}
 _CAMERAS = 4
+_ONLY_ADDITIONS = (
+    "holds no descriptions (<t>.yaml): OPV2V itself, which has labels, images and 64-beam clouds, is missing"
+)
+_UNPACK = "download OPV2V and unpack it beside OPV2V_Hetero, then give the folder that holds both"
 _Read = Callable[[Path], PointCloud | None]
 WITHOUT_FOURTH_CAMERA = frozenset({"2021_09_09_13_20_58"})
 """Scenarios of V2XSet that were released with three cameras (facts: V2XSet)."""
@@ -29,16 +35,15 @@ def recognise(root: Path) -> Recognised | None:
     """OPV2V, OPV2V-H, V2XSet or the synthetic world, told from folder names; None if it is none of them."""
     opv2v = root / "OPV2V" if (root / "OPV2V").is_dir() else root.resolve()
     try:
-        splits = splits_of(opv2v)
+        splits = sorted(splits_of(opv2v), key=lambda split: (_ORDER.get(split, len(_ORDER)), split))
     except DataError:
         return None
     if not splits:
         if (root / "OPV2V_Hetero").is_dir():
-            problem = (
-                "holds the additions of OPV2V-H but not OPV2V itself: labels, images and 64-beam clouds are missing"
-            )
-            raise DataError(opv2v, problem, way_out="download OPV2V and unpack it beside OPV2V_Hetero")
+            raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
         return None
+    if not any(True for split in splits for _ in (opv2v / split).glob("*/*/*.yaml")):
+        raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
     roadside = any(folder.name.startswith("-") for split in splits for folder in (opv2v / split).glob("*/-*"))
     if (root / "manifest.json").exists():
         return Recognised("synthetic world in OPV2V-H's layout", tuple(splits))
@@ -57,7 +62,7 @@ def survey(root: Path, split: str) -> Iterator[Visit]:
     for error in complaints:
         yield Visit(f"{split}/{error.path.name}", faults=(("description" if error.path.suffix else "folder", error),))
     for frame in frames:
-        yield _visit(layout, frame)
+        yield replace(_visit(layout, frame), of=len(frames))
 
 
 def _visit(layout: Layout, frame: FrameFiles) -> Visit:
