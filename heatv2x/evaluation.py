@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import torch
 
-from heatv2x import plugins
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
-from heatv2x.datasets.base import Dataset
-from heatv2x.errors import ConfigError, HeatError
+from heatv2x.datasets.base import Dataset, open_dataset, reader_settings
+from heatv2x.errors import HeatError
 from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import ground_truth, in_range
@@ -157,7 +157,6 @@ class Evaluator:
         self._frames: dict[tuple[int, str, tuple[str, ...], int], Frame] = {}
         self._sent: dict[tuple[int, int, str, str], Message] = {}
         self._speakers: dict[str, Collaboration] = {}
-        self._index = {dataset.name(index): index for index in range(len(dataset))}
 
     def forget(self, agent_type: str | None = None) -> None:
         """Drop remembered messages of a type (of all types if None): call it when its networks change."""
@@ -252,7 +251,7 @@ class Evaluator:
             frame = self._read(index, model, roster, ego_id)
             agent = next(agent for agent in frame.agents if agent.agent_id == agent_id)
             speaker = self._speakers.get(agent_type, model)
-            message = speaker.encode(agent, agent_type, _microseconds(frame.timestamp))
+            message = speaker.encode(agent, agent_type, self.dataset.capture_us(index, agent_id))
             self._sent[key] = speaker.with_boxes(message) if self.refine_poses else message
         return self._sent[key]
 
@@ -271,14 +270,14 @@ class Evaluator:
         frames = self.channel.config.latency_frames
         if frames == 0:
             return index
-        scenario, _, timestamp = self.dataset.name(index).rpartition("/")
-        wanted = f"{scenario}/{int(timestamp) - 2 * frames:0{len(timestamp)}d}"
-        if wanted not in self._index:
+        earlier = self.dataset.earlier(index, frames)
+        if earlier is None:
             raise HeatError(
-                f"latency_ms={self.channel.config.latency_ms} needs frame {wanted}, which the dataset does not have.\n"
+                f"latency_ms={self.channel.config.latency_ms} needs a frame {100 * frames} ms before "
+                f"{self.dataset.name(index)}, which the dataset does not have.\n"
                 "  Way out: build the world with longer clips of consecutive frames (clip_frames=, stride=1)"
             )
-        return self._index[wanted]
+        return earlier
 
 
 def without_hidden(detections: Boxes3D, seen: Boxes3D, truth: Boxes3D) -> Boxes3D:
@@ -309,6 +308,7 @@ class EvalConfig(Config):
 
     Attributes:
         data, dataset, hetero_root: the data and the part that reads them.
+        reader: settings of that part, such as reader.annotations=original.
         split: which split.
         packs: base, agent and adapter packs, any order.
         ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
@@ -322,6 +322,7 @@ class EvalConfig(Config):
     data: Path
     dataset: str = "opv2v"
     hetero_root: Path | None = None
+    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
     split: str = "test"
     packs: tuple[Path, ...]
     ego: str = "lidar64"
@@ -340,7 +341,9 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     roster = Roster(config.ego, config.senders, config.drop)
     for name in (roster.ego, *roster.sender_types):
         model.agent(name)  # an unknown type is told before the data are read
-    dataset = plugins.find("datasets", config.dataset)(config.data, config.split, hetero_root=config.hetero_root)
+    dataset = open_dataset(
+        config.dataset, config.data, config.split, reader_settings(config.reader, config.hetero_root)
+    )
     protocol = find_protocol(config.protocol)
     evaluator = Evaluator(dataset, config.channel, protocol, config.frames, refine_poses=config.refine_poses)
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
@@ -351,10 +354,3 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     content = {"rows": [row], "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     write_json(config.out / "metrics.json", content)
     return [row]
-
-
-def _microseconds(timestamp: str) -> int:
-    """Capture time of a time stem: OPV2V counts ticks of 0.05 s."""
-    if not timestamp.isdigit():
-        raise ConfigError(f"time stem '{timestamp}' is not a number of simulator ticks")
-    return int(timestamp) * 50_000

@@ -33,17 +33,19 @@ def ground_truth(
         limits: (6) x, y, z minimum, then maximum, in the ego's frame; no limits if None.
         comm_range_m: participants farther than this from the ego in the plane do not count; all count if None.
         visible_to: count an object as seen by an agent's LiDAR, or by its cameras.
-        min_hits: LiDAR returns an agent needs on an object to see it; unused for cameras.
+        min_hits: LiDAR returns an agent needs on an object to see it; unused for cameras, and where a dataset does not
+            count returns: there an object is seen if an agent lists it.
         all_corners: HEAL's range rule (all eight corners inside `limits`, z included) in place of ours (the centre
             inside in x and y).
 
     Returns:
-        Upright boxes in the ego's LiDAR frame with ids, and the hits summed over the participants.
+        Upright boxes in the ego's LiDAR frame with ids, and the hits summed over the participants (None if the dataset
+        does not count them).
     """
     counted = _participants(frame, ego, participants, comm_range_m)
     objects = frame.objects
     if visible_to == "lidar":
-        seen = (objects.hits[:, counted] >= min_hits).any(axis=1)
+        seen = (objects.hits[:, counted] >= (min_hits if objects.counted else min(min_hits, 1))).any(axis=1)
     elif visible_to == "camera":
         seen = objects.camera_visible[:, counted].any(axis=1)
     else:
@@ -54,13 +56,13 @@ def ground_truth(
         keep &= ~_contains_origin(upright)
     if limits is not None:
         keep &= in_range(upright, limits, all_corners=all_corners)
-    hits = objects.hits[:, counted].sum(axis=1, dtype=np.int32)
-    return Boxes3D(upright[keep].astype(np.float32), ids=objects.ids[keep], hits=hits[keep])
+    hits = objects.hits[:, counted].sum(axis=1, dtype=np.int32)[keep] if objects.counted else None
+    return Boxes3D(upright[keep].astype(np.float32), ids=objects.ids[keep], hits=hits)
 
 
 def boxes_in_frame(objects: Objects, pose: Pose) -> Boxes3D:
-    """All objects as upright boxes in the frame at `pose`, whoever sees them; hits summed over all agents."""
-    hits = objects.hits.sum(axis=1, dtype=np.int32)
+    """All objects as upright boxes in the frame at `pose`, whoever sees them; hits (if counted) over all agents."""
+    hits = objects.hits.sum(axis=1, dtype=np.int32) if objects.counted else None
     return Boxes3D(_upright(objects, pose).astype(np.float32), ids=objects.ids, hits=hits)
 
 

@@ -19,7 +19,8 @@ Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
-LIDARS = ("lidar64", "lidar32", "lidar16")
+LIDARS = ("lidar64", "lidar32", "lidar16", "lidar")
+"""LiDARs by their number of beams; "lidar" is an agent's own, whatever it is."""
 SENSORS = (*LIDARS, "camera")
 
 
@@ -186,6 +187,7 @@ class Objects:
         hits: (N, A) int32 LiDAR returns on object n by agent a of `Frame.agents` (its label sensor, 64 beams where it
             has them). 0 means the object is not in that agent's label list; 1 where the dataset only says "seen".
         camera_visible: (N, A) bool, the object's centre is visible to agent a's cameras.
+        counted: False if a dataset only says "seen" for some agent, so that `hits` are no counts.
     """
 
     ids: Int64
@@ -194,6 +196,7 @@ class Objects:
     speed: Float32
     hits: Int32
     camera_visible: Bool
+    counted: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)

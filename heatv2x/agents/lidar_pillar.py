@@ -25,7 +25,7 @@ class LidarPillar(Agent):
         """Numbers of a pillar agent; the defaults are the demo's.
 
         Attributes:
-            sensor: which LiDAR.
+            sensor: which LiDAR; "lidar" is the agent's own, whatever it is.
             cell_m: pillar size; the shared cell must be a multiple of it.
             pillar_channels: channels of the pillar image.
             max_points: points kept per pillar.
@@ -34,7 +34,7 @@ class LidarPillar(Agent):
             absolute_xy: use the published 10 point features instead of 8.
         """
 
-        sensor: Literal["lidar64", "lidar32", "lidar16"] = "lidar64"
+        sensor: Literal["lidar64", "lidar32", "lidar16", "lidar"] = "lidar64"
         cell_m: float = 0.8
         pillar_channels: int = 24
         max_points: int = 16

@@ -28,14 +28,14 @@ class LidarSlices(Agent):
         """Numbers of a slice agent; the defaults are the demo's.
 
         Attributes:
-            sensor: which LiDAR.
+            sensor: which LiDAR; "lidar" is the agent's own, whatever it is.
             cell_m: size of an image cell; the shared cell must be a multiple of it.
             slices: number of height slices.
             z_range: metres above the sensor, lowest and highest.
             blocks: residual blocks after the first one.
         """
 
-        sensor: Literal["lidar64", "lidar32", "lidar16"] = "lidar16"
+        sensor: Literal["lidar64", "lidar32", "lidar16", "lidar"] = "lidar16"
         cell_m: float = 0.8
         slices: int = 10
         z_range: tuple[float, float] = (-2.4, 1.6)

@@ -6,9 +6,10 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any
 
-from heatv2x.errors import HeatError
+from heatv2x import config, plugins
+from heatv2x.errors import ConfigError, HeatError
 from heatv2x.structures import SENSORS, Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
 
@@ -19,9 +20,19 @@ Sensors = Collection[str] | Mapping[int, Collection[str]]
 class Dataset(ABC):
     """One split of a dataset: frames by index, in a fixed order (scenario by scenario, time by time).
 
+    The constructor takes the dataset's folder, the split's name, and the fields of the part's `Config` by keyword.
+
     `recognise`, `survey` and `available` are what `heatv2x data check` and `data view` know of a dataset. Their
     defaults read everything and know nothing of files; a dataset that overrides them gets clearer answers, and sooner.
+
+    Attributes:
+        stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
     """
+
+    stem_step = 2
+
+    class Config(config.Config):
+        """A dataset without settings of its own."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -48,15 +59,22 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """Hex SHA-256 over the split's metadata content: the same data gives the same value on every machine."""
 
-    @classmethod
-    def open(cls, root: Path, split: str) -> Self:
-        """Open a split with every other setting at its default.
+    def capture_us(self, index: int, agent_id: int) -> int:
+        """When an agent captured what it senses in a frame, microseconds on the recording's clock.
 
         Raises:
-            DataError: not a folder of this dataset, or a descriptive file is missing or corrupt.
+            ConfigError: the time stem is no number, and the dataset knows no better.
         """
-        build: Callable[..., Self] = cls
-        return build(root, split)
+        stem = self.name(index).rpartition("/")[2]
+        if not stem.isdigit():
+            raise ConfigError(f"time stem '{stem}' is not a number of simulator ticks")
+        return int(stem) * 100_000 // self.stem_step
+
+    def earlier(self, index: int, frames: int) -> int | None:
+        """Index of the frame of the same scenario that was captured `frames` times 100 ms before, None without one."""
+        scenario, _, stem = self.name(index).rpartition("/")
+        wanted = f"{scenario}/{int(stem) - self.stem_step * frames:0{len(stem)}d}"
+        return self._by_name.get(wanted)
 
     @classmethod
     def recognise(cls, root: Path) -> Recognised | None:
@@ -70,7 +88,8 @@ class Dataset(ABC):
         By default all sensors of all agents are tried, and a sensor that nobody has is taken to be absent.
         """
         try:
-            dataset = cls.open(root, split)
+            build: Callable[..., Dataset] = cls
+            dataset = build(root, split)
         except HeatError as error:
             yield Visit(split, faults=(("description", error),))
             return
@@ -80,18 +99,12 @@ class Dataset(ABC):
             except HeatError as error:
                 yield Visit(dataset.name(index), faults=(("description", error),))
                 continue
-            files = (
-                SensorFile(
-                    name,
-                    agent.agent_id,
-                    cls.__name__,
-                    False,
-                    functools.partial(dataset._sense, index, agent.agent_id, name),
-                )
-                for agent in frame.agents
-                for name in SENSORS
+            files = tuple(
+                SensorFile(sensor, agent, cls.__name__, False, functools.partial(dataset._sense, index, agent, sensor))
+                for agent in dataset.agent_ids(index)
+                for sensor in SENSORS
             )
-            yield Visit(dataset.name(index), frame, tuple(files))
+            yield Visit(dataset.name(index), frame, files, of=len(dataset))
 
     def available(self, index: int) -> dict[int, tuple[str, ...]]:
         """The sensors that each agent of a frame has, by agent id; by default found by reading them."""
@@ -109,3 +122,38 @@ class Dataset(ABC):
         except HeatError:
             return False
         return True
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {self.name(index): index for index in range(len(self))}
+
+
+def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str, Any] | None = None) -> Dataset:
+    """One split by the name of the dataset part and its settings, which the part's `Config` checks.
+
+    Raises:
+        ConfigError: no such part, or a setting it does not know.
+        DataError: the folder is not such a dataset.
+    """
+    dataset_class = plugins.find("datasets", part)
+    checked = config.build(dataset_class.Config, settings or {}, f"dataset part '{part}'")
+    dataset: Dataset = dataset_class(root, split, **dict(checked))
+    return dataset
+
+
+def reader_settings(settings: Mapping[str, Any], hetero_root: Path | None) -> dict[str, Any]:
+    """Settings of a dataset part, with `hetero_root`, which has a name of its own in every command."""
+    return {**settings, **({} if hetero_root is None else {"hetero_root": hetero_root})}
+
+
+def wanted_sensors(sensors: Sensors, agent_id: int) -> frozenset[str]:
+    """Names of the sensors asked for of one agent; an agent that a mapping does not name gets none.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    wanted = sensors.get(agent_id, ()) if isinstance(sensors, Mapping) else sensors
+    names = frozenset([wanted] if isinstance(wanted, str) else wanted)
+    for name in names - set(SENSORS):
+        raise ConfigError(f"unknown sensor '{name}'; {config.nearest(name, SENSORS)}")
+    return names

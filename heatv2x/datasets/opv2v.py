@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from heatv2x.config import nearest
-from heatv2x.datasets.base import Dataset, Sensors
-from heatv2x.errors import ConfigError, DataError
+from heatv2x import config
+from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
+from heatv2x.errors import DataError
 from heatv2x.formats import opv2v_survey
+from heatv2x.formats.frame_index import CameraRecord, FrameRecord, fingerprint
 from heatv2x.formats.image import read_depth, read_rgb
-from heatv2x.formats.opv2v_index import FrameRecord, fingerprint, open_index
+from heatv2x.formats.opv2v_index import open_index
 from heatv2x.formats.opv2v_layout import Layout
-from heatv2x.formats.opv2v_yaml import CameraRecord
+from heatv2x.formats.own_body import without_body
 from heatv2x.formats.pcd import read_pcd
-from heatv2x.structures import SENSORS, AgentFrame, Camera, Float32, Frame, PointCloud, Pose
+from heatv2x.structures import AgentFrame, Camera, Frame, PointCloud, Pose
 from heatv2x.survey import Recognised, Visit
 
-_LIDAR_SUFFIX = {"lidar64": "", "lidar32": "_32", "lidar16": "_16"}
-_BODY_X_M = (-1.95, 2.95)
-_BODY_Y_M = 1.1
-"""Returns of a vehicle's LiDAR in this rectangle are from its own body (facts: coordinates, points)."""
+_LIDAR_SUFFIX = {"lidar64": "", "lidar32": "_32", "lidar16": "_16", "lidar": ""}
 
 
 class Opv2v(Dataset):
@@ -38,6 +34,17 @@ class Opv2v(Dataset):
     Raises:
         DataError: not a dataset folder, or a descriptive file is missing or corrupt.
     """
+
+    class Config(config.Config):
+        """What is read.
+
+        Attributes:
+            hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is elsewhere.
+            depth: whether cameras come with depth; null takes it where it is there.
+        """
+
+        hetero_root: Path | None = None
+        depth: bool | None = None
 
     def __init__(
         self,
@@ -75,7 +82,8 @@ class Opv2v(Dataset):
         record = self._records[index]
         scenario, _, timestamp = record.name.partition("/")
         agents = tuple(
-            self._agent(record, number, _of_agent(sensors, int(folder))) for number, folder in enumerate(record.folders)
+            self._agent(record, number, wanted_sensors(sensors, int(folder)))
+            for number, folder in enumerate(record.folders)
         )
         return Frame(scenario, timestamp, agents, record.objects)
 
@@ -110,13 +118,13 @@ class Opv2v(Dataset):
 
     def _lidar(self, scenario: str, folder: str, timestamp: str, name: str) -> PointCloud:
         filename = f"{timestamp}{_LIDAR_SUFFIX[name]}.pcd"
-        path = self.layout.sensor_file(scenario, folder, filename, hetero=name != "lidar64")
-        if name != "lidar64" and not path.exists():
+        path = self.layout.sensor_file(scenario, folder, filename, hetero=bool(_LIDAR_SUFFIX[name]))
+        if _LIDAR_SUFFIX[name] and not path.exists():
             problem = f"the point cloud for {name} is missing"
             raise DataError(path, problem, way_out="complete OPV2V-H beside OPV2V, or say hetero_root=<its folder>")
         points = read_pcd(path)
         points[:, 1] *= -1
-        return PointCloud(points if int(folder) < 0 else _without_body(points))
+        return PointCloud(points if int(folder) < 0 else without_body(points))
 
     def _cameras(self, record: FrameRecord, number: int) -> tuple[Camera, ...]:
         scenario, _, timestamp = record.name.partition("/")
@@ -141,20 +149,6 @@ class Opv2v(Dataset):
             )
             for camera, path in zip(cameras, depths, strict=True)
         )
-
-
-def _of_agent(sensors: Sensors, agent_id: int) -> frozenset[str]:
-    wanted = sensors.get(agent_id, ()) if isinstance(sensors, Mapping) else sensors
-    names = frozenset([wanted] if isinstance(wanted, str) else wanted)
-    for name in names - set(SENSORS):
-        raise ConfigError(f"unknown sensor '{name}'; {nearest(name, SENSORS)}")
-    return names
-
-
-def _without_body(points: Float32) -> Float32:
-    x, y = points[:, 0], points[:, 1]
-    body = (x >= _BODY_X_M[0]) & (x <= _BODY_X_M[1]) & (np.abs(y) <= _BODY_Y_M)
-    return points[~body]
 
 
 def _depth_name(camera: CameraRecord) -> str:

@@ -1,9 +1,9 @@
-"""Image files of OPV2V and OPV2V-H: colour, depth in whole metres, and the raster of what an agent's cameras see."""
+"""Image files: colour, depth in whole metres, and the raster of what an agent's cameras see (OPV2V and OPV2V-H)."""
 
 from __future__ import annotations
 
 import io
-import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -17,24 +17,30 @@ from heatv2x.structures import Bool, Float32, Float64, UInt8
 CAMERA_SIZE = (800, 600)
 """Width and height in pixels for which OPV2V's intrinsics hold."""
 
+MAX_PIXELS = 40_000_000
 MAX_BYTES = 64_000_000
-
 RASTER_CELLS = 256
 RASTER_CELL_M = 0.39
 _RASTER_CENTRE = 127
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_WAY_OUT = "download or write the file again"
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _COLOUR_MODES = ("RGB", "RGBA")
 _RASTER_MODES = ("1", "L", "P", *_COLOUR_MODES)
 
 
-def read_rgb(path: str | Path, size: tuple[int, int] = CAMERA_SIZE) -> UInt8:
+def read_rgb(
+    path: str | Path, size: tuple[int, int] | None = CAMERA_SIZE, formats: tuple[str, ...] = ("PNG",)
+) -> UInt8:
     """(H, W, 3) uint8 colour image.
 
+    Args:
+        path: the file.
+        size: width and height for which the intrinsics hold; None takes what there is, up to `MAX_PIXELS`.
+        formats: what the file may be: "PNG", "JPEG".
+
     Raises:
-        DataError: missing, corrupt, not a colour PNG, or not of `size` (width, height).
+        DataError: missing, corrupt, not a colour image of one of the formats, or not of `size`.
     """
-    return _read_png(Path(path), size, _COLOUR_MODES, "RGB")
+    return _read_image(Path(path), size, _COLOUR_MODES, "RGB", formats)
 
 
 def read_depth(path: str | Path, size: tuple[int, int] = CAMERA_SIZE) -> Float32:
@@ -43,7 +49,7 @@ def read_depth(path: str | Path, size: tuple[int, int] = CAMERA_SIZE) -> Float32
     Raises:
         DataError: missing, corrupt, not single-channel 8-bit, or not of `size` (width, height).
     """
-    return _read_png(Path(path), size, ("L",), "L").astype(np.float32)
+    return _read_image(Path(path), size, ("L",), "L").astype(np.float32)
 
 
 def read_visibility(path: str | Path) -> Bool:
@@ -52,7 +58,7 @@ def read_visibility(path: str | Path) -> Bool:
     Raises:
         DataError: missing, corrupt or not 256 x 256.
     """
-    return _read_png(Path(path), (RASTER_CELLS, RASTER_CELLS), _RASTER_MODES, "L") > 0
+    return _read_image(Path(path), (RASTER_CELLS, RASTER_CELLS), _RASTER_MODES, "L") > 0
 
 
 def visible_at(raster: Bool, xy: Float64) -> Bool:
@@ -72,29 +78,35 @@ def visible_at(raster: Bool, xy: Float64) -> Bool:
     return inside & raster[np.where(inside, row, 0), np.where(inside, column, 0)]
 
 
-def _read_png(source: Path, size: tuple[int, int], modes: tuple[str, ...], wanted: str) -> UInt8:
-    content = read_bytes(
-        source, MAX_BYTES, missing="the image is missing", way_out="complete the download of this agent"
-    )
-    # Size and mode come from the header: nothing is decompressed before they are what they should be.
-    _check_size(source, content, size)
+def _read_image(
+    source: Path,
+    size: tuple[int, int] | None,
+    modes: tuple[str, ...],
+    wanted: str,
+    formats: tuple[str, ...] = ("PNG",),
+) -> UInt8:
+    way_out = "complete the download of this agent"
+    content = read_bytes(source, MAX_BYTES, missing="the image is missing", way_out=way_out)
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            if image.mode not in modes:
-                problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
-                raise DataError(source, problem, key="mode", way_out="write it again as 8-bit PNG of that kind")
+        with warnings.catch_warnings():  # a header of 100 megapixels is only a warning to Pillow
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=formats)
+        with opened as image:
+            # Size and mode come from the header: nothing is decompressed before they are what they should be.
+            _check(source, image, size, modes)
             return np.array(image.convert(wanted) if image.mode != wanted else image, np.uint8)
-    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        problem = f"is not a readable PNG image: {error}"
-        raise DataError(source, problem, way_out=_WAY_OUT) from error
+    except (OSError, SyntaxError, ValueError, zlib.error, *_BOMBS) as error:
+        problem = f"is not a readable {' or '.join(formats)} image: {error}"
+        raise DataError(source, problem, way_out="download or write the file again") from error
 
 
-def _check_size(source: Path, content: bytes, size: tuple[int, int]) -> None:
-    if content[:8] != _SIGNATURE or content[12:16] != b"IHDR" or len(content) < 24:
-        found = "it is empty" if not content else f"it begins with {content[:8]!r}"
-        raise DataError(source, f"is not a readable PNG image: {found}", way_out=_WAY_OUT)
-    width, height = struct.unpack(">II", content[16:24])
-    if (width, height) != size:
-        problem = f"is {width}x{height} pixels, expected {size[0]}x{size[1]}"
+def _check(source: Path, image: Image.Image, size: tuple[int, int] | None, modes: tuple[str, ...]) -> None:
+    if size is None and image.width * image.height > MAX_PIXELS:
+        raise DataError(source, f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS}", key="size")
+    if size is not None and image.size != size:
+        problem = f"is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}"
         reason = "with another size the intrinsics or cells would be silently wrong; write it again at that size"
         raise DataError(source, problem, key="size", way_out=reason)
+    if image.mode not in modes:
+        problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
+        raise DataError(source, problem, key="mode", way_out="write it again as 8-bit PNG of that kind")

@@ -1,80 +1,20 @@
-"""A split's descriptive files, parsed once and kept in one binary file that is never trusted to be up to date.
-
-YAML is slow, so a split is parsed once. A frame is parsed again as soon as one of its files differs: a changed size or
-time stamp leads to hashing the content, a changed hash to parsing.
-"""
+"""A split of OPV2V's layout as records: every agent's file parsed, and the union of what the agents list."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import itertools
 import logging
-import os
-import time
-import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from heatv2x.errors import DataError
-from heatv2x.files import atomic_path, read_bytes
+from heatv2x.formats.frame_index import Contents, FrameRecord, open_records
 from heatv2x.formats.image import read_visibility, visible_at
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout
-from heatv2x.formats.opv2v_yaml import AgentRecord, CameraRecord, Seen, parse_agent_yaml, parse_hits
-from heatv2x.formats.tagged_yaml import MAX_BYTES
-from heatv2x.structures import Bool, Float64, Int32, Int64, Objects, Pose
+from heatv2x.formats.opv2v_yaml import AgentRecord, Seen, parse_agent_yaml, parse_hits
+from heatv2x.structures import Int32, Int64, Objects, Pose
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
-_MAX_INDEX_BYTES = 2_000_000_000
-_RECENT_NS = 2_000_000_000
-"""A file written this shortly before it was indexed may change again without its time stamp changing."""
-
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """What identifies the content of a file: cheap (size, times) and certain (hash)."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    digest: bytes
-
-
-@dataclass(frozen=True)
-class FrameRecord:
-    """Everything a frame's descriptive files say, in our conventions.
-
-    Attributes:
-        name: "scenario/timestamp".
-        folders: (A) names of the agents' folders, in the order of `Frame.agents`.
-        T_world_agent: (A, 4, 4) float64.
-        cameras: (A) tuples of cameras.
-        objects: union over the agents by id; the first agent that lists an object describes it.
-        without_center: objects that lack the key `center`, summed over agents.
-        stamps: the files this was read from.
-    """
-
-    name: str
-    folders: tuple[str, ...]
-    T_world_agent: Float64
-    cameras: tuple[tuple[CameraRecord, ...], ...]
-    objects: Objects
-    without_center: int
-    stamps: tuple[FileStamp, ...]
-
-
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/heatv2x/index`, by default `~/.cache/heatv2x/index`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatv2x" / "index"
 
 
 def open_index(layout: Layout, cache_dir: Path | None = None) -> list[FrameRecord]:
@@ -87,15 +27,7 @@ def open_index(layout: Layout, cache_dir: Path | None = None) -> list[FrameRecor
     Raises:
         DataError: a descriptive file is missing or corrupt; names file, key and way out.
     """
-    path = index_path(layout, cache_dir)
-    known, indexed_at = _load(path)
-    started_at = time.time_ns()
-    frames = layout.frames()
-    records = [_current(layout.opv2v, frame, known.get(frame.name), indexed_at) for frame in frames]
-    fresh = sum(record is not known.get(record.name) for record in records)
-    if fresh or len(known) != len(records):
-        _log.info("indexed %s: %d frames, %d of them new or touched", layout.opv2v / layout.split, len(records), fresh)
-        _save(path, records, started_at)
+    records = open_records(layout.opv2v, layout.split, layout.frames(), _read, cache_dir)
     if without_center := sum(record.without_center for record in records):
         message = "%s: %d object labels have no 'center'; their boxes sit on the reference point, half a height too low"
         _log.warning(message, layout.opv2v / layout.split, without_center)
@@ -108,61 +40,15 @@ def read_record(layout: Layout, frame: FrameFiles) -> FrameRecord:
     Raises:
         DataError: one of them is missing or corrupt; names file, key and way out.
     """
-    return _read(layout.opv2v, frame)
+    return _read(frame, Contents(layout.opv2v, []))
 
 
-def index_path(layout: Layout, cache_dir: Path | None = None) -> Path:
-    """Where the index of a split is kept."""
-    root = hashlib.sha256(str(layout.opv2v.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return (default_cache_dir() if cache_dir is None else cache_dir) / f"{layout.split}-{root}.npz"
-
-
-def fingerprint(records: Iterable[FrameRecord]) -> str:
-    """Hex SHA-256 over the sorted relative paths and content hashes of the descriptive files."""
-    lines = sorted(f"{stamp.path}\0{stamp.digest.hex()}\n" for record in records for stamp in record.stamps)
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _current(root: Path, frame: FrameFiles, known: FrameRecord | None, indexed_at: int) -> FrameRecord:
-    if known is None or tuple(stamp.path for stamp in known.stamps) != frame.present:
-        return _read(root, frame)
-    stamps = tuple(_restamped(root, stamp, indexed_at) for stamp in known.stamps)
-    if any(new.digest != old.digest for new, old in zip(stamps, known.stamps, strict=True)):
-        return _read(root, frame)
-    unchanged = all(new is old for new, old in zip(stamps, known.stamps, strict=True))
-    return known if unchanged else replace(known, stamps=stamps)
-
-
-def _restamped(root: Path, stamp: FileStamp, indexed_at: int) -> FileStamp:
-    state = _stat(root / stamp.path)
-    same = (state.st_size, state.st_mtime_ns, state.st_ctime_ns) == (stamp.size, stamp.mtime_ns, stamp.ctime_ns)
-    recent = max(stamp.mtime_ns, stamp.ctime_ns) > indexed_at - _RECENT_NS
-    return stamp if same and not recent else _stamp(root, stamp.path)[0]
-
-
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}", way_out="complete the download") from error
-
-
-def _stamp(root: Path, path: str) -> tuple[FileStamp, bytes]:
-    state = _stat(root / path)
-    content = read_bytes(root / path, MAX_BYTES, way_out="complete the download")
-    digest = hashlib.sha256(content).digest()
-    return FileStamp(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, digest), content
-
-
-def _read(root: Path, frame: FrameFiles) -> FrameRecord:
-    stamps: list[FileStamp] = []
+def _read(frame: FrameFiles, files_of: Contents) -> FrameRecord:
+    root = files_of.root
     agents: list[AgentRecord] = []
     seen: list[dict[int, Seen] | None] = []
     for files in frame.agents:
-        contents = {}
-        for path in files.present:
-            stamp, contents[path] = _stamp(root, path)
-            stamps.append(stamp)
+        contents = {path: files_of.read(path) for path in files.present}
         agents.append(parse_agent_yaml(contents[files.yaml], root / files.yaml))
         seen.append(None if files.hits is None else parse_hits(contents[files.hits], root / files.hits))
     return FrameRecord(
@@ -172,7 +58,7 @@ def _read(root: Path, frame: FrameFiles) -> FrameRecord:
         cameras=tuple(agent.cameras for agent in agents),
         objects=_union(root, frame, agents, seen),
         without_center=sum(agent.without_center for agent in agents),
-        stamps=tuple(stamps),
+        stamps=tuple(files_of.stamps),
     )
 
 
@@ -198,6 +84,7 @@ def _union(root: Path, frame: FrameFiles, agents: list[AgentRecord], seen: list[
         speed=np.concatenate([agent.speed for agent in agents])[first],
         hits=hits,
         camera_visible=visible,
+        counted=all(sidecar is not None for sidecar in seen),
     )
 
 
@@ -209,112 +96,3 @@ def _hits(ids: Int64, agent: AgentRecord, sidecar: dict[int, Seen] | None, root:
         path, way_out = root / str(files.hits), "write the sidecar again, or delete it to do without hit counts"
         raise DataError(path, f"lacks objects that {Path(files.yaml).name} lists", key=str(missing[0]), way_out=way_out)
     return np.array([sidecar[int(i)].hits if here else 0 for i, here in zip(ids, listed, strict=True)], np.int32)
-
-
-def _load(path: Path) -> tuple[dict[str, FrameRecord], int]:
-    if not os.path.lexists(path):
-        return {}, 0
-    try:
-        content = read_bytes(path, _MAX_INDEX_BYTES)
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(member.file_size > len(content) for member in archive.infolist()):
-                raise ValueError("it holds packed arrays")
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if int(arrays["version"]) != _VERSION:
-            _log.info("%s is of another version and is built again", path)
-            return {}, 0
-        return {record.name: record for record in _unpack(arrays)}, int(arrays["indexed_at_ns"])
-    except Exception as error:  # a damaged zip or array raises what it likes, and the index is only a copy
-        _log.warning("the index %s is corrupt and is built again: %s", path, error)
-        return {}, 0
-
-
-def _save(path: Path, records: list[FrameRecord], started_at: int) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **_pack(records, started_at))  # type: ignore[arg-type]
-    except DataError as error:
-        _log.warning("no index is kept, so the next start reads every file again: %s", error)
-
-
-def _pack(records: list[FrameRecord], started_at: int) -> Arrays:
-    """Flat arrays of all frames, agents, cameras, objects and files, and how many belong to each frame or agent."""
-    cameras = [camera for record in records for agent in record.cameras for camera in agent]
-    stamps = [stamp for record in records for stamp in record.stamps]
-    objects = [record.objects for record in records]
-    return {
-        "version": np.array(_VERSION),
-        "indexed_at_ns": np.array(started_at),
-        "frame_name": _texts(record.name for record in records),
-        "frame_agents": np.array([len(record.folders) for record in records]),
-        "frame_objects": np.array([len(record.objects) for record in records]),
-        "frame_files": np.array([len(record.stamps) for record in records]),
-        "frame_without_center": np.array([record.without_center for record in records]),
-        "agent_folder": _texts(folder for record in records for folder in record.folders),
-        "agent_pose": np.concatenate([record.T_world_agent for record in records]),
-        "agent_cameras": np.array([len(agent) for record in records for agent in record.cameras]),
-        "camera_name": _texts(camera.name for camera in cameras),
-        "camera_K": np.array([camera.K for camera in cameras]).reshape(-1, 3, 3),
-        "camera_pose": np.array([camera.T_agent_camera for camera in cameras]).reshape(-1, 4, 4),
-        "object_id": np.concatenate([each.ids for each in objects]),
-        "object_pose": np.concatenate([each.T_world_object for each in objects]),
-        "object_size": np.concatenate([each.size for each in objects]),
-        "object_speed": np.concatenate([each.speed for each in objects]),
-        "object_hits": np.concatenate([each.hits.ravel() for each in objects]),
-        "object_visible": np.concatenate([each.camera_visible.ravel() for each in objects]),
-        "file_path": _texts(stamp.path for stamp in stamps),
-        "file_stamp": np.array([[stamp.size, stamp.mtime_ns, stamp.ctime_ns] for stamp in stamps], np.int64),
-        "file_digest": np.array([list(stamp.digest) for stamp in stamps], np.uint8),
-    }
-
-
-def _unpack(arrays: Arrays) -> list[FrameRecord]:
-    """The records again; their arrays are views into the flat ones."""
-    agents, objects, files = (_slices(arrays[f"frame_{name}"]) for name in ("agents", "objects", "files"))
-    cells = _slices(arrays["frame_agents"] * arrays["frame_objects"])
-    folders, paths, names = (_strings(arrays[key]) for key in ("agent_folder", "file_path", "frame_name"))
-    cameras = [
-        CameraRecord(*camera)
-        for camera in zip(_strings(arrays["camera_name"]), arrays["camera_K"], arrays["camera_pose"], strict=True)
-    ]
-    of_agent = [tuple(cameras[rows]) for rows in _slices(arrays["agent_cameras"])]
-    digests = [digest.tobytes() for digest in arrays["file_digest"]]
-    stamps = [
-        FileStamp(path, size, mtime, ctime, digest)
-        for path, (size, mtime, ctime), digest in zip(paths, arrays["file_stamp"].tolist(), digests, strict=True)
-    ]
-    hits: Int32 = arrays["object_hits"]
-    visible: Bool = arrays["object_visible"]
-    return [
-        FrameRecord(
-            name=name,
-            folders=tuple(folders[agents[i]]),
-            T_world_agent=arrays["agent_pose"][agents[i]],
-            cameras=tuple(of_agent[agents[i]]),
-            objects=Objects(
-                ids=arrays["object_id"][objects[i]],
-                T_world_object=arrays["object_pose"][objects[i]],
-                size=arrays["object_size"][objects[i]],
-                speed=arrays["object_speed"][objects[i]],
-                hits=hits[cells[i]].reshape(-1, arrays["frame_agents"][i]),
-                camera_visible=visible[cells[i]].reshape(-1, arrays["frame_agents"][i]),
-            ),
-            without_center=int(arrays["frame_without_center"][i]),
-            stamps=tuple(stamps[files[i]]),
-        )
-        for i, name in enumerate(names)
-    ]
-
-
-def _slices(counts: Int64) -> list[slice]:
-    ends = np.cumsum(counts).tolist()
-    return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
-
-
-def _texts(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
-    return np.array([text.encode("utf-8", "surrogateescape") for text in texts], np.bytes_)
-
-
-def _strings(texts: npt.NDArray[np.bytes_]) -> list[str]:
-    return [text.decode("utf-8", "surrogateescape") for text in texts.tolist()]

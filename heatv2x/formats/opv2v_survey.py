@@ -9,8 +9,9 @@ from pathlib import Path
 
 from heatv2x.errors import DataError
 from heatv2x.files import read_bytes
+from heatv2x.formats.frame_index import FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb, read_visibility
-from heatv2x.formats.opv2v_index import FrameRecord, read_record
+from heatv2x.formats.opv2v_index import read_record
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout, splits_of
 from heatv2x.formats.opv2v_yaml import parse_hits, read_agent_yaml
 from heatv2x.formats.pcd import read_pcd

@@ -17,6 +17,7 @@ import numpy as np
 from heatv2x.errors import DataError
 from heatv2x.files import parse_json, read_bytes, read_json
 from heatv2x.formats.carla import carla_matrix, from_carla, mirror
+from heatv2x.formats.frame_index import CameraRecord
 from heatv2x.formats.tagged_yaml import MAX_BYTES, load_yaml
 from heatv2x.structures import Float32, Float64, Int64, Pose
 
@@ -27,21 +28,6 @@ _INTEGER = re.compile(r"-?\d{1,18}")
 
 _T_BODY_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """OpenCV camera axes (x right, y down, z forward) in a body's axes (x forward, y left, z up)."""
-
-
-@dataclass(frozen=True)
-class CameraRecord:
-    """Where a camera is and how it projects.
-
-    Attributes:
-        name: "camera0" (front), "camera1", ...
-        K: (3, 3) float64 intrinsics in pixels of the 800 x 600 image.
-        T_agent_camera: (4, 4) float64 from OpenCV camera axes to the agent's LiDAR frame.
-    """
-
-    name: str
-    K: Float64
-    T_agent_camera: Float64
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,13 @@ class _Header:
     data_start: int
 
 
-def read_pcd(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
+def read_pcd(path: str | Path, *, intensity_max: float = 1.0, drop_nan: bool = False) -> Float32:
     """Read the points of one LiDAR sweep.
 
     Args:
         path: an ascii, binary or binary_compressed PCD file with fields x, y, z and either `rgb` or `intensity`.
         intensity_max: the value of a float `intensity` field that means 1; unused for `rgb` and for bytes (255).
+        drop_nan: leave out points with a NaN coordinate, which some sensors write for rays without a return.
 
     Returns:
         (P, 4) float32 x, y, z in metres in the FILE's axes (OPV2V: y to the right) and intensity in [0, 1].
@@ -58,6 +59,8 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
     records = (
         _decode_binary(content, header, source) if header.encoding == "binary" else _decode(content, header, source)
     )
+    if drop_nan:
+        records = records[~np.any([np.isnan(records[axis]) for axis in "xyz"], axis=0)]
     points = _coordinates(records)
     points[:, 3] = _intensity(records, intensity_max, source)
     if not np.isfinite(points).all():

@@ -14,7 +14,7 @@ from heatv2x import plugins
 from heatv2x.datasets.base import Dataset
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.formats import opv2v_index
+from heatv2x.formats import frame_index, opv2v_index
 from heatv2x.formats.carla import mirror
 from heatv2x.ground_truth import boxes_in_frame, in_range
 from tests.formats.opv2v_tree import (
@@ -243,7 +243,7 @@ class TestIndex:
         monkeypatch.setattr(
             opv2v_index, "parse_agent_yaml", lambda content, path: parsed.append(path.name) or parse(content, path)
         )
-        monkeypatch.setattr(opv2v_index, "_RECENT_NS", -(10**18))
+        monkeypatch.setattr(frame_index, "_RECENT_NS", -(10**18))
         return parsed
 
     def test_the_second_time_nothing_is_parsed_and_all_is_the_same(self, scenario: Path, parsed: list[str]) -> None:
@@ -278,7 +278,7 @@ class TestIndex:
         """Even where all time stamps stay the same, as on a coarse clock."""
         path = scenario / "1045" / "000068.yaml"
         states = {each: each.stat() for each in scenario.rglob("*.yaml")}
-        monkeypatch.setattr(opv2v_index, "_stat", lambda path: states[path])
+        monkeypatch.setattr(frame_index, "_stat", lambda path: states[path])
         assert opened(scenario).read(0, []).objects.speed[0] == 10
         path.write_text(path.read_text().replace("36.0", "72.0"))
         assert opened(scenario).read(0, []).objects.speed[0] == 20
@@ -315,7 +315,7 @@ class TestIndex:
         if damage == "pickle":
             np.savez(path, version=np.array([{"a": 1}], object))
         elif damage == "keys":
-            np.savez(path, version=np.array(1))
+            np.savez(path, version=np.array(frame_index._VERSION))
         else:
             middle = len(content) // 2
             flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]

@@ -1,8 +1,8 @@
 """A small street with moving cars, cast ray by ray: what the format writers put on disk, in our conventions.
 
 Cars are boxes on level ground, agents carry a LiDAR above their roof and cameras; roadside units stand on poles.
-Rays hit the nearest box or the ground, so clouds, hit counts, images, depth and visibility agree with the labels and with one
-another. Written with numpy alone and independent of the package's own synthetic world.
+Rays hit the nearest box or the ground, so clouds, hit counts, images, depth and visibility agree with the labels and
+with one another. Written with numpy alone and independent of the package's own synthetic world.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from pypcd4 import PointCloud as Pypcd4Cloud
 
 from heatv2x.errors import DataError
 from heatv2x.files import read_bytes, read_json
-from heatv2x.formats import image, opv2v_index, opv2v_yaml, pcd, tagged_yaml
+from heatv2x.formats import frame_index, image, opv2v_index, opv2v_yaml, pcd, tagged_yaml
 from heatv2x.formats.opv2v_layout import Layout
 from tests.formats import opv2v_tree
 
@@ -346,7 +346,7 @@ def read_index(path: Path) -> None:
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
     if os.path.lexists(path):
-        path.rename(opv2v_index.index_path(layout, cache))
+        path.rename(frame_index.index_path(layout.opv2v, layout.split, cache))
     records = opv2v_index.open_index(layout, cache)
     names = [record.name for record in records]
     if names != [f"{opv2v_tree.SCENARIO}/{frame}" for frame in opv2v_tree.FRAMES]:

@@ -1,4 +1,4 @@
-"""The trees that `python -m tests.formats` writes, seen through the reader: clouds, labels, images, visibility agree."""
+"""What `python -m tests.formats` writes, seen through the reader: clouds, labels, images and visibility agree."""
 
 from pathlib import Path
 

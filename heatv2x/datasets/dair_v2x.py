@@ -1,0 +1,258 @@
+"""DAIR-V2X-C: a real vehicle and a real roadside unit, in pairs of frames of the same moment."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pydantic
+import torch
+
+from heatv2x import config
+from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
+from heatv2x.errors import ConfigError
+from heatv2x.formats.dair_json import (
+    Labels,
+    parse_cooperative_labels,
+    parse_intrinsics,
+    parse_side_labels,
+    parse_transform,
+)
+from heatv2x.formats.dair_layout import Annotations, DairLayout, Pair, Splits, Truth
+from heatv2x.formats.frame_index import CameraRecord, Contents, FrameRecord, fingerprint, open_records
+from heatv2x.formats.image import read_rgb
+from heatv2x.formats.own_body import without_body
+from heatv2x.formats.pcd import read_pcd
+from heatv2x.geometry import rotated_iou_bev
+from heatv2x.ground_truth import boxes_in_frame
+from heatv2x.structures import LIDARS, AgentFrame, Bool, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
+
+_log = logging.getLogger(__name__)
+VEHICLE, INFRASTRUCTURE = 0, -1
+IMAGE_SIZE = (1920, 1080)
+SAME_OBJECT_IOU = 0.05
+"""Labels of both sides whose footprints overlap more are one object (facts: DAIR-V2X-C, ground truth)."""
+
+
+class DairV2x(Dataset):
+    """One split of DAIR-V2X-C; its description is parsed once and kept in an index.
+
+    Agent 0 is the vehicle, agent -1 the roadside unit. Each has one LiDAR (40 beams on the vehicle, 300 at the road)
+    and one camera. The dataset counts no LiDAR returns: an object is seen by the sides that label it.
+
+    Args:
+        root: the folder `cooperative-vehicle-infrastructure`, or its parent.
+        split: "train" or "validate"; with the official splits also "test", whose files are not published.
+        cache_dir: where the index is kept; by default `~/.cache/heatv2x/index`.
+        settings: the fields of `Config`.
+
+    Raises:
+        DataError: not DAIR-V2X-C, or a descriptive file is missing or corrupt.
+    """
+
+    stem_step = 1
+
+    class Config(config.Config):
+        """What is read.
+
+        Attributes:
+            splits: whose split files: "coalign" (train.json, val.json) or "official".
+            truth: "sides" joins the labels of both sides (HEAL); "cooperative" takes the cooperative labels (the official
+                tool). The numbers differ.
+            annotations: "complemented" labels all around, "original" ones (the vehicle's only where its camera looks),
+                "auto" takes those in place. Numbers on the two are not comparable.
+            infrastructure_delay: the roadside unit's data are so many frames of 100 ms old (VIC-Async-k).
+            lidar_as: names under which each agent's only LiDAR is delivered.
+            intensity_max: the intensity in the files that means 1; HEAL divides by 256.
+            remove_body: drop points in the rectangle of OPV2V's vehicles from both agents, as HEAL does; they are
+                real points here.
+        """
+
+        splits: Splits = "coalign"
+        truth: Truth = "sides"
+        annotations: Annotations = "auto"
+        infrastructure_delay: int = pydantic.Field(0, ge=0)
+        lidar_as: tuple[str, ...] = ("lidar", "lidar64")
+        intensity_max: float = pydantic.Field(256.0, gt=0)
+        remove_body: bool = False
+
+    def __init__(self, root: str | Path, split: str, cache_dir: str | Path | None = None, **settings: object) -> None:
+        self.settings = self.Config.model_validate(settings)
+        self.layout = DairLayout(root)
+        self.annotations = self.layout.annotations(self.settings.annotations)
+        if self.annotations == "original":
+            _log.warning("%s: original labels; the vehicle's cover only what its camera sees", self.layout.root)
+        kept = self.settings
+        pairs = self.layout.pairs(split, kept.splits, self._label_folders(), kept.infrastructure_delay)
+        what = f"dair-{split}-{kept.splits}-{kept.truth}-{self.annotations}-{kept.infrastructure_delay}"
+        cache = None if cache_dir is None else Path(cache_dir)
+        self._records = open_records(self.layout.root, what, pairs, self._parse, cache)
+        self._pairs = pairs
+        self._fingerprint = fingerprint(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        return self._records[index].name
+
+    def agent_ids(self, index: int) -> tuple[int, ...]:
+        return VEHICLE, INFRASTRUCTURE
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def capture_us(self, index: int, agent_id: int) -> int:
+        pair = self._pairs[index]
+        if agent_id == VEHICLE:
+            return self.layout.vehicle[pair.vehicle].captured_us
+        frame = self.layout.infrastructure.get(pair.sent)
+        return self.layout.vehicle[pair.vehicle].captured_us if frame is None else frame.captured_us
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        """Read a pair and decode only the sensors asked for.
+
+        Raises:
+            ConfigError: a sensor has an unknown name, or DAIR-V2X does not have it.
+            DataError: a file is missing or corrupt; names file, key and way out.
+        """
+        record = self._records[index]
+        scenario, _, timestamp = record.name.partition("/")
+        agents = tuple(
+            self._agent(record, number, agent_id, wanted_sensors(sensors, agent_id))
+            for number, agent_id in enumerate(self.agent_ids(index))
+        )
+        return Frame(scenario, timestamp, agents, record.objects)
+
+    def _agent(self, record: FrameRecord, number: int, agent_id: int, sensors: frozenset[str]) -> AgentFrame:
+        side, _, stem = record.folders[number].partition("/")
+        lidars = {}
+        asked = [name for name in LIDARS if name in sensors]
+        if foreign := [name for name in asked if name not in self.settings.lidar_as]:
+            names = ", ".join(self.settings.lidar_as)
+            raise ConfigError(f"DAIR-V2X has no {foreign[0]}: its agents' only LiDAR is {names} (setting lidar_as)")
+        if asked:
+            path = self.layout.root / side / "velodyne" / f"{stem}.pcd"
+            points = read_pcd(path, intensity_max=self.settings.intensity_max, drop_nan=True)
+            cloud = PointCloud(without_body(points) if self.settings.remove_body else points)
+            lidars = dict.fromkeys(asked, cloud)
+        cameras: tuple[Camera, ...] = ()
+        if "camera" in sensors:
+            (camera,) = record.cameras[number]
+            image = read_rgb(self.layout.root / side / "image" / f"{stem}.jpg", IMAGE_SIZE, ("JPEG",))
+            cameras = (Camera(camera.name, image, camera.K, camera.T_agent_camera),)
+        return AgentFrame(agent_id, stem, Pose(record.T_world_agent[number]), lidars, cameras)
+
+    def _label_folders(self) -> dict[str, str]:
+        """Label folders of both sides, and of the cooperative labels if they are asked for."""
+        replaced = self.layout.root / "vehicle-side" / "label" / "lidar_backup"
+        backup = "_backup" if self.annotations == "original" and replaced.is_dir() else ""
+        folders = {"vehicle": f"lidar{backup}", "infrastructure": "virtuallidar"}
+        return folders | ({"cooperative": f"label_world{backup}"} if self.settings.truth == "cooperative" else {})
+
+    def _parse(self, pair: Pair, files: Contents) -> FrameRecord:
+        contents = {path: files.read(path) for path in pair.present}
+        root, calibration = files.root, pair.calibration
+        T = {
+            what: parse_transform(contents[path], root / path)
+            for what, path in calibration.items()
+            if not what.endswith("_K")
+        }
+        K = {
+            what: parse_intrinsics(contents[path], root / path)
+            for what, path in calibration.items()
+            if what.endswith("_K")
+        }
+        for what in ("virtuallidar_to_world", "sent_to_world"):
+            T[what] = T[what].copy()
+            T[what][:2, 3] += pair.offset
+        T_world_vehicle = T["novatel_to_world"] @ T["lidar_to_novatel"]
+        cameras = tuple(
+            (CameraRecord("camera0", K[f"{side}_K"], Pose(T[f"{side}_camera"]).inverse()),)
+            for side in ("vehicle", "infrastructure")
+        )
+        sides = [
+            _in_world(parse_side_labels(contents[pair.labels[side]], root / pair.labels[side]), T_world_side)
+            for side, T_world_side in (("vehicle", T_world_vehicle), ("infrastructure", T["virtuallidar_to_world"]))
+        ]
+        path = pair.labels.get("cooperative")
+        whole = None if path is None else parse_cooperative_labels(contents[path], root / path)
+        labels, hits = _joined(*sides) if whole is None else _attributed(whole, sides)
+        poses = np.stack([T_world_vehicle, T["sent_to_world"]])
+        visible = np.stack(
+            [_in_image(labels, pose, camera[0]) for pose, camera in zip(poses, cameras, strict=True)], axis=1
+        )
+        return FrameRecord(
+            name=pair.name,
+            folders=(f"vehicle-side/{pair.vehicle}", f"infrastructure-side/{pair.sent}"),
+            T_world_agent=poses,
+            cameras=cameras,
+            objects=_objects(labels, hits, visible & (hits > 0)),
+            without_center=0,
+            stamps=tuple(files.stamps),
+        )
+
+
+def _in_world(labels: Labels, T_world_side: Float64) -> Labels:
+    return Labels(T_world_side @ labels.T_frame_object, labels.size)
+
+
+def _objects(labels: Labels, hits: Int32, visible: Bool) -> Objects:
+    """Objects with ids by their order, from 1: the dataset has no identities across sides."""
+    count = len(labels)
+    return Objects(
+        ids=np.arange(1, count + 1, dtype=np.int64),
+        T_world_object=labels.T_frame_object,
+        size=labels.size.astype(np.float32),
+        speed=np.full(count, np.nan, np.float32),
+        hits=hits,
+        camera_visible=visible,
+        counted=False,
+    )
+
+
+def _overlaps(first: Labels, second: Labels) -> Bool:
+    """(N, M) whose footprints overlap by more than `SAME_OBJECT_IOU`, seen from above the first one's middle."""
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)), bool)
+    x, y = first.T_frame_object[:, :2, 3].mean(axis=0)
+    middle = Pose.planar(x, y, 0.0)  # near the boxes, because they become float32
+    boxes = [
+        boxes_in_frame(_objects(each, np.ones((len(each), 1), np.int32), np.ones((len(each), 1), bool)), middle).boxes
+        for each in (first, second)
+    ]
+    overlap = rotated_iou_bev(*(torch.from_numpy(each.astype(np.float64)) for each in boxes))
+    return np.asarray(overlap.numpy() > SAME_OBJECT_IOU)
+
+
+def _joined(vehicle: Labels, infrastructure: Labels) -> tuple[Labels, Int32]:
+    """The vehicle's labels, and those of the roadside unit that overlap none of them; (N, 2) which side lists each."""
+    same = _overlaps(vehicle, infrastructure)
+    new = ~same.any(axis=0)
+    labels = Labels(
+        np.concatenate([vehicle.T_frame_object, infrastructure.T_frame_object[new]]),
+        np.concatenate([vehicle.size, infrastructure.size[new]]),
+    )
+    hits = np.zeros((len(labels), 2), np.int32)
+    hits[: len(vehicle), 0], hits[: len(vehicle), 1] = 1, same.any(axis=1)
+    hits[len(vehicle) :, 1] = 1
+    return labels, hits
+
+
+def _attributed(whole: Labels, sides: list[Labels]) -> tuple[Labels, Int32]:
+    """Cooperative labels; (N, 2) which side's labels overlap each, both where neither does."""
+    hits = np.stack([_overlaps(whole, side).any(axis=1) for side in sides], axis=1).astype(np.int32)
+    hits[hits.sum(axis=1) == 0] = 1
+    return whole, hits
+
+
+def _in_image(labels: Labels, T_world_agent: Float64, camera: CameraRecord) -> Bool:
+    """(N,) whose centre lies in the camera's image."""
+    T_camera_world = np.linalg.inv(T_world_agent @ camera.T_agent_camera)
+    centres = labels.T_frame_object[:, :3, 3] @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+    ahead = centres[:, 2] > 0.1
+    pixels = centres @ camera.K.T
+    u, v = (pixels[:, :2] / np.where(ahead, pixels[:, 2], 1.0)[:, None]).T
+    return np.asarray(ahead & (u >= 0) & (u < IMAGE_SIZE[0]) & (v >= 0) & (v < IMAGE_SIZE[1]))

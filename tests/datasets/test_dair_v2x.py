@@ -1,0 +1,320 @@
+"""The reader of DAIR-V2X on a small tree in the real layout: calibration chain, labels, splits, delay, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heatv2x import plugins
+from heatv2x.datasets.base import open_dataset
+from heatv2x.datasets.dair_v2x import DairV2x
+from heatv2x.errors import ConfigError, DataError
+from heatv2x.formats.dair_json import parse_cooperative_labels, parse_offset, parse_side_labels, parse_transform
+from heatv2x.ground_truth import boxes_in_frame, ground_truth
+from heatv2x.structures import Frame
+from tests.formats.dair_writer import (
+    BATCHES,
+    OFFSETS,
+    POLE,
+    T_LIDAR_CAMERA,
+    VEHICLE,
+    K,
+    _level_pole,
+    lidar_matrix,
+    write_dair_v2x,
+)
+from tests.formats.moving_scene import Street, place, rotation, street
+from tests.formats.test_writers import counted
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dair")
+    write_dair_v2x(out)
+    return out
+
+
+@pytest.fixture
+def own(written: Path, tmp_path: Path) -> Path:
+    """A copy that may be broken."""
+    return shutil.copytree(written, tmp_path / "dair") / "cooperative-vehicle-infrastructure"
+
+
+def opened(root: Path, split: str = "train", **settings: Any) -> DairV2x:
+    dataset = open_dataset("dair_v2x", root, split, settings)
+    assert isinstance(dataset, DairV2x)
+    return dataset
+
+
+def moment(index: int, batch: int = 0) -> Street:
+    return _level_pole(street((VEHICLE, POLE), seed=40 + batch, parked=10)).at(0.1 * index)
+
+
+class TestFrames:
+    def test_names_agents_and_poses_of_the_whole_chain(self, written: Path) -> None:
+        dataset = opened(written)
+        assert plugins.find("datasets", "dair_v2x") is DairV2x
+        assert [dataset.name(i) for i in range(len(dataset))] == [f"7/{n:06d}" for n in BATCHES["7"]["vehicle"]]  # type: ignore[attr-defined]
+        for index in range(4):  # with an offset, with another, without one, with an empty one
+            frame = dataset.read(index, [])
+            assert [agent.agent_id for agent in frame.agents] == [0, -1] == list(dataset.agent_ids(index))
+            assert not frame.agents[0].is_roadside and frame.agents[1].is_roadside
+            for agent in frame.agents:
+                np.testing.assert_allclose(agent.pose.matrix, lidar_matrix(moment(index), agent.agent_id), atol=1e-8)
+
+    def test_points_of_both_agents_lie_on_the_labelled_cars(self, written: Path) -> None:
+        frame = opened(written).read(1, ["lidar", "lidar64"])
+        for agent in range(2):
+            cloud = frame.agents[agent].lidars["lidar64"]
+            assert cloud is frame.agents[agent].lidars["lidar"] and np.isfinite(cloud.points).all()
+            assert 0.3 < cloud.points[:, 3].max() <= 255 / 256
+            listed = frame.objects.hits[:, agent] > 0
+            assert (counted(frame, agent, "lidar")[listed] >= 3).all() and listed.sum() > 5
+
+    def test_cameras_project_labels_to_where_the_cars_are_drawn(self, written: Path) -> None:
+        frame = opened(written).read(0, ["camera"])
+        for agent in frame.agents:
+            (camera,) = agent.cameras
+            assert camera.image.shape == (1080, 1920, 3) and camera.depth is None
+            np.testing.assert_allclose(camera.T_agent_camera, T_LIDAR_CAMERA[agent.agent_id], atol=1e-12)
+            np.testing.assert_allclose(camera.K, K)
+        (camera,) = frame.agents[0].cameras
+        grey = np.abs(camera.image.astype(int) - 90).max(axis=2) < 25  # the ground
+        sky = np.abs(camera.image.astype(int) - [150, 190, 230]).max(axis=2) < 25
+        centres = (frame.agents[0].pose.inverse() @ frame.objects.T_world_object)[:, :3, 3]
+        pixels = (centres - camera.T_agent_camera[:3, 3]) @ camera.T_agent_camera[:3, :3] @ camera.K.T
+        u, v = (pixels[:, :2] / pixels[:, 2:]).T
+        visible = np.flatnonzero(frame.objects.camera_visible[:, 0])
+        drawn = [not (grey | sky)[int(v[n]), int(u[n])] for n in visible]
+        assert len(drawn) >= 4 and np.mean(drawn) > 0.7
+
+    def test_the_clock(self, written: Path) -> None:
+        dataset = opened(written)
+        assert dataset.capture_us(1, 0) - dataset.capture_us(0, 0) == 100_000
+        assert dataset.capture_us(0, -1) - dataset.capture_us(0, 0) == 30_000
+        assert dataset.earlier(3, 2) == 1 and dataset.earlier(1, 2) is None
+
+    def test_late_infrastructure(self, written: Path, caplog: pytest.LogCaptureFixture) -> None:
+        now, late = opened(written), opened(written, infrastructure_delay=2)
+        frame, current = late.read(1, ["lidar"]), now.read(1, [])
+        assert [agent.timestamp for agent in frame.agents] == ["000003", "000018"]
+        assert late.capture_us(1, 0) - late.capture_us(1, -1) == 170_000
+        np.testing.assert_array_equal(
+            frame.objects.T_world_object, current.objects.T_world_object
+        )  # labels are not late
+        street_then = moment(-1)
+        there = lidar_matrix(street_then, POLE)
+        there[:2, 3] += OFFSETS[1]["delta_x"] - OFFSETS[0]["delta_x"], OFFSETS[1]["delta_y"] - OFFSETS[0]["delta_y"]
+        np.testing.assert_allclose(frame.agents[1].pose.matrix, there, atol=1e-8)  # the offset is the pair's
+        moving = frame.objects.hits[:, 1] > 0
+        assert (
+            counted(frame, 1, "lidar")[moving].sum() < 0.9 * counted(now.read(1, ["lidar"]), 1, "lidar")[moving].sum()
+        )
+        with caplog.at_level("INFO"):
+            assert len(opened(written, infrastructure_delay=3)) == 3
+        assert "1 of 4 pairs have no infrastructure frame 3 earlier" in caplog.text
+        with pytest.raises(DataError, match="holds no pairs"):
+            opened(written, infrastructure_delay=30)
+
+
+class TestLabels:
+    def true_boxes(self, frame: Frame, index: int) -> np.ndarray:
+        """(N, 3) centres of all cars but the vehicle itself, in the vehicle's LiDAR frame."""
+        here = moment(index)
+        return (np.linalg.inv(here.lidar_matrix(VEHICLE)) @ here.T_world_car[1:])[:, :3, 3]
+
+    @pytest.mark.parametrize("truth", ["sides", "cooperative"])
+    def test_every_object_once_and_where_it_is(self, written: Path, truth: str) -> None:
+        frame = opened(written, truth=truth).read(2, [])
+        boxes = boxes_in_frame(frame.objects, frame.agents[0].pose)
+        assert boxes.hits is None and not frame.objects.counted
+        others = np.hypot(*boxes.boxes[:, :2].T) > 3  # without the vehicle itself, which the roadside unit labels
+        distance = np.linalg.norm(boxes.boxes[others, None, :3] - self.true_boxes(frame, 2), axis=-1)
+        assert (distance.min(axis=1) < 0.2).all()  # the pair has no offset and labels of both sides agree
+        assert len(set(distance.argmin(axis=1))) == others.sum() >= 8
+        assert (boxes.boxes[:, 3] > 3.9).all() and (boxes.boxes[:, 4] < 2.1).all()
+        assert {(1, 1), (0, 1)} <= {tuple(row) for row in frame.objects.hits.tolist()}
+
+    def test_ground_truth_does_not_ask_for_counts_that_do_not_exist(self, written: Path) -> None:
+        frame = opened(written).read(0, [])
+        truth = ground_truth(frame, 0, min_hits=5)
+        assert len(truth) == len(ground_truth(frame, 0)) > 5 and truth.hits is None
+        assert (np.hypot(*truth.boxes[:, :2].T) > 2).all()  # the vehicle itself is not among them
+
+    def test_original_labels_cover_what_the_camera_sees(self, own: Path, caplog: pytest.LogCaptureFixture) -> None:
+        whole, ahead = opened(own).read(0, []).objects, opened(own, annotations="original").read(0, []).objects
+        assert ahead.hits[:, 0].sum() < whole.hits[:, 0].sum() and "original labels" in caplog.text
+        assert opened(own, annotations="auto").annotations == "complemented"
+        coop = opened(own, truth="cooperative", annotations="original").read(0, []).objects
+        assert 0 < len(coop) < len(opened(own, truth="cooperative").read(0, []).objects)
+        shutil.rmtree(own / "vehicle-side" / "label" / "lidar_backup")
+        assert opened(own).annotations == "original"
+        with pytest.raises(DataError, match=r"lidar_backup: is missing: the labels in place are the original"):
+            opened(own, annotations="complemented")
+
+    def test_numbers_may_be_strings(self, own: Path) -> None:
+        labels = sorted((own / "vehicle-side" / "label" / "camera").glob("*.json"))
+        parsed = parse_side_labels(labels[0].read_bytes(), labels[0])
+        assert len(parsed) > 2 and (parsed.size > 1).all()
+
+    def test_other_types_and_flat_boxes_are_left_out(self, own: Path) -> None:
+        path = own / "vehicle-side" / "label" / "lidar" / "000002.json"
+        listed = json.loads(path.read_text())
+        assert len(parse_side_labels(path.read_bytes(), path)) == len(listed) - 3
+        listed[0]["type"] = "CAR"
+        assert len(parse_side_labels(json.dumps(listed).encode(), path)) == len(listed) - 3
+
+    @pytest.mark.parametrize("shift", [0, 1])
+    def test_corners_in_another_turn(self, shift: int) -> None:
+        signs = [[x, y, z] for z in (-0.5, 0.5) for x, y in ((0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))]
+        T = place((10.0, 20.0, 1.0)) @ rotation(0.4, 0.02)
+        corners = np.array(signs) * [4.4, 1.8, 1.5] @ T[:3, :3].T + T[:3, 3]
+        turned = np.concatenate([np.roll(corners[:4], shift, axis=0), np.roll(corners[4:], shift, axis=0)])
+        content = json.dumps([{"type": "car", "world_8_points": turned.tolist()}]).encode()
+        labels = parse_cooperative_labels(content, Path("c.json"))
+        np.testing.assert_allclose(labels.size, [[4.4, 1.8, 1.5]], atol=1e-9)
+        yaw = np.arctan2(labels.T_frame_object[0, 1, 0], labels.T_frame_object[0, 0, 0])
+        assert np.sin(yaw - 0.4) == pytest.approx(0, abs=1e-9) and np.linalg.det(labels.T_frame_object[0]) > 0
+
+
+class TestSplits:
+    def test_coaligns_and_the_official_ones(self, written: Path) -> None:
+        assert len(opened(written, "validate")) == len(opened(written, "val")) == 3
+        assert len(opened(written, splits="official")) == 5 and len(opened(written, "validate", splits="official")) == 2
+        with pytest.raises(DataError, match="has no split 'test'; DAIR-V2X has no labelled test split"):
+            opened(written, "test")
+        with pytest.raises(DataError, match="does not list a frame of the split"):
+            opened(written, "test", splits="official")
+
+    def test_a_missing_split_file_says_where_it_comes_from(self, own: Path) -> None:
+        (own / "train.json").unlink()
+        with pytest.raises(
+            DataError, match=r"train\.json: is missing\n  Way out: put the coalign split file there.*=official"
+        ):
+            opened(own)
+        (own / "train.json").write_text('["000002", "777777"]')
+        with pytest.raises(DataError, match="key '777777': 1 frames of split 'train' are not listed"):
+            opened(own)
+
+    def test_the_index_is_used_and_notices_edits(self, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = opened(own)
+        monkeypatch.setattr(DairV2x, "_parse", lambda *_: pytest.fail("parsed again"))
+        second = opened(own.parent)  # the parent will do
+        assert second.fingerprint == first.fingerprint and len(second) == 4
+        np.testing.assert_array_equal(second.read(0, []).objects.hits, first.read(0, []).objects.hits)
+        assert not second.read(0, []).objects.counted
+        monkeypatch.undo()
+        (own / "infrastructure-side" / "label" / "virtuallidar" / "000019.json").write_text("[]")
+        assert len(opened(own).read(0, []).objects) < len(first.read(0, []).objects)
+
+
+def edit(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        content = json.loads(path.read_text())
+        changed = change(content)
+        path.write_text(json.dumps(content if changed is None else changed))
+
+    return apply
+
+
+VEHICLE_LABEL, CALIB = "vehicle-side/label/lidar/000002.json", "vehicle-side/calib"
+BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "no label": (VEHICLE_LABEL, Path.unlink, "cannot be read"),
+    "cut": (VEHICLE_LABEL, lambda path: path.write_text(path.read_text()[:50]), "is not valid JSON"),
+    "deep": (VEHICLE_LABEL, lambda path: path.write_text("[" * 200_000), "is not valid JSON"),
+    "mapping": (VEHICLE_LABEL, edit(lambda _: {"a": 1}), "expected a list of labels"),
+    "no type": (VEHICLE_LABEL, edit(lambda labels: labels[0].pop("type") and None), r"key '\[0\].type': has no type"),
+    "NaN": (
+        VEHICLE_LABEL,
+        edit(lambda labels: labels[0].update(rotation=float("nan"))),
+        r"\[0\].rotation': expected a finite",
+    ),
+    "word": (
+        VEHICLE_LABEL,
+        edit(lambda labels: labels[0]["3d_location"].update(x="left")),
+        r"3d_location.x': expected a",
+    ),
+    "no size": (
+        VEHICLE_LABEL,
+        edit(lambda labels: labels[0].pop("3d_dimensions") and None),
+        r"3d_dimensions.l': expected",
+    ),
+    "rotation": (
+        f"{CALIB}/novatel_to_world/000002.json",
+        edit(lambda T: T["rotation"][0].__setitem__(0, 3.0)),
+        "is not a rotation",
+    ),
+    "mirror": (
+        f"{CALIB}/novatel_to_world/000002.json",
+        edit(lambda T: {**T, "rotation": np.diag([1, 1, -1]).tolist()}),
+        "is not a rotation",
+    ),
+    "translation": (
+        f"{CALIB}/lidar_to_novatel/000002.json",
+        edit(lambda T: T["transform"].update(translation=[1.0])),
+        "expected 3 numbers",
+    ),
+    "cam_K": (
+        f"{CALIB}/camera_intrinsic/000002.json",
+        edit(lambda K: K.update(cam_K=[0.0] * 9)),
+        "not an intrinsic matrix",
+    ),
+    "pairs": (
+        "cooperative/data_info.json",
+        edit(lambda pairs: pairs[0].pop("vehicle_pointcloud_path") and None),
+        "expected the path",
+    ),
+    "twice": ("cooperative/data_info.json", edit(lambda pairs: pairs + pairs[:1]), "lists vehicle frame 000002 twice"),
+    "offset": (
+        "cooperative/data_info.json",
+        edit(lambda pairs: pairs[0].update(system_error_offset=[1, 2])),
+        "expected a mapping",
+    ),
+    "climbs": ("vehicle-side/data_info.json", edit(lambda infos: infos[0].update(batch_id="../x")), "is no batch"),
+    "time": (
+        "vehicle-side/data_info.json",
+        edit(lambda infos: infos[0].update(pointcloud_timestamp="noon")),
+        "no time in",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_one_clear_error(own: Path, case: str) -> None:
+    path, damage, problem = BAD[case]
+    damage(own / path)
+    with pytest.raises(DataError, match=problem) as caught:
+        opened(own)
+    assert caught.value.path == own / path and caught.value.way_out
+
+
+def test_sensor_files(own: Path) -> None:
+    dataset = opened(own)
+    with pytest.raises(ConfigError, match="DAIR-V2X has no lidar16: its agents' only LiDAR is lidar, lidar64"):
+        dataset.read(0, ["lidar16"])
+    assert dataset.read(0, {-1: ["lidar"]}).agents[0].lidars == {}
+    (own / "vehicle-side" / "image" / "000002.jpg").write_bytes(b"\xff\xd8 not an image")
+    with pytest.raises(DataError, match=r"000002\.jpg: is not a readable JPEG image"):
+        dataset.read(0, ["camera"])
+    cloud = own / "vehicle-side" / "velodyne" / "000003.pcd"
+    cloud.write_bytes(cloud.read_bytes()[:-4])
+    with pytest.raises(DataError, match="is truncated"):
+        dataset.read(1, ["lidar"])
+    with pytest.raises(DataError, match="is not DAIR-V2X-C: expected"):
+        opened(own / "vehicle-side")
+
+
+def test_transforms_and_offsets() -> None:
+    nearly = rotation(0.3)[:3, :3] * 1.001
+    matrix = parse_transform(
+        json.dumps({"rotation": nearly.tolist(), "translation": [[1], ["2"], [3.0]]}).encode(), Path()
+    )
+    np.testing.assert_allclose(matrix, place((1, 2, 3)) @ rotation(0.3), atol=1e-12)
+    assert parse_offset({"system_error_offset": {"delta_x": "", "delta_y": "0.5"}}, Path(), "a") == (0.0, 0.5)
+    assert parse_offset({}, Path(), "a") == parse_offset({"system_error_offset": ""}, Path(), "a") == (0.0, 0.0)
