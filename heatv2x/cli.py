@@ -54,6 +54,10 @@ Settings = Annotated[
         metavar="key=value", help="Settings (heatv2x settings VERB lists them); recipe=NAME reads a recipe first."
     ),
 ]
+FrameAndSettings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FRAME] key=value", help="Which frame (the first one), and settings."),
+]
 Folder = Annotated[Path, typer.Argument(metavar="PATH", help="The dataset's folder.")]
 
 
@@ -138,12 +142,15 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
-    from heatv2x.inspection import CheckConfig
+    from heatv2x.inspection import CheckConfig, IndexConfig
     from heatv2x.training import job_config
+    from heatv2x.view import ViewConfig
     from heatv2x.world.config import WorldConfig
 
     known: dict[str, type[Config]] = {
         "data check": CheckConfig,
+        "data index": IndexConfig,
+        "data view": ViewConfig,
         "demo": DemoConfig,
         "world build": WorldConfig,
         "train base": job_config.BaseConfig,
@@ -205,6 +212,36 @@ def data_check(
         print_inspection(inspection, out)
     if not inspection.ok:
         raise typer.Exit(2)
+
+
+@data_app.command("index")
+def data_index(path: Folder, settings: Settings = None) -> None:
+    """Parse the descriptions of all splits once, so that every later start is fast."""
+    from heatv2x.inspection import IndexConfig, build_indexes
+    from heatv2x.tables import print_indexes
+
+    with _bars(finished_go=True) as report:
+        indexes = build_indexes(path, _config(IndexConfig, settings), report)
+    print_indexes(indexes, out)
+
+
+@data_app.command("view")
+def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
+    """Draw a frame, by number or scenario/timestamp: out=frame.png, .html, or .rrd for rerun."""
+    from heatv2x.datasets.base import open_dataset
+    from heatv2x.inspection import recognise
+    from heatv2x.view import ViewConfig, draw, frame_number, look
+
+    words = [word for word in settings or [] if "=" in word]
+    frames = [word for word in settings or [] if "=" not in word]
+    if len(frames) > 1:
+        raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
+    config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
+    name, _, tree = recognise(path, config.dataset)
+    dataset = open_dataset(name, path, config.split or tree.splits[0], config.reader)
+    index = frame_number(dataset, config.frame)
+    draw(look(dataset, index, config), config.out)
+    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
 
 
 @train_app.command("base")

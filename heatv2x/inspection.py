@@ -7,6 +7,7 @@ there, and sums it up.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import pydantic
 
 from heatv2x import plugins
 from heatv2x.config import Config
-from heatv2x.datasets.base import Dataset
+from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.plausibility import PointsAndLabels, Verdict, absurd_objects, absurd_poses
 from heatv2x.structures import Frame, PointCloud
@@ -39,6 +40,28 @@ class CheckConfig(Config):
     splits: tuple[str, ...] = ()
     every: int = pydantic.Field(1, ge=1)
     json_: Path | None = pydantic.Field(None, alias="json")
+
+
+class IndexConfig(Config):
+    """Attributes:
+    dataset: the dataset part, if the folder is not recognised.
+    splits: only these; all by default.
+    reader: settings of the dataset part, such as reader.annotations=original.
+    """
+
+    dataset: str | None = None
+    splits: tuple[str, ...] = ()
+    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """How long a split took to open: the first time, and again with its index."""
+
+    split: str
+    frames: int
+    first_s: float
+    again_s: float
 
 
 @dataclass
@@ -145,6 +168,34 @@ def recognise(root: Path, dataset: str | None = None) -> tuple[str, type[Dataset
     return known[0]
 
 
+def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
+    """Open every split of a dataset twice: the first time parses what is not indexed yet.
+
+    Raises:
+        DataError: the folder is no dataset, or a descriptive file is missing or corrupt.
+        ConfigError: a setting names what is not there.
+    """
+    name, _, tree = recognise(root, config.dataset)
+    splits = _chosen(root, tree, config.splits)
+    found = []
+    for number, split in enumerate(splits):
+        tell("indexing", number, len(splits))
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            dataset = open_dataset(name, root, split, config.reader)
+            seconds.append(time.perf_counter() - start)
+        found.append(Indexed(split, len(dataset), *seconds))
+    tell("indexing", len(splits), len(splits))
+    return found
+
+
+def _chosen(root: Path, tree: Recognised, splits: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := sorted(set(splits) - set(tree.splits)):
+        raise ConfigError(f"{root} has no split '{unknown[0]}'; it has {', '.join(tree.splits)}")
+    return splits or tree.splits
+
+
 def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = None) -> Inspection:
     """Look through a dataset.
 
@@ -154,10 +205,8 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
     """
     config = config or CheckConfig()
     name, part, tree = recognise(root, config.dataset)
-    if unknown := sorted(set(config.splits) - set(tree.splits)):
-        raise ConfigError(f"{root} has no split '{unknown[0]}'; it has {', '.join(tree.splits)}")
     inspector = _Inspector(root, config.every)
-    for split in config.splits or tree.splits:
+    for split in _chosen(root, tree, config.splits):
         inspector.walk(part, split, tree.published.get(split), tell or _silent)
     inspector.settle()
     verdicts = [inspector.poses(), inspector.sensors(), *inspector.matching.verdicts()]
@@ -207,7 +256,7 @@ class _Inspector:
         scenarios: set[str] = set()
         before: Frame | None = None
         for number, visit in enumerate(part.survey(self.root, split)):
-            tell(f"reading {split}", number + 1, max(published or 0, number + 1))
+            tell(f"reading {split}", number + 1, max(visit.of, number + 1))
             for kind, error in visit.faults:
                 self.fault(kind, error)
             if visit.files:
@@ -216,7 +265,6 @@ class _Inspector:
             if visit.frame is not None:
                 same = before is not None and before.scenario == visit.frame.scenario
                 self.judge(visit, before if same else None)
-                count.described += 1
                 count.described += 1
                 count.agent_frames += len(visit.frame.agents)
                 count.objects += len(visit.frame.objects)

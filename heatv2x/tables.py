@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from heatv2x.inspection import Fault, FileCount, Inspection
+from heatv2x.inspection import Fault, FileCount, Indexed, Inspection
 
 MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("wrong", "bold red")}
 _STATES = {"complete": "green", "not there": "dim", "incomplete": "bold red", "broken files": "bold red"}
@@ -38,6 +38,16 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
         out.print(
             Text(f"{kinds} kind{'s' if kinds > 1 else ''} of fault, {total} in files: mend them first.", "bold red")
         )
+
+
+def print_indexes(indexes: list[Indexed], out: Console) -> None:
+    """The result of `heatv2x data index`."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("split", "frames", "opened now", "opened again"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for index in indexes:
+        table.add_row(index.split, f"{index.frames:,}", f"{index.first_s:.2f} s", f"{index.again_s:.2f} s")
+    out.print(table)
 
 
 def _splits(inspection: Inspection) -> Table:

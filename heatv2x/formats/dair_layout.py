@@ -22,6 +22,7 @@ from heatv2x.formats.dair_json import parse_offset
 
 _log = logging.getLogger(__name__)
 FOLDER = "cooperative-vehicle-infrastructure"
+OFFICIAL_FILE = "cooperative-split-data.json"
 _STEM = re.compile(r"[0-9A-Za-z_]{1,32}")
 _FILE_OF_SPLIT = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 _WAY_OUT = "complete the download"
@@ -200,7 +201,7 @@ class DairLayout:
             problem = f"has no split '{split}'{reason if split == 'test' else ''}"
             raise DataError(self.root, problem, way_out=f"choose one of {', '.join(known)}")
         name = _FILE_OF_SPLIT[split]
-        path = self.root / (f"{name}.json" if splits == "coalign" else "cooperative-split-data.json")
+        path = self.root / (f"{name}.json" if splits == "coalign" else OFFICIAL_FILE)
         other = "official" if splits == "coalign" else "coalign"
         way_out = f"put the {splits} split file there (docs/datasets/dair_v2x.md), or say splits={other}"
         data = parse_json(read_bytes(path, MAX_JSON_BYTES, way_out=way_out), path, way_out)
