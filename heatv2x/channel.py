@@ -75,11 +75,12 @@ class Channel:
         scenario = frame.rpartition("/")[0]
         return bool(self._draw(scenario, sender, "precise").random() < self.config.precise_share)
 
-    def hears(self, ego: Pose, others: list[Pose]) -> list[int]:
-        """Indices of the agents in range, nearest first, at most `max_senders`."""
+    def hears(self, ego: Pose, others: list[Pose], range_m: float | None = None) -> list[int]:
+        """Indices of the agents in range (`range_m`, by default the link's), nearest first, at most `max_senders`."""
+        range_m = self.config.range_m if range_m is None else range_m
         distances = [ego.planar_distance(other) for other in others]
         order = sorted(range(len(others)), key=lambda index: distances[index])
-        return [index for index in order if distances[index] <= self.config.range_m][: self.config.max_senders]
+        return [index for index in order if distances[index] <= range_m][: self.config.max_senders]
 
     def _draw(self, frame: str, sender: int, what: str) -> np.random.Generator:
         key = hashlib.sha256(f"{self.config.seed}/{frame}/{sender}/{what}".encode()).digest()

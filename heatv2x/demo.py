@@ -19,12 +19,13 @@ from heatv2x import __version__
 from heatv2x.assembly import exchanging
 from heatv2x.config import Config, build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.evaluation import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
 from heatv2x.report.build import build_report
 from heatv2x.report.collect import collect_scenes
+from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, machine, run_once, stage_of, to_row
 from heatv2x.training import job_config, jobs
 from heatv2x.workers import Task, Tell, run_tasks

@@ -9,7 +9,7 @@ without the ego's own body. A second score counts only what the ego itself sees.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset, reader_settings
-from heatv2x.errors import HeatError
+from heatv2x.errors import ConfigError, HeatError
 from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import ground_truth, in_range
@@ -29,36 +29,10 @@ from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
 from heatv2x.metrics.communication import Traffic, measure_traffic
 from heatv2x.model import Collaboration
+from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 from heatv2x.structures import Boxes3D, Frame
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Roster:
-    """Who plays what in an evaluation.
-
-    Attributes:
-        ego: type of the ego, which is the first agent of every frame.
-        senders: type of all other agents; several types take turns among them in the order of their ids.
-        drop: the ego hears nobody.
-    """
-
-    ego: str
-    senders: str | tuple[str, ...]
-    drop: bool = False
-
-    @property
-    def sender_types(self) -> tuple[str, ...]:
-        """The senders' types, in turn."""
-        return (self.senders,) if isinstance(self.senders, str) else self.senders
-
-    def roles(self, agent_ids: Collection[int], ego_id: int) -> dict[int, str]:
-        """Type of every agent of a frame by id; an agent keeps its type from frame to frame of a scenario."""
-        others = sorted(agent_id for agent_id in agent_ids if agent_id != ego_id)
-        types = self.sender_types
-        roles = {agent_id: types[rank % len(types)] for rank, agent_id in enumerate(others)}
-        return {ego_id: self.ego, **roles}
 
 
 @dataclass
@@ -72,6 +46,7 @@ class SceneResult:
         messages: what they sent, unpacked.
         detections, truth: boxes in the ego's frame.
         arrived: SHA-256 over the bytes of the messages, in the order of `heard`.
+        ego: index of the ego in `frame.agents`.
     """
 
     frame: Frame
@@ -81,6 +56,7 @@ class SceneResult:
     detections: Boxes3D
     truth: Boxes3D
     arrived: bytes = b""
+    ego: int = 0
 
     @property
     def message_bytes(self) -> list[int]:
@@ -97,6 +73,7 @@ class Evaluation:
         ego_visible: against what the ego itself sees; detections of other objects that are there do not count.
         traffic: measured message sizes.
         arrived: hex SHA-256 over every byte that the egos received: two channels with the same value did the same.
+        by_scenario: average precision by scenario, by threshold: the union's, from that scenario's frames alone.
         scenes: the frames that were kept for pictures, by index.
     """
 
@@ -105,6 +82,7 @@ class Evaluation:
     traffic: Traffic
     arrived: str = ""
     scenes: dict[int, SceneResult] = field(default_factory=dict)
+    by_scenario: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_row(self, codec: str) -> dict[str, Any]:
         """The measured columns of a row of metrics.json."""
@@ -131,7 +109,8 @@ class Evaluator:
     Args:
         dataset: the split.
         channel: the link; also sets the communication range of the ground truth.
-        protocol: of average precision; the model's grid is written into it as the range.
+        protocol: of average precision, and what it is measured on; where it has no range, the model's grid is written
+            into it as the range.
         limit: evaluate only the first frames.
         only: evaluate only the frames with these indices; the others are there for late messages.
         keep: indices of frames whose scenes are kept in the results.
@@ -154,7 +133,7 @@ class Evaluator:
         self.indices = list(range(len(dataset)) if only is None else only)[:limit]
         self.keep = set(keep)
         self.refine_poses = refine_poses
-        self._frames: dict[tuple[int, str, tuple[str, ...], int], Frame] = {}
+        self._frames: dict[tuple[int, tuple[tuple[int, str], ...]], Frame] = {}
         self._sent: dict[tuple[int, int, str, str], Message] = {}
         self._speakers: dict[str, Collaboration] = {}
 
@@ -171,7 +150,7 @@ class Evaluator:
     def evaluate(
         self,
         model: Collaboration,
-        roster: Roster,
+        roster: Cast,
         progress: Progress | None = None,
         speakers: Mapping[str, Collaboration] | None = None,
     ) -> Evaluation:
@@ -185,48 +164,89 @@ class Evaluator:
         """
         model.eval()
         self._speakers = dict(speakers or {})
-        grid = model.grid
-        protocol = replace(self.protocol, x_range_m=(grid.x_min, grid.x_max), y_range_m=(grid.y_min, grid.y_max))
+        protocol = self._protocol(model)
         union, visible = ApAccumulator(protocol), ApAccumulator(protocol)
-        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
         sizes, scenes, arrived = [], {}, hashlib.sha256()
         for done, index in enumerate(self.indices, start=1):
             scene = self.run(model, roster, index)
             arrived.update(scene.arrived)
             union.add(scene.detections, scene.truth)
-            seen = ground_truth(scene.frame, 0, [0], limits=limits)
+            seen = self._truth(scene.frame, scene.ego, [scene.ego], protocol)
             visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
             sizes.append(scene.message_bytes)
             if index in self.keep:
                 scenes[index] = scene
             if progress:
                 progress(done, len(self.indices))
-        return Evaluation(union.result(), visible.result(), measure_traffic(sizes), arrived.hexdigest(), scenes)
+        scenarios: dict[str, list[int]] = {}
+        for row, index in enumerate(self.indices):
+            scenarios.setdefault(self.dataset.name(index).rpartition("/")[0], []).append(row)
+        by_scenario = {name: union.subset(rows).ap() for name, rows in scenarios.items()}
+        traffic = measure_traffic(sizes)
+        return Evaluation(union.result(), visible.result(), traffic, arrived.hexdigest(), scenes, by_scenario)
 
-    def run(self, model: Collaboration, roster: Roster, index: int) -> SceneResult:
+    def run(self, model: Collaboration, roster: Cast, index: int) -> SceneResult:
         """One frame through the whole line, bytes included."""
-        ego_id = self.dataset.agent_ids(index)[0]
+        protocol = self._protocol(model)
+        agent_ids = self._agent_ids(index)
+        ego_id = roster.ego_of(self.dataset.name(index).rpartition("/")[0], agent_ids)
         frame = self._read(index, model, roster, ego_id)
-        grid, config = model.grid, self.channel.config
-        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
+        ego_index = agent_ids.index(ego_id)
         ego = self._send(model, roster, index, ego_id, ego_id)
         # features need a common base, boxes do not
         space = None if model.fusion.level == "boxes" else ego.feature_space
         heard, messages, arrived = [], [], hashlib.sha256()
-        others = [] if roster.drop else list(range(1, len(frame.agents)))
-        for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
+        taking_part = self._roles(roster, index, ego_id)
+        others = [j for j, agent_id in enumerate(agent_ids) if j != ego_index and agent_id in taking_part]
+        others = [] if roster.drop else others
+        range_m = self._range_m(protocol)
+        for near in self.channel.hears(frame.agents[ego_index].pose, [frame.agents[j].pose for j in others], range_m):
             sender = others[near]
-            data = self._transmit(model, roster, index, sender, frame)
+            data = self._transmit(model, roster, index, sender, frame, ego_id)
             if data is not None:
                 heard.append(sender)
                 messages.append(unpack(data, space))
                 arrived.update(data)
         messages, heard = self._trusted(messages, heard)
         believed = model.refined(ego, messages) if self.refine_poses else messages
-        truth = ground_truth(frame, 0, None, limits=limits, comm_range_m=config.range_m)
+        truth = self._truth(frame, ego_index, list(range(len(agent_ids))), protocol)
         found = model.detect(ego, believed)
-        found = found[in_range(found.boxes.astype(np.float64), limits)]
-        return SceneResult(frame, ego, heard, messages, found, truth, arrived.digest())
+        whole = protocol.range_rule == "all_corners"
+        found = found[in_range(found.boxes.astype(np.float64), protocol.limits, all_corners=whole)]
+        return SceneResult(frame, ego, heard, messages, found, truth, arrived.digest(), ego_index)
+
+    def _protocol(self, model: Collaboration) -> Protocol:
+        """The protocol with a range: its own, or the model's grid."""
+        grid = model.grid
+        return replace(
+            self.protocol,
+            x_range_m=self.protocol.x_range_m or (grid.x_min, grid.x_max),
+            y_range_m=self.protocol.y_range_m or (grid.y_min, grid.y_max),
+        )
+
+    def _range_m(self, protocol: Protocol) -> float:
+        """The communication range: the protocol's, or else the channel's."""
+        return self.channel.config.range_m if protocol.comm_range_m is None else protocol.comm_range_m
+
+    def _truth(self, frame: Frame, ego: int, participants: Sequence[int], protocol: Protocol) -> Boxes3D:
+        """What the participants in communication range see, by the protocol's rules."""
+        return ground_truth(
+            frame,
+            ego,
+            participants,
+            limits=protocol.limits,
+            comm_range_m=self._range_m(protocol),
+            visible_to=protocol.visible_to,
+            all_corners=protocol.range_rule == "all_corners",
+            own_body=protocol.own_body,
+        )
+
+    def _agent_ids(self, index: int) -> tuple[int, ...]:
+        """The agents of a frame that the protocol lets in."""
+        return self.dataset.agent_ids(index)[: self.protocol.max_agents]
+
+    def _roles(self, roster: Cast, index: int, ego_id: int) -> dict[int, str]:
+        return roster.roles(self._agent_ids(index), ego_id, self.dataset.name(index).rpartition("/")[0])
 
     def _trusted(self, messages: list[Message], heard: list[int]) -> tuple[list[Message], list[int]]:
         """Messages whose reported position is good enough for this ego, and who sent them."""
@@ -234,18 +254,20 @@ class Evaluator:
         kept = [i for i, message in enumerate(messages) if limit is None or message.sigma_m < limit]
         return [messages[i] for i in kept], [heard[i] for i in kept]
 
-    def _transmit(self, model: Collaboration, roster: Roster, index: int, sender: int, frame: Frame) -> bytes | None:
+    def _transmit(
+        self, model: Collaboration, roster: Cast, index: int, sender: int, frame: Frame, ego_id: int
+    ) -> bytes | None:
         """The bytes that arrive, with the pose as reported; None if they are lost, or the sender was not there yet."""
         agent_id, earlier = frame.agents[sender].agent_id, self._earlier(index)
-        if not self.channel.delivers(frame.name, agent_id) or agent_id not in self.dataset.agent_ids(earlier):
+        if not self.channel.delivers(frame.name, agent_id) or agent_id not in self._agent_ids(earlier):
             return None
-        message = self._send(model, roster, earlier, agent_id, frame.agents[0].agent_id)
+        message = self._send(model, roster, earlier, agent_id, ego_id)
         pose, sigma_m, sigma_rad = self.channel.reported_pose(frame.name, agent_id, message.pose)
         return pack(replace(message, pose=pose, sigma_m=sigma_m, sigma_rad=sigma_rad))
 
-    def _send(self, model: Collaboration, roster: Roster, index: int, agent_id: int, ego_id: int) -> Message:
+    def _send(self, model: Collaboration, roster: Cast, index: int, agent_id: int, ego_id: int) -> Message:
         """What an agent said in a frame, in the role it has for this ego."""
-        agent_type = roster.roles(self.dataset.agent_ids(index), ego_id)[agent_id]
+        agent_type = self._roles(roster, index, ego_id)[agent_id]
         key = (index, agent_id, agent_type, model.fusion.level)
         if key not in self._sent:
             frame = self._read(index, model, roster, ego_id)
@@ -255,11 +277,11 @@ class Evaluator:
             self._sent[key] = speaker.with_boxes(message) if self.refine_poses else message
         return self._sent[key]
 
-    def _read(self, index: int, model: Collaboration, roster: Roster, ego_id: int) -> Frame:
+    def _read(self, index: int, model: Collaboration, roster: Cast, ego_id: int) -> Frame:
         """A frame with the sensors that each agent needs in its role for this ego."""
-        key = (index, roster.ego, roster.sender_types, ego_id)
+        roles = self._roles(roster, index, ego_id)
+        key = (index, tuple(sorted(roles.items())))
         if key not in self._frames:
-            roles = roster.roles(self.dataset.agent_ids(index), ego_id)
             wanted = {i: self._speakers.get(name, model).agent(name).sensors for i, name in roles.items()}
             self._frames = {} if len(self._frames) > 4 else self._frames
             self._frames[key] = self.dataset.read(index, wanted)
@@ -312,6 +334,10 @@ class EvalConfig(Config):
         split: which split.
         packs: base, agent and adapter packs, any order.
         ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
+        assignment: a file that assigns a type to each agent of each scenario; then `plays` says which of our types each
+            of its types plays, `ego` is the type the ego must be of, and `senders` is unused.
+        plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types take no part.
+        agents: so many agents take part, the ego first; several numbers give one row each (in-order evaluation).
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         protocol: of average precision.
@@ -328,6 +354,9 @@ class EvalConfig(Config):
     ego: str = "lidar64"
     senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False
+    assignment: Path | None = None
+    plays: dict[str, str] = pydantic.Field(default_factory=dict)
+    agents: tuple[pydantic.PositiveInt, ...] = ()
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
     protocol: str = HEATV2X.name
@@ -338,19 +367,42 @@ class EvalConfig(Config):
 def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
     """Evaluate packs on a split and write metrics.json; gives its rows."""
     model = Collaboration.from_packs(*config.packs)
-    roster = Roster(config.ego, config.senders, config.drop)
-    for name in (roster.ego, *roster.sender_types):
+    rosters = _rosters(config)
+    for name in next(iter(rosters.values())).types:
         model.agent(name)  # an unknown type is told before the data are read
-    dataset = open_dataset(
-        config.dataset, config.data, config.split, reader_settings(config.reader, config.hetero_root)
-    )
+    reader = reader_settings(config.reader, config.hetero_root)
+    dataset = open_dataset(config.dataset, config.data, config.split, reader)
     protocol = find_protocol(config.protocol)
     evaluator = Evaluator(dataset, config.channel, protocol, config.frames, refine_poses=config.refine_poses)
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
-    evaluation = evaluator.evaluate(model, roster, tell)
-    name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"
-    row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
-    row |= {**evaluation.to_row(model.config.codec), "trained_parameters": None, "train_seconds": None}
-    content = {"rows": [row], "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
+    rows = []
+    for name, roster in rosters.items():
+        evaluation = evaluator.evaluate(model, roster, tell)
+        row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
+        row |= {**evaluation.to_row(model.config.codec), "trained_parameters": None, "train_seconds": None}
+        rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
+    content = {"rows": rows, "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     write_json(config.out / "metrics.json", content)
-    return [row]
+    return rows
+
+
+def _rosters(config: EvalConfig) -> dict[str, Cast]:
+    """Who plays what, by the name of the row.
+
+    Raises:
+        ConfigError: settings of an assignment without one.
+    """
+    if config.assignment is None:
+        if config.plays or config.agents:
+            raise ConfigError("plays and agents need an assignment: write assignment=FILE")
+        roster = Roster(config.ego, config.senders, config.drop)
+        name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"
+        return {name: roster}
+    assigned = Assignment.read(config.assignment)
+    counts = config.agents or (None,)
+    return {
+        "no_fusion" if config.drop else "assigned" if count is None else f"assigned/{count}": AssignedRoster(
+            assigned, config.plays, (config.ego,), count, config.drop
+        )
+        for count in counts
+    }

@@ -23,6 +23,7 @@ def ground_truth(
     visible_to: Literal["lidar", "camera"] = "lidar",
     min_hits: int = 1,
     all_corners: bool = False,
+    own_body: bool = False,
 ) -> Boxes3D:
     """The union of what the participants see, without the ego's own body.
 
@@ -37,6 +38,7 @@ def ground_truth(
             count returns: there an object is seen if an agent lists it.
         all_corners: HEAL's range rule (all eight corners inside `limits`, z included) in place of ours (the centre
             inside in x and y).
+        own_body: keep boxes of the ego itself, which other agents list, as the field's code does.
 
     Returns:
         Upright boxes in the ego's LiDAR frame with ids, and the hits summed over the participants (None if the dataset
@@ -51,8 +53,8 @@ def ground_truth(
     else:
         raise ValueError(f"visible_to is 'lidar' or 'camera', got {visible_to!r}")
     upright = _upright(objects, frame.agents[ego].pose)
-    keep = seen & (objects.ids != frame.agents[ego].agent_id)
-    if not frame.agents[ego].is_roadside:  # a vehicle may well drive under a roadside unit
+    keep = seen if own_body else seen & (objects.ids != frame.agents[ego].agent_id)
+    if not frame.agents[ego].is_roadside and not own_body:  # a vehicle may well drive under a roadside unit
         keep &= ~_contains_origin(upright)
     if limits is not None:
         keep &= in_range(upright, limits, all_corners=all_corners)
@@ -82,6 +84,27 @@ def in_range(boxes: Float64, limits: Sequence[float], *, all_corners: bool = Fal
         return np.asarray(((boxes[:, :2] >= low[:2]) & (boxes[:, :2] <= high[:2])).all(axis=1))
     corners = _corners(boxes)
     return np.asarray(((corners >= low) & (corners <= high)).all(axis=(1, 2)))
+
+
+def in_image(T_world_object: Float64, pose: Pose, T_agent_camera: Float64, K: Float64, size: tuple[int, int]) -> Bool:
+    """Which objects have their centre in a camera's image, hidden or not.
+
+    Args:
+        T_world_object: (N, 4, 4).
+        pose: of the camera's agent.
+        T_agent_camera: (4, 4), camera axes as OpenCV's.
+        K: (3, 3) intrinsics in pixels.
+        size: width and height in pixels.
+
+    Returns:
+        (N,) bool.
+    """
+    T_camera_world = Pose(pose.matrix @ T_agent_camera).inverse()
+    centres = T_world_object[:, :3, 3] @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+    ahead = centres[:, 2] > 0.1
+    pixels = centres @ K.T
+    u, v = (pixels[:, :2] / np.where(ahead, pixels[:, 2], 1.0)[:, None]).T
+    return np.asarray(ahead & (u >= 0) & (u < size[0]) & (v >= 0) & (v < size[1]))
 
 
 def _participants(frame: Frame, ego: int, participants: Sequence[int] | None, comm_range_m: float | None) -> list[int]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from heatv2x.evaluation import Evaluation, Roster
+from heatv2x.evaluation import Evaluation
 from heatv2x.files import read_json
 from heatv2x.model import Collaboration
+from heatv2x.roster import Roster
 from heatv2x.training import jobs
 from heatv2x.workers import Tell
 

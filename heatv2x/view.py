@@ -172,12 +172,12 @@ def figure_of(view: View) -> Figure:
         draw_from_above(view, figure.add_subplot())
         return figure
     image = rows[0].cameras[0].image
-    cell_width = 2.3 if columns > 1 else 4.6
-    cell_height = cell_width * image.shape[0] / image.shape[1] + 0.2
-    height = max(8.0, cell_height * len(rows) + 0.8)
+    aspect = image.shape[1] / image.shape[0]
+    cell_width = min(8.0 / len(rows) * aspect, 11.0 / columns, 8.0)
+    height = max(8.0, (cell_width / aspect + 0.25) * len(rows))
     figure = Figure((height + cell_width * columns, height), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(height, cell_width * columns))
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(height, cell_width * columns))
     draw_from_above(view, left.add_subplot())
     cells = right.subplots(len(rows), columns, squeeze=False)
     for row, agent in enumerate(rows):
@@ -196,8 +196,8 @@ def draw_from_above(view: View, axes: Axes) -> None:
         points, colour = view.points(agent), _colour(view, agent)
         if len(points):
             high = points[:, 2] > np.percentile(points[:, 2], 20) + 0.4
-            axes.scatter(*points[~high, :2].T, s=0.15, c=colour, alpha=0.18, linewidths=0, rasterized=True)
-            axes.scatter(*points[high, :2].T, s=0.5, c=colour, alpha=0.75, linewidths=0, rasterized=True)
+            axes.scatter(points[~high, 0], points[~high, 1], s=0.3, c=colour, alpha=0.3, linewidths=0, rasterized=True)
+            axes.scatter(points[high, 0], points[high, 1], s=0.8, c=colour, alpha=0.8, linewidths=0, rasterized=True)
     for corners, hits in zip(view.corners(), frame.objects.hits, strict=True):
         box = (corners @ T_ego_world[:3, :3].T + T_ego_world[:3, 3])[:4, :2]
         seen = hits.sum() > 0
@@ -265,7 +265,7 @@ def _draw_agent(view: View, agent: AgentFrame, axes: Axes) -> None:
     axes.fill(*(shape @ turn.T + T[:2, 3]).T, fc=_colour(view, agent), ec="white", lw=0.8, zorder=5)
     axes.annotate(
         _name(view, agent),
-        T[:2, 3],
+        (float(T[0, 3]), float(T[1, 3])),
         xytext=(7, 7),
         textcoords="offset points",
         fontsize=8,
@@ -301,16 +301,19 @@ def _colour(view: View, agent: AgentFrame) -> str:
 
 # --- other forms ------------------------------------------------------------------------------------------------------
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{ frame.name }}</title><style>
-body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1500px;padding:0 1rem;color:#1a1a1a;background:#fff}
-img{max-width:100%;height:auto}table{border-collapse:collapse;margin:.5rem 0 1.5rem}
-td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #e4e4e4}td:first-child,th:first-child{text-align:left}
-th{font-weight:600}.tables{display:flex;flex-wrap:wrap;gap:2.5rem}
-</style><h1>{{ frame.name }}</h1><p>Everything in the frame of agent {{ frame.agents[0].agent_id }}: x forward, y left, metres.</p>
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{{ frame.name }}</title><style>
+body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1500px;padding:0 1rem;color:#1a1a1a}
+body{background:#fff}img{max-width:100%;height:auto}table{border-collapse:collapse;margin:.5rem 0 1.5rem}
+td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #e4e4e4}
+td:first-child,th:first-child{text-align:left}th{font-weight:600}.tables{display:flex;flex-wrap:wrap;gap:2.5rem}
+</style><h1>{{ frame.name }}</h1>
+<p>Everything in the frame of agent {{ frame.agents[0].agent_id }}: x forward, y left, metres.</p>
 <img alt="the frame from above, and the cameras" src="data:image/png;base64,{{ picture }}"><div class="tables">
-{% for title, head, rows in tables %}<div><h2>{{ title }}</h2><table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}
-</tr>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}
+{% for title, head, rows in tables %}<div><h2>{{ title }}</h2><table>
+<tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</table></div>{% endfor %}
 </div></html>
 """
 
@@ -354,7 +357,7 @@ def log_to_rerun(view: View, out: Path) -> None:
         import rerun  # noqa: PLC0415 - 680 MB that only this needs
     except ImportError as error:
         raise ConfigError(
-            "an .rrd file needs rerun, which is not installed: pip install 'heatv2x[view]', or say out=frame.html"
+            f"an .rrd file needs rerun ({error}): pip install 'heatv2x[view]', or say out=frame.html"
         ) from error
     recording = rerun.RecordingStream("heatv2x")
     T_ego_world = view.ego.pose.inverse()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import pytest
 from heatv2x.channel import ChannelConfig
 from heatv2x.datasets.base import Sensors
 from heatv2x.errors import ConfigError, HeatError
-from heatv2x.evaluation import Evaluator, Roster, without_hidden
+from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, without_hidden
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
-from heatv2x.metrics.average_precision import HEAL
+from heatv2x.metrics.average_precision import HEAL, HEAL_IN_ORDER, HEATV2X
 from heatv2x.model import Collaboration
+from heatv2x.roster import AssignedRoster, Assignment, Roster
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 
@@ -304,3 +306,86 @@ def test_every_level_of_fusion_is_evaluated_alike(fusion: str, dataset: SmallSce
 def test_an_unknown_type_is_refused(model: Collaboration, dataset: SmallScenes) -> None:
     with pytest.raises(ConfigError, match="did you mean 'lidar16'"):
         Evaluator(dataset).evaluate(model, Roster("lidar64", "lidar17"))
+
+
+class TestAssigned:
+    """In-order evaluation: one clip's ego and types from an assignment, one to three agents fused."""
+
+    ASSIGNMENT = Assignment({"clip0": {1: "m1", 2: "m3", 3: "m2"}, "clip1": {1: "m2", 2: "m1", 3: "m1"}})
+    PLAYS: ClassVar[dict[str, str]] = {"m1": "lidar64", "m3": "lidar16"}
+
+    def cast(self, count: int | None = None, **settings: Any) -> AssignedRoster:
+        return AssignedRoster(self.ASSIGNMENT, self.PLAYS, ("lidar64",), count, **settings)
+
+    def test_the_ego_is_whoever_plays_its_type(self, model: Collaboration, dataset: SmallScenes) -> None:
+        scene = Evaluator(dataset).run(model, self.cast(), 2)
+        assert scene.ego == 1 and scene.heard == [2]  # agent 2 is the ego, agent 3 is heard, agent 1 plays nothing
+        frame = dataset.read(2, ["lidar64"])
+        truth = ground_truth(frame, 1, None, limits=LIMITS, comm_range_m=70.0)
+        assert np.array_equal(scene.truth.boxes, truth.boxes)  # whoever plays nothing still labels
+        alone = Evaluator(dataset).run(model, self.cast(drop=True), 2)
+        ego = model.encode(frame.agents[1], "lidar64")
+        assert alone.heard == [] and np.array_equal(alone.detections.boxes, model.detect(ego).boxes)
+
+    def test_counts_fuse_more_and_more_and_the_truth_stays(self, model: Collaboration, dataset: SmallScenes) -> None:
+        evaluator = Evaluator(dataset)
+        scenes = {count: evaluator.run(model, self.cast(count), 0) for count in (1, 2, 3)}
+        assert {count: scene.heard for count, scene in scenes.items()} == {1: [], 2: [1], 3: [1]}
+        assert all(np.array_equal(scene.truth.boxes, scenes[1].truth.boxes) for scene in scenes.values())
+
+    def test_average_precision_by_scenario(
+        self, model: Collaboration, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        evaluator = Evaluator(dataset)
+        perfect(model, evaluator, monkeypatch)
+        found = model.detect
+        calls = iter(range(4))
+
+        def only_in_the_first_clip(ego: Message, messages: Any = ()) -> Boxes3D:
+            boxes = found(ego, messages)
+            return boxes if next(calls) < 2 else boxes[:0]
+
+        monkeypatch.setattr(model, "detect", only_in_the_first_clip)
+        evaluation = evaluator.evaluate(model, ROSTER)
+        assert evaluation.by_scenario["clip0"]["0.5"] == 1.0 and evaluation.by_scenario["clip1"]["0.5"] == 0.0
+        assert 0 < evaluation.result.ap["0.5"] < 1
+
+    def test_settings_of_the_command(self, tmp_path: Path) -> None:
+        common: dict[str, Any] = {"data": tmp_path, "packs": ()}
+        with pytest.raises(ConfigError, match="plays and agents need an assignment"):
+            _rosters(EvalConfig(**common, agents=(1, 2)))
+        (tmp_path / "a.json").write_text('{"clip0": {"1": "m1"}}')
+        config = EvalConfig(**common, assignment=tmp_path / "a.json", plays={"m1": "lidar64"}, agents=(1, 2))
+        casts = _rosters(config)
+        assert list(casts) == ["assigned/1", "assigned/2"] and casts["assigned/2"].types == ("lidar64",)
+
+
+class TestProtocols:
+    def test_a_protocols_range_and_agents_are_obeyed(self, model: Collaboration, dataset: SmallScenes) -> None:
+        narrow = replace(HEATV2X, x_range_m=(-5.0, 5.0), y_range_m=(-12.8, 12.8))
+        scene = Evaluator(dataset, protocol=narrow).run(model, ROSTER, 0)
+        whole = Evaluator(dataset).run(model, ROSTER, 0)
+        for part in ("detections", "truth"):
+            boxes, every = getattr(scene, part).boxes, getattr(whole, part).boxes
+            assert np.array_equal(boxes, every[np.abs(every[:, 0]) <= 5]) and len(boxes) < len(every)
+        few = Evaluator(dataset, protocol=replace(HEATV2X, max_agents=2)).run(model, ROSTER, 0)
+        assert few.heard == [1]
+        frame = dataset.read(0, [])
+        truth = ground_truth(frame, 0, [0, 1], limits=LIMITS, comm_range_m=70.0)
+        assert np.array_equal(few.truth.boxes, truth.boxes)
+        alone = Evaluator(dataset, protocol=replace(HEATV2X, comm_range_m=1.0)).run(model, ROSTER, 0)
+        assert alone.heard == [] and len(alone.truth) == len(ground_truth(frame, 0, [0], limits=LIMITS))
+
+    def test_all_corners_and_own_body(self, model: Collaboration, dataset: SmallScenes) -> None:
+        rule = replace(HEATV2X, range_rule="all_corners", z_range_m=(-3.0, 1.0), own_body=True)
+        truth = Evaluator(dataset, protocol=rule).run(model, ROSTER, 0).truth
+        wanted = ground_truth(
+            dataset.read(0, []), 0, limits=(-12.8, -12.8, -3.0, 12.8, 12.8, 1.0), all_corners=True, own_body=True
+        )
+        assert np.array_equal(truth.boxes, wanted.boxes) and 1 in wanted.ids  # type: ignore[operator]
+
+    def test_what_is_stored_says_what_differs(self, model: Collaboration, dataset: SmallScenes) -> None:
+        stored = Evaluator(dataset, protocol=HEAL_IN_ORDER, limit=1).evaluate(model, ROSTER).to_row("int8")["protocol"]
+        assert stored["x_range_m"] == [-204.8, 204.8] and stored["comm_range_m"] == 180.0 and stored["max_agents"] == 5
+        plain = Evaluator(dataset, limit=1).evaluate(model, ROSTER).to_row("int8")["protocol"]
+        assert plain["x_range_m"] == [-12.8, 12.8] and "comm_range_m" not in plain

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "heatv2x"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "structures", "survey", "files", "config", "plugins", "geometry", "grid"),
     ("formats",),
-    ("datasets", "world", "ground_truth"),
+    ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),
     ("agents", "adapters", "codecs", "fusion", "heads"),
     ("message", "channel", "pose_refinement"),

@@ -28,7 +28,7 @@ from heatv2x.formats.image import read_rgb
 from heatv2x.formats.own_body import without_body
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.geometry import rotated_iou_bev
-from heatv2x.ground_truth import boxes_in_frame
+from heatv2x.ground_truth import boxes_in_frame, in_image
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
 from heatv2x.survey import Recognised, SensorFile, Visit
 
@@ -65,7 +65,7 @@ class DairV2x(Dataset):
 
         Attributes:
             splits: whose split files: "coalign" (train.json, val.json) or "official".
-            truth: "sides" joins the labels of both sides (HEAL); "cooperative" takes the cooperative labels (the official
+            truth: "sides" joins the labels of both sides (HEAL); "cooperative" takes the cooperative labels (official
                 tool). The numbers differ.
             annotations: "complemented" labels all around, "original" ones (the vehicle's only where its camera looks),
                 "auto" takes those in place. Numbers on the two are not comparable.
@@ -254,15 +254,16 @@ class DairV2x(Dataset):
         whole = None if path is None else parse_cooperative_labels(contents[path], root / path)
         labels, hits = _joined(*sides) if whole is None else _attributed(whole, sides)
         poses = np.stack([T_world_vehicle, T["sent_to_world"]])
-        visible = np.stack(
-            [_in_image(labels, pose, camera[0]) for pose, camera in zip(poses, cameras, strict=True)], axis=1
-        )
+        visible = [
+            in_image(labels.T_frame_object, Pose(pose), camera[0].T_agent_camera, camera[0].K, IMAGE_SIZE)
+            for pose, camera in zip(poses, cameras, strict=True)
+        ]
         return FrameRecord(
             name=pair.name,
             folders=(f"vehicle-side/{pair.vehicle}", f"infrastructure-side/{pair.sent}"),
             T_world_agent=poses,
             cameras=cameras,
-            objects=_objects(labels, hits, visible & (hits > 0)),
+            objects=_objects(labels, hits, np.stack(visible, axis=1) & (hits > 0)),
             without_center=0,
             stamps=tuple(files.stamps),
         )
@@ -323,13 +324,3 @@ def _attributed(whole: Labels, sides: list[Labels]) -> tuple[Labels, Int32]:
     hits = np.stack([_overlaps(whole, side).any(axis=1) for side in sides], axis=1).astype(np.int32)
     hits[hits.sum(axis=1) == 0] = 1
     return whole, hits
-
-
-def _in_image(labels: Labels, T_world_agent: Float64, camera: CameraRecord) -> Bool:
-    """(N,) whose centre lies in the camera's image."""
-    T_camera_world = np.linalg.inv(T_world_agent @ camera.T_agent_camera)
-    centres = labels.T_frame_object[:, :3, 3] @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
-    ahead = centres[:, 2] > 0.1
-    pixels = centres @ camera.K.T
-    u, v = (pixels[:, :2] / np.where(ahead, pixels[:, 2], 1.0)[:, None]).T
-    return np.asarray(ahead & (u >= 0) & (u < IMAGE_SIZE[0]) & (v >= 0) & (v < IMAGE_SIZE[1]))

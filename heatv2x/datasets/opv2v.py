@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pydantic
 
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
@@ -15,9 +20,10 @@ from heatv2x.formats.opv2v_index import open_index
 from heatv2x.formats.opv2v_layout import Layout
 from heatv2x.formats.own_body import without_body
 from heatv2x.formats.pcd import read_pcd
-from heatv2x.structures import AgentFrame, Camera, Frame, PointCloud, Pose
+from heatv2x.structures import AgentFrame, Camera, Frame, Objects, PointCloud, Pose
 from heatv2x.survey import Recognised, Visit
 
+_NEAR_M = 45.0
 _LIDAR_SUFFIX = {"lidar64": "", "lidar32": "_32", "lidar16": "_16", "lidar": ""}
 
 
@@ -29,7 +35,7 @@ class Opv2v(Dataset):
         split: "train", "validate", "test", ...
         hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is elsewhere.
         cache_dir: where the index is kept; by default `~/.cache/heatv2x/index`.
-        depth: whether cameras come with depth; None takes it where `OPV2V_Hetero` has it for the agent.
+        depth, exclude, cameras, camera_truth, max_agents: see `Config`.
 
     Raises:
         DataError: not a dataset folder, or a descriptive file is missing or corrupt.
@@ -40,11 +46,20 @@ class Opv2v(Dataset):
 
         Attributes:
             hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is elsewhere.
-            depth: whether cameras come with depth; null takes it where it is there.
+            depth: whether cameras come with depth; null takes it where `hetero_root` has it for the agent.
+            exclude: scenarios that are left out, such as V2XSet's 2021_09_09_13_20_58, which has three cameras only.
+            cameras: "complete" refuses an agent that lacks an image, "present" takes the cameras that have one.
+            camera_truth: an object is visible to cameras by the "raster", or if it is "near": labelled by the agent and
+                within 45 m in x and y, which HEAL takes where V2XSet has no rasters.
+            max_agents: agents after so many in the order of `Frame.agents` are left out, with what only they label.
         """
 
         hetero_root: Path | None = None
         depth: bool | None = None
+        exclude: tuple[str, ...] = ()
+        cameras: Literal["complete", "present"] = "complete"
+        camera_truth: Literal["raster", "near"] = "raster"
+        max_agents: int | None = pydantic.Field(None, gt=0)
 
     def __init__(
         self,
@@ -53,10 +68,13 @@ class Opv2v(Dataset):
         hetero_root: str | Path | None = None,
         cache_dir: str | Path | None = None,
         depth: bool | None = None,
+        **settings: object,
     ) -> None:
+        self.settings = self.Config.model_validate({"hetero_root": hetero_root, "depth": depth, **settings})
         self.layout = Layout.find(root, split, hetero_root)
-        self._depth = depth
-        self._records = open_index(self.layout, None if cache_dir is None else Path(cache_dir))
+        cache = None if cache_dir is None else Path(cache_dir)
+        records = open_index(self.layout, cache, self.settings.exclude)
+        self._records = [_first_agents(record, self.settings.max_agents) for record in records]
         self._fingerprint = fingerprint(self._records)
 
     def __len__(self) -> int:
@@ -85,7 +103,8 @@ class Opv2v(Dataset):
             self._agent(record, number, wanted_sensors(sensors, int(folder)))
             for number, folder in enumerate(record.folders)
         )
-        return Frame(scenario, timestamp, agents, record.objects)
+        objects = _near(record) if self.settings.camera_truth == "near" else record.objects
+        return Frame(scenario, timestamp, agents, objects)
 
     @classmethod
     def recognise(cls, root: Path) -> Recognised | None:
@@ -132,23 +151,50 @@ class Opv2v(Dataset):
         if not cameras:
             path = self.layout.sensor_file(scenario, folder, f"{timestamp}.yaml", hetero=False)
             raise DataError(path, "describes no cameras", key="camera0", way_out="do not ask this agent for cameras")
+        if self.settings.cameras == "present":
+            there = tuple(camera for camera in cameras if self._image(scenario, folder, timestamp, camera).exists())
+            cameras = there or cameras  # without any image the first one is missed aloud
         depths = [
             self.layout.sensor_file(scenario, folder, f"{timestamp}_{_depth_name(camera)}.png", hetero=True)
             for camera in cameras
         ]
-        with_depth = any(path.exists() for path in depths) if self._depth is None else self._depth
+        with_depth = any(path.exists() for path in depths) if self.settings.depth is None else self.settings.depth
         return tuple(
             Camera(
                 name=camera.name,
-                image=read_rgb(
-                    self.layout.sensor_file(scenario, folder, f"{timestamp}_{camera.name}.png", hetero=False)
-                ),
+                image=read_rgb(self._image(scenario, folder, timestamp, camera)),
                 K=camera.K,
                 T_agent_camera=camera.T_agent_camera,
                 depth=read_depth(path) if with_depth else None,
             )
             for camera, path in zip(cameras, depths, strict=True)
         )
+
+    def _image(self, scenario: str, folder: str, timestamp: str, camera: CameraRecord) -> Path:
+        return self.layout.sensor_file(scenario, folder, f"{timestamp}_{camera.name}.png", hetero=False)
+
+
+def _first_agents(record: FrameRecord, count: int | None) -> FrameRecord:
+    """The record with no more than so many agents; objects that only the others list have no hits left."""
+    if count is None or len(record.folders) <= count:
+        return record
+    objects = record.objects
+    return replace(
+        record,
+        folders=record.folders[:count],
+        T_world_agent=record.T_world_agent[:count],
+        cameras=record.cameras[:count],
+        objects=replace(objects, hits=objects.hits[:, :count], camera_visible=objects.camera_visible[:, :count]),
+    )
+
+
+def _near(record: FrameRecord) -> Objects:
+    """The objects, visible to an agent's cameras if it lists them and they are near."""
+    visible = np.zeros_like(record.objects.camera_visible)
+    for number, T_world_agent in enumerate(record.T_world_agent):
+        centres = (Pose(T_world_agent).inverse() @ record.objects.T_world_object)[:, :2, 3]
+        visible[:, number] = (record.objects.hits[:, number] > 0) & (np.abs(centres) <= _NEAR_M).all(axis=1)
+    return replace(record.objects, camera_visible=visible)
 
 
 def _depth_name(camera: CameraRecord) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,18 @@ from heatv2x.structures import Int32, Int64, Objects, Pose
 _log = logging.getLogger(__name__)
 
 
-def open_index(layout: Layout, cache_dir: Path | None = None) -> list[FrameRecord]:
+def open_index(layout: Layout, cache_dir: Path | None = None, exclude: Collection[str] = ()) -> list[FrameRecord]:
     """The records of all frames of a split, from the index where it is current, from the files where it is not.
 
     Args:
         layout: where the dataset lies.
         cache_dir: where the index is kept; `default_cache_dir()` if None.
+        exclude: scenarios that are left out.
 
     Raises:
         DataError: a descriptive file is missing or corrupt; names file, key and way out.
     """
-    records = open_records(layout.opv2v, layout.split, layout.frames(), _read, cache_dir)
+    records = open_records(layout.opv2v, layout.split, layout.frames(exclude), _read, cache_dir)
     if without_center := sum(record.without_center for record in records):
         message = "%s: %d object labels have no 'center'; their boxes sit on the reference point, half a height too low"
         _log.warning(message, layout.opv2v / layout.split, without_center)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,16 +101,18 @@ class Layout:
         hetero = opv2v.with_name(f"{opv2v.name}_Hetero") if hetero_root is None else Path(hetero_root)
         return cls(opv2v, hetero, split)
 
-    def frames(self, complain: Complaint = _refuse) -> list[FrameFiles]:
+    def frames(self, exclude: Collection[str] = (), complain: Complaint = _refuse) -> list[FrameFiles]:
         """Every frame of the split, scenario by scenario, time by time.
 
         Args:
+            exclude: scenarios that are left out.
             complain: is told what is wrong; if it returns, the rest is listed all the same.
 
         Raises:
             DataError: no scenarios, a scenario without agents, an agent that lacks a frame, a link to nowhere.
         """
-        scenarios = [folder.name for folder in _folders(self.opv2v / self.split, complain)]
+        folders = _folders(self.opv2v / self.split, complain)
+        scenarios = [folder.name for folder in folders if folder.name not in exclude]
         frames = [frame for scenario in scenarios for frame in self._scenario(scenario, complain)]
         if not frames:
             problem, way_out = "holds no frames", "complete the download of this split"

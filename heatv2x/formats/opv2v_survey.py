@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,23 +43,32 @@ def recognise(root: Path) -> Recognised | None:
         if (root / "OPV2V_Hetero").is_dir():
             raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
         return None
-    if not any(True for split in splits for _ in (opv2v / split).glob("*/*/*.yaml")):
-        raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
-    roadside = any(folder.name.startswith("-") for split in splits for folder in (opv2v / split).glob("*/-*"))
+    if not _holds(opv2v, splits, "*.yaml"):
+        if any(_holds(opv2v, splits, pattern) for pattern in ("*_32.pcd", "*_16.pcd", "*_depth0.png")):
+            raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
+        return None
+    return Recognised(*_title(root, opv2v, splits))
+
+
+def _title(root: Path, opv2v: Path, splits: list[str]) -> tuple[str, tuple[str, ...], Mapping[str, int]]:
     if (root / "manifest.json").exists():
-        return Recognised("synthetic world in OPV2V-H's layout", tuple(splits))
+        return "synthetic world in OPV2V-H's layout", tuple(splits), {}
     if opv2v.with_name(f"{opv2v.name}_Hetero").is_dir():
-        return Recognised("OPV2V-H", tuple(splits), _OPV2V)
-    if roadside:
-        return Recognised("V2XSet", tuple(splits))
-    return Recognised("OPV2V", tuple(splits), _OPV2V)
+        return "OPV2V-H", tuple(splits), _OPV2V
+    if any(True for split in splits for _ in (opv2v / split).glob("*/-*")):
+        return "V2XSet", tuple(splits), {}
+    return "OPV2V", tuple(splits), _OPV2V
+
+
+def _holds(opv2v: Path, splits: list[str], pattern: str) -> bool:
+    return any(True for split in splits for _ in (opv2v / split).glob(f"*/*/{pattern}"))
 
 
 def survey(root: Path, split: str) -> Iterator[Visit]:
     """Every frame of a split, whatever is wrong with others."""
     layout = Layout.find(root, split)
     complaints: list[DataError] = []
-    frames = layout.frames(complaints.append)
+    frames = layout.frames(complain=complaints.append)
     for error in complaints:
         yield Visit(f"{split}/{error.path.name}", faults=(("description" if error.path.suffix else "folder", error),))
     for frame in frames:

@@ -22,12 +22,13 @@ from heatv2x import __version__
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
 from heatv2x.datasets.base import Dataset, open_dataset, reader_settings
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator, Roster
+from heatv2x.evaluation import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.packs import Pack, read_pack, write_pack
+from heatv2x.roster import Roster
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning

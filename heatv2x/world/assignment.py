@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from heatv2x.files import write_json
-
-_HEAL_SEED = 303
-
-
-def agent_order(scenario: Path) -> list[str]:
-    """Agent folders as strings in lexicographic order, roadside units last."""
-    names = sorted(folder.name for folder in scenario.iterdir() if folder.is_dir())
-    return sorted(names, key=lambda name: name.startswith("-"))
+from heatv2x.formats.opv2v_layout import agent_order
+from heatv2x.roster import Assignment
 
 
 def write_assignments(out: Path, split_of: Mapping[str, str]) -> None:
@@ -24,13 +16,10 @@ def write_assignments(out: Path, split_of: Mapping[str, str]) -> None:
     Raises:
         DataError: a file cannot be written.
     """
-    rng = np.random.RandomState(_HEAL_SEED)
-    shuffled, in_order = {}, {}
-    for scenario in sorted(split_of):
-        agents = agent_order(out / "OPV2V" / split_of[scenario] / scenario)
-        types = rng.permutation(4) + 1
-        shuffled[scenario] = {agent: f"m{types[k % 4]}" for k, agent in enumerate(agents)}
-        if split_of[scenario] == "test":
-            in_order[scenario] = {agent: f"m{k % 4 + 1}" for k, agent in enumerate(agents)}
-    write_json(out / "opv2v_4modality.json", shuffled)
-    write_json(out / "opv2v_4modality_in_order.json", in_order)
+    agents = {}
+    for scenario, split in split_of.items():
+        folders = [folder.name for folder in (out / "OPV2V" / split / scenario).iterdir() if folder.is_dir()]
+        agents[scenario] = [int(folder) for folder in agent_order(folders)]
+    test = {scenario: agents[scenario] for scenario, split in split_of.items() if split == "test"}
+    write_json(out / "opv2v_4modality.json", Assignment.shuffled(agents).types)
+    write_json(out / "opv2v_4modality_in_order.json", Assignment.in_order(test).types)

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from heatv2x import plugins
-from heatv2x.datasets.base import Dataset
+from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats import frame_index, opv2v_index
 from heatv2x.formats.carla import mirror
-from heatv2x.ground_truth import boxes_in_frame, in_range
+from heatv2x.ground_truth import boxes_in_frame, ground_truth, in_range
 from tests.formats.opv2v_tree import (
     AGENTS,
     POINTS,
@@ -419,3 +419,66 @@ class TestBadInput:
         shutil.copytree(scenario / "641", scenario / "0641")
         with pytest.raises(DataError, match="two agent folders are the same number"):
             opened(scenario)
+
+
+class TestSettings:
+    def test_no_more_than_so_many_agents(self, tmp_path: Path) -> None:
+        root = write_tree(tmp_path / "data", agents=(-1, *AGENTS)).parents[2]
+        whole, few = Opv2v(root, "train").read(0, []), Opv2v(root, "train", max_agents=2).read(0, [])
+        assert [agent.agent_id for agent in few.agents] == [1045, 641]
+        np.testing.assert_array_equal(few.objects.hits, whole.objects.hits[:, :2])
+        alone = Opv2v(root, "train", max_agents=1).read(0, [])
+        assert sorted(ground_truth(alone, 0).ids.tolist()) == [301, 302, 641]  # type: ignore[union-attr]
+
+    def test_excluded_scenarios(self, scenario: Path) -> None:
+        shutil.copytree(scenario, scenario.with_name("2021_09_09_13_20_58"))
+        assert len(opened(scenario)) == 4
+        assert len(Opv2v(scenario.parents[2], "train", exclude=["2021_09_09_13_20_58"])) == 2
+
+    def test_a_camera_without_image(self, tmp_path: Path) -> None:
+        scenario = write_tree(tmp_path / "data", images=True)
+        (scenario / "641" / "000068_camera3.png").unlink()
+        with pytest.raises(DataError, match=r"000068_camera3\.png: the image is missing"):
+            opened(scenario).read(0, {641: ["camera"]})
+        present = Opv2v(scenario.parents[2], "train", cameras="present")
+        cameras = present.read(0, {641: ["camera"]}).agents[1].cameras
+        assert [camera.name for camera in cameras] == ["camera0", "camera1", "camera2"]
+        for path in (scenario / "641").glob("000068_camera*.png"):
+            path.unlink()
+        with pytest.raises(DataError, match=r"000068_camera0\.png: the image is missing"):
+            present.read(0, {641: ["camera"]})
+
+    def test_near_objects_are_visible_where_there_are_no_rasters(self, scenario: Path) -> None:
+        content = agent_yaml(641)
+        content["vehicles"][300]["location"] = [55.5, 40.0, 0.1]
+        write_yaml(scenario / "641" / "000068.yaml", content)
+        objects = Opv2v(scenario.parents[2], "train", camera_truth="near").read(0, []).objects
+        assert objects.ids.tolist() == [301, 302, 641, 300, 1045]
+        assert objects.camera_visible[:, 1].tolist() == [True, False, False, False, True]
+
+    def test_settings_come_through_the_one_way_to_open(self, scenario: Path, tmp_path: Path) -> None:
+        dataset = open_dataset("opv2v", scenario.parents[2], "train", {"max_agents": 1, "hetero_root": tmp_path})
+        assert isinstance(dataset, Opv2v) and dataset.layout.hetero == tmp_path and dataset.agent_ids(0) == (1045,)
+        with pytest.raises(
+            ConfigError, match="dataset part 'opv2v': unknown key 'max_agent'; did you mean 'max_agents'"
+        ):
+            open_dataset("opv2v", scenario.parents[2], "train", {"max_agent": 1})
+
+    def test_lidar_is_the_agents_own(self, scenario: Path) -> None:
+        lidars = opened(scenario).read(0, ["lidar", "lidar64"]).agents[0].lidars
+        np.testing.assert_array_equal(lidars["lidar"].points, lidars["lidar64"].points)
+
+    def test_times_and_earlier_frames(self, scenario: Path) -> None:
+        dataset = opened(scenario)
+        assert dataset.capture_us(1, 641) - dataset.capture_us(0, 641) == 100_000
+        assert dataset.earlier(1, 1) == 0 and dataset.earlier(1, 2) is None
+
+    def test_listed_objects_are_seen_whatever_count_is_asked_for(self, scenario: Path) -> None:
+        frame = opened(scenario).read(0, [])
+        assert not frame.objects.counted
+        assert len(ground_truth(frame, 0, min_hits=2)) == len(ground_truth(frame, 0)) == 4
+        write_hits(scenario, 1045, "000068", {301: (12, True), 302: (3, False), 641: (90, True)})
+        assert not opened(scenario).read(0, []).objects.counted  # of one agent only
+        write_hits(scenario, 641, "000068", {300: (4, True), 301: (5, False), 1045: (7, True)})
+        frame = opened(scenario).read(0, [])
+        assert frame.objects.counted and ground_truth(frame, 0, min_hits=5).ids.tolist() == [301, 641]  # type: ignore[union-attr]

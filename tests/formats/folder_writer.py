@@ -57,7 +57,10 @@ def _agent(folder: Path, moments: list[Street], stems: list[str], agent: int, *,
             (folder / name / f"{stem}.png").write_bytes(png(image))
     (folder / "poses.csv").write_text("\n".join(lines) + "\n")
     if images and agent == 1:
-        cameras = {name: {"K": K.tolist(), "T_agent_camera": mount.tolist()} for name, mount in T_AGENT_CAMERA.items()}
+        cameras = {
+            name: {"size": [320, 240], "K": K.tolist(), "T_agent_camera": mount.tolist()}
+            for name, mount in T_AGENT_CAMERA.items()
+        }
         (folder / "calibration.json").write_text(json.dumps(cameras))
 
 

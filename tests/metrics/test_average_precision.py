@@ -285,7 +285,7 @@ def test_result_is_json_with_its_protocol() -> None:
 
 def test_unknown_names_are_refused() -> None:
     assert find_protocol("heal") is HEAL
-    with pytest.raises(ConfigError, match="did you mean 'opencood_unsorted'"):
+    with pytest.raises(ConfigError, match="did you mean 'opencood_opv2v'"):
         find_protocol("opencood")
     with pytest.raises(ValueError, match=r"threshold 0\.6 .*heatv2x"):
         ApAccumulator().average_precision(0.6)

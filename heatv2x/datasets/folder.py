@@ -1,0 +1,211 @@
+"""Own recordings in a minimal layout: poses as CSV, points as pcd, npy or bin, optional boxes, images, calibration."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pydantic
+
+from heatv2x import config
+from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
+from heatv2x.errors import DataError
+from heatv2x.formats.arrays import read_bin, read_npy
+from heatv2x.formats.folder_layout import CLOUDS, IMAGES, RecordedAgent, RecordedBoxes, read_recordings
+from heatv2x.formats.image import read_rgb
+from heatv2x.formats.pcd import read_pcd
+from heatv2x.ground_truth import in_image
+from heatv2x.structures import LIDARS, AgentFrame, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
+from heatv2x.survey import Recognised, SensorFile, Visit
+
+_log = logging.getLogger(__name__)
+_SURFACE_M = 0.1  # a return this far outside a box still counts: labels are not exact
+_SAME_TIME_S = 0.02
+_NO_BOXES = RecordedBoxes(np.zeros(0, np.int64), np.zeros((0, 7)), np.zeros(0, np.float32))
+
+
+class Folder(Dataset):
+    """One split of own recordings (docs/datasets/folder.md).
+
+    LiDAR returns on an object are counted in the agent's cloud when a frame is read. An agent without LiDAR "sees"
+    every labelled object. An object is visible to an agent's cameras if it sees it and an image holds its centre.
+
+    Args:
+        root: the folder that holds the splits.
+        split: one of its folders.
+        settings: the fields of `Config`.
+
+    Raises:
+        DataError: not such a folder, or a descriptive file is missing or corrupt; names file, line or key.
+    """
+
+    class Config(config.Config):
+        """What is read.
+
+        Attributes:
+            intensity_max: the intensity in the files that means 1.
+        """
+
+        intensity_max: float = pydantic.Field(1.0, gt=0)
+
+    def __init__(self, root: str | Path, split: str, **settings: object) -> None:
+        self.settings = self.Config.model_validate(settings)
+        self.recordings, self._fingerprint = read_recordings(root, split)
+        self._frames = [(recording, frame) for recording in self.recordings for frame in recording.frames()]
+        if unlabelled := [recording.name for recording in self.recordings if not recording.boxes]:
+            _log.warning("%s/%s: %s without boxes.csv", root, split, ", ".join(unlabelled))
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def name(self, index: int) -> str:
+        recording, frame = self._frames[index]
+        return f"{recording.name}/{frame}"
+
+    def agent_ids(self, index: int) -> tuple[int, ...]:
+        return tuple(agent.agent_id for agent in self._agents(index))
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def capture_us(self, index: int, agent_id: int) -> int:
+        frame = self._frames[index][1]
+        agent = next(agent for agent in self._agents(index) if agent.agent_id == agent_id)
+        return round(agent.stances[frame].time_s * 1e6)
+
+    def earlier(self, index: int, frames: int) -> int | None:
+        recording, _ = self._frames[index]
+        wanted = self._time_s(index) - 0.1 * frames
+        for other in range(index, -1, -1):
+            if self._frames[other][0] is recording and abs(self._time_s(other) - wanted) <= _SAME_TIME_S:
+                return other
+        return None
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        """Read a frame and decode only the sensors asked for, and a cloud of each agent to count returns.
+
+        Raises:
+            ConfigError: a sensor has an unknown name.
+            DataError: a file is missing or corrupt; names file and way out.
+        """
+        recording, frame = self._frames[index]
+        agents = self._agents(index)
+        boxes = recording.boxes.get(frame, _NO_BOXES)
+        poses = [agent.stances[frame].pose for agent in agents]
+        T_world_object = np.stack([_box_pose(box) for box in boxes.boxes]) if len(boxes.ids) else np.zeros((0, 4, 4))
+        hits = np.ones((len(boxes.ids), len(agents)), np.int32)
+        visible = np.zeros((len(boxes.ids), len(agents)), np.bool_)
+        sensed = []
+        for number, (agent, pose) in enumerate(zip(agents, poses, strict=True)):
+            wanted = wanted_sensors(sensors, agent.agent_id)
+            clouds = {name: self._cloud(agent, name, frame) for name in LIDARS if name in wanted}
+            if agent.lidars and len(boxes.ids):
+                name = agent.lidars[0]
+                cloud = clouds[name] if name in clouds else self._cloud(agent, name, frame)
+                T_agent_object = pose.inverse() @ T_world_object
+                hits[:, number] = _returns(cloud, T_agent_object, boxes.boxes[:, 3:6])
+            shown = [
+                in_image(T_world_object, pose, camera.T_agent_camera, camera.K, camera.size) for camera in agent.cameras
+            ]
+            visible[:, number] = np.any(shown, axis=0) & (hits[:, number] > 0) if shown else False
+            cameras = self._cameras(agent, frame) if "camera" in wanted else ()
+            sensed.append(AgentFrame(agent.agent_id, frame, pose, clouds, cameras))
+        objects = Objects(
+            ids=boxes.ids,
+            T_world_object=T_world_object,
+            size=boxes.boxes[:, 3:6].astype(np.float32),
+            speed=boxes.speed,
+            hits=hits,
+            camera_visible=visible,
+            counted=all(agent.lidars for agent in agents),
+        )
+        return Frame(recording.name, frame, tuple(sensed), objects)
+
+    @classmethod
+    def recognise(cls, root: Path) -> Recognised | None:
+        splits = dict.fromkeys(path.relative_to(root).parts[0] for path in sorted(root.glob("*/*/*/poses.csv")))
+        return Recognised("own recordings", tuple(splits)) if splits else None
+
+    @classmethod
+    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+        try:
+            dataset = cls(root, split)
+        except DataError as error:
+            yield Visit(split, faults=(("poses, boxes or calibration", error),))
+            return
+        for index in range(len(dataset)):
+            yield dataset._visit(index)
+
+    def available(self, index: int) -> dict[int, tuple[str, ...]]:
+        agents = self._agents(index)
+        return {agent.agent_id: (*agent.lidars, *(["camera"] if agent.cameras else [])) for agent in agents}
+
+    def _visit(self, index: int) -> Visit:
+        recording, stem = self._frames[index]
+        files: list[SensorFile] = []
+        for agent in self._agents(index):
+            for name in agent.lidars:
+                read: Callable[[], PointCloud | None] = functools.partial(self._cloud, agent, name, stem)
+                files.append(SensorFile(f"{name} cloud", agent.agent_id, "recordings", True, read))
+            if agent.cameras:
+                read = functools.partial(self._look, agent, stem)
+                files.append(SensorFile("camera images", agent.agent_id, "recordings", True, read))
+        sources = {agent.agent_id: agent.folder / "poses.csv" for agent in self._agents(index)}
+        try:
+            frame = self.read(index, ())
+        except DataError:  # a cloud that cannot be read: the files above say which
+            frame = None
+        return Visit(self.name(index), frame, tuple(files), (), sources, of=len(self))
+
+    def _look(self, agent: RecordedAgent, frame: str) -> None:
+        self._cameras(agent, frame)
+
+    def _agents(self, index: int) -> list[RecordedAgent]:
+        recording, frame = self._frames[index]
+        return [agent for agent in recording.agents if frame in agent.stances]
+
+    def _time_s(self, index: int) -> float:
+        return self._agents(index)[0].stances[self._frames[index][1]].time_s
+
+    def _cloud(self, agent: RecordedAgent, name: str, frame: str) -> PointCloud:
+        if name not in agent.lidars:
+            have = ", ".join(agent.lidars) or "no LiDAR"
+            way_out = f"name an agent's sensor among these ({have}): model.agents.<type>.settings.sensor"
+            raise DataError(agent.folder / name, "is missing: the agent has no such LiDAR", way_out=way_out)
+        path = agent.sensor_file(name, frame, CLOUDS)
+        read = {".pcd": read_pcd, ".npy": read_npy, ".bin": read_bin}[path.suffix]
+        return PointCloud(read(path, intensity_max=self.settings.intensity_max))
+
+    def _cameras(self, agent: RecordedAgent, frame: str) -> tuple[Camera, ...]:
+        if not agent.cameras:
+            way_out = "write it (docs/datasets/folder.md), or do not ask this agent for cameras"
+            raise DataError(agent.folder / "calibration.json", "is missing: cameras were asked for", way_out=way_out)
+        files = [agent.sensor_file(camera.name, frame, IMAGES) for camera in agent.cameras]
+        images = [
+            read_rgb(path, camera.size, ("PNG", "JPEG")) for path, camera in zip(files, agent.cameras, strict=True)
+        ]
+        return tuple(
+            Camera(camera.name, image, camera.K, camera.T_agent_camera)
+            for camera, image in zip(agent.cameras, images, strict=True)
+        )
+
+
+def _box_pose(box: Float64) -> Float64:
+    return Pose.planar(box[0], box[1], box[6], box[2]).matrix
+
+
+def _returns(cloud: PointCloud, T_agent_object: Float64, size: Float64) -> Int32:
+    """(N,) points of the cloud in each box or on its surface."""
+    points = cloud.points[:, :3].astype(np.float64)
+    counts = np.zeros(len(size), np.int32)
+    for n, (T, extent) in enumerate(zip(T_agent_object, size, strict=True)):
+        near = points[np.abs(points[:, :2] - T[:2, 3]).max(axis=1) <= np.linalg.norm(extent) / 2 + _SURFACE_M]
+        local = (near - T[:3, 3]) @ T[:3, :3]
+        # from just above the bottom face: what lies below it is ground
+        above = local[:, 2] > -extent[2] / 2 + _SURFACE_M
+        counts[n] = (above & (np.abs(local) <= extent / 2 + _SURFACE_M).all(axis=1)).sum()
+    return counts

@@ -1,0 +1,177 @@
+"""Who plays what in an evaluation: one type for the ego and others for the rest, or an assignment file (HEAL)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from heatv2x.errors import ConfigError, DataError
+from heatv2x.formats.opv2v_yaml import assignment
+
+HEAL_TYPES = ("m1", "m2", "m3", "m4")
+"""64-beam LiDAR, cameras, 32-beam LiDAR, cameras (facts: OPV2V-H, agent types)."""
+
+_HEAL_SEED = 303
+
+
+class Cast(ABC):
+    """Decides the ego and the types of a frame's agents.
+
+    Attributes:
+        drop: the ego hears nobody.
+    """
+
+    drop: bool
+
+    @property
+    @abstractmethod
+    def types(self) -> tuple[str, ...]:
+        """Every type that may be played, the ego's first."""
+
+    @abstractmethod
+    def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
+        """Id of the ego among a frame's agents, which come in the order of `Frame.agents`."""
+
+    @abstractmethod
+    def roles(self, agent_ids: Sequence[int], ego_id: int, scenario: str = "") -> dict[int, str]:
+        """Type of every agent that takes part, by id; an agent keeps its type throughout a scenario."""
+
+
+@dataclass(frozen=True)
+class Roster(Cast):
+    """The ego is the first agent of every frame.
+
+    Attributes:
+        ego: its type.
+        senders: type of all other agents; several types take turns among them in the order of their ids.
+        drop: the ego hears nobody.
+    """
+
+    ego: str
+    senders: str | tuple[str, ...]
+    drop: bool = False
+
+    @property
+    def sender_types(self) -> tuple[str, ...]:
+        """The senders' types, in turn."""
+        return (self.senders,) if isinstance(self.senders, str) else self.senders
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return (self.ego, *self.sender_types)
+
+    def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
+        return agent_ids[0]
+
+    def roles(self, agent_ids: Collection[int], ego_id: int, scenario: str = "") -> dict[int, str]:
+        others = sorted(agent_id for agent_id in agent_ids if agent_id != ego_id)
+        types = self.sender_types
+        roles = {agent_id: types[rank % len(types)] for rank, agent_id in enumerate(others)}
+        return {ego_id: self.ego, **roles}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One type for each agent of a scenario, constant over time (facts: OPV2V-H, assignment json).
+
+    Attributes:
+        types: by scenario, by agent id.
+        source: the file it was read from, for messages.
+    """
+
+    types: Mapping[str, Mapping[int, str]]
+    source: Path = Path("the assignment")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Assignment:
+        """Read `{"<scenario>": {"<agent id>": "m1", ...}, ...}`.
+
+        Raises:
+            DataError: the file is missing or not of that form.
+        """
+        return cls(assignment(path), Path(path))
+
+    @classmethod
+    def shuffled(cls, agents: Mapping[str, Sequence[int]], kinds: Sequence[str] = HEAL_TYPES) -> Assignment:
+        """HEAL's `opv2v_4modality.json`: in every scenario one permutation of the types, taken in turn.
+
+        Args:
+            agents: by scenario, ids in the order of `Frame.agents`.
+            kinds: the types.
+        """
+        rng = np.random.RandomState(_HEAL_SEED)
+        types = {}
+        for scenario in sorted(agents):
+            order = rng.permutation(len(kinds))
+            types[scenario] = {agent: kinds[order[k % len(kinds)]] for k, agent in enumerate(agents[scenario])}
+        return cls(types)
+
+    @classmethod
+    def in_order(cls, agents: Mapping[str, Sequence[int]], kinds: Sequence[str] = HEAL_TYPES) -> Assignment:
+        """HEAL's `..._in_order.json`: the types in turn, in the order of the agents, roadside units last."""
+        types = {s: {agent: kinds[k % len(kinds)] for k, agent in enumerate(agents[s])} for s in sorted(agents)}
+        return cls(types)
+
+    def of(self, scenario: str, agent_id: int) -> str:
+        """The type of one agent.
+
+        Raises:
+            DataError: the assignment does not name it.
+        """
+        if scenario not in self.types or agent_id not in self.types[scenario]:
+            problem = f"names no type for agent {agent_id} of scenario {scenario}"
+            raise DataError(self.source, problem, way_out="use the assignment of this very dataset and split")
+        return self.types[scenario][agent_id]
+
+
+@dataclass(frozen=True)
+class AssignedRoster(Cast):
+    """Types from an assignment, as HEAL evaluates.
+
+    Attributes:
+        assignment: types by their names in the file.
+        plays: the file's type to the type of the packs; an agent whose type is not named takes no part (it still labels
+            objects). Mapping all types to one makes the experiment homogeneous.
+        ego: pack types the ego may be of; the first vehicle of such a type is the ego. None takes the first agent.
+        count: so many agents take part, the ego first, then the others in their order; None for all.
+        drop: the ego hears nobody.
+    """
+
+    assignment: Assignment
+    plays: Mapping[str, str]
+    ego: tuple[str, ...] | None = None
+    count: int | None = None
+    drop: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        if not self.plays:
+            raise ConfigError("plays is empty: name the pack type for at least one type of the assignment")
+        for name in self.ego or ():
+            if name not in self.plays.values():
+                raise ConfigError(f"ego='{name}' is played by no type: plays gives {', '.join(self.plays.values())}")
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(self.ego or ()), *self.plays.values()]))
+
+    def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
+        """The first vehicle of a wanted type.
+
+        Raises:
+            ConfigError: no vehicle of the scenario is.
+        """
+        for agent_id in agent_ids:  # roadside units come last, and are never the ego
+            played = self.plays.get(self.assignment.of(scenario, agent_id))
+            if agent_id >= 0 and played is not None and (self.ego is None or played in self.ego):
+                return agent_id
+        wanted = "any type of plays" if self.ego is None else " or ".join(self.ego)
+        raise ConfigError(f"scenario {scenario} has no vehicle that plays {wanted}; change ego or plays")
+
+    def roles(self, agent_ids: Sequence[int], ego_id: int, scenario: str = "") -> dict[int, str]:
+        ordered = [ego_id, *(agent_id for agent_id in agent_ids if agent_id != ego_id)][: self.count]
+        played = {agent_id: self.plays.get(self.assignment.of(scenario, agent_id)) for agent_id in ordered}
+        return {agent_id: name for agent_id, name in played.items() if name is not None}
