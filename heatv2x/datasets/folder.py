@@ -145,7 +145,7 @@ class Folder(Dataset):
         return {agent.agent_id: (*agent.lidars, *(["camera"] if agent.cameras else [])) for agent in agents}
 
     def _visit(self, index: int) -> Visit:
-        recording, stem = self._frames[index]
+        _, stem = self._frames[index]
         files: list[SensorFile] = []
         for agent in self._agents(index):
             for name in agent.lidars:

@@ -74,7 +74,8 @@ class Opv2v(Dataset):
         self.layout = Layout.find(root, split, hetero_root)
         cache = None if cache_dir is None else Path(cache_dir)
         records = open_index(self.layout, cache, self.settings.exclude)
-        self._records = [_first_agents(record, self.settings.max_agents) for record in records]
+        most = self.settings.max_agents
+        self._records = records if most is None else [_first_agents(record, most) for record in records]
         self._fingerprint = fingerprint(self._records)
 
     def __len__(self) -> int:

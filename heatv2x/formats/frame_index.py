@@ -13,10 +13,10 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +134,7 @@ def open_records(
     frames: Sequence[ListedT],
     read: Callable[[ListedT, Contents], FrameRecord],
     cache_dir: Path | None = None,
-) -> list[FrameRecord]:
+) -> Sequence[FrameRecord]:
     """The records of all frames of a split, from the index where it is current, from the files where it is not.
 
     Args:
@@ -150,9 +150,12 @@ def open_records(
     path = index_path(root, label, cache_dir)
     known, indexed_at = _load(path)
     started_at = time.time_ns()
-    records = [_current(root, frame, known.get(frame.name), indexed_at, read) for frame in frames]
-    fresh = sum(record is not known.get(record.name) for record in records)
-    if fresh or len(known) != len(records):
+    if known is not None and known.is_current(root, frames, indexed_at):
+        return known
+    olds = [None if known is None else known.find(frame.name) for frame in frames]
+    records = [_current(root, frame, old, indexed_at, read) for frame, old in zip(frames, olds, strict=True)]
+    fresh = sum(record is not old for record, old in zip(records, olds, strict=True))
+    if fresh or known is None or len(known) != len(records):
         _log.info("indexed %s, %s: %d frames, %d of them new or touched", root, label, len(records), fresh)
         _save(path, records, started_at)
     return records
@@ -166,7 +169,11 @@ def index_path(root: Path, label: str, cache_dir: Path | None = None) -> Path:
 
 def fingerprint(records: Iterable[FrameRecord]) -> str:
     """Hex SHA-256 over the sorted relative paths and content hashes of the descriptive files."""
-    lines = sorted(f"{stamp.path}\0{stamp.digest.hex()}\n" for record in records for stamp in record.stamps)
+    if isinstance(records, IndexedRecords):
+        digests = records.digests()
+    else:
+        digests = ((stamp.path, stamp.digest) for record in records for stamp in record.stamps)
+    lines = sorted(f"{path}\0{digest.hex()}\n" for path, digest in digests)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -207,9 +214,9 @@ def _stamp(root: Path, path: str) -> tuple[FileStamp, bytes]:
     return FileStamp(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, digest), content
 
 
-def _load(path: Path) -> tuple[dict[str, FrameRecord], int]:
+def _load(path: Path) -> tuple[IndexedRecords | None, int]:
     if not os.path.lexists(path):
-        return {}, 0
+        return None, 0
     try:
         content = read_bytes(path, _MAX_INDEX_BYTES)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -219,14 +226,14 @@ def _load(path: Path) -> tuple[dict[str, FrameRecord], int]:
             arrays = {name: file[name] for name in file.files}
         if int(arrays["version"]) != _VERSION:
             _log.info("%s is of another version and is built again", path)
-            return {}, 0
-        return {record.name: record for record in _unpack(arrays)}, int(arrays["indexed_at_ns"])
+            return None, 0
+        return IndexedRecords(arrays), int(arrays["indexed_at_ns"])
     except Exception as error:  # a damaged zip or array raises what it likes, and the index is only a copy
         _log.warning("the index %s is corrupt and is built again: %s", path, error)
-        return {}, 0
+        return None, 0
 
 
-def _save(path: Path, records: list[FrameRecord], started_at: int) -> None:
+def _save(path: Path, records: Sequence[FrameRecord], started_at: int) -> None:
     try:
         with atomic_path(path) as temporary:
             np.savez(temporary, **_pack(records, started_at))  # type: ignore[arg-type]
@@ -234,7 +241,7 @@ def _save(path: Path, records: list[FrameRecord], started_at: int) -> None:
         _log.warning("no index is kept, so the next start reads every file again: %s", error)
 
 
-def _pack(records: list[FrameRecord], started_at: int) -> Arrays:
+def _pack(records: Sequence[FrameRecord], started_at: int) -> Arrays:
     """Flat arrays of all frames, agents, cameras, objects and files, and how many belong to each frame or agent."""
     cameras = [camera for record in records for agent in record.cameras for camera in agent]
     stamps = [stamp for record in records for stamp in record.stamps]
@@ -266,43 +273,124 @@ def _pack(records: list[FrameRecord], started_at: int) -> Arrays:
     }
 
 
-def _unpack(arrays: Arrays) -> list[FrameRecord]:
-    """The records again; their arrays are views into the flat ones."""
-    agents, objects, files = (_slices(arrays[f"frame_{name}"]) for name in ("agents", "objects", "files"))
-    cells = _slices(arrays["frame_agents"] * arrays["frame_objects"])
-    folders, paths, names = (_strings(arrays[key]) for key in ("agent_folder", "file_path", "frame_name"))
-    cameras = [
-        CameraRecord(*camera)
-        for camera in zip(_strings(arrays["camera_name"]), arrays["camera_K"], arrays["camera_pose"], strict=True)
-    ]
-    of_agent = [tuple(cameras[rows]) for rows in _slices(arrays["agent_cameras"])]
-    digests = [digest.tobytes() for digest in arrays["file_digest"]]
-    stamps = [
-        FileStamp(path, size, mtime, ctime, digest)
-        for path, (size, mtime, ctime), digest in zip(paths, arrays["file_stamp"].tolist(), digests, strict=True)
-    ]
-    hits: Int32 = arrays["object_hits"]
-    visible: Bool = arrays["object_visible"]
-    return [
-        FrameRecord(
-            name=name,
-            folders=tuple(folders[agents[i]]),
-            T_world_agent=arrays["agent_pose"][agents[i]],
-            cameras=tuple(of_agent[agents[i]]),
+class IndexedRecords(Sequence[FrameRecord]):
+    """The records of an index, made when they are asked for; their arrays are views into the flat ones."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        _check_lengths(arrays)
+        self._arrays = arrays
+        self._frame = {name: _slices(arrays[f"frame_{name}"]) for name in ("agents", "objects", "files")}
+        self._cells = _slices(arrays["frame_agents"] * arrays["frame_objects"])
+        self._cameras = _slices(arrays["agent_cameras"])
+        self.names = _strings(arrays["frame_name"])
+        self.paths = _strings(arrays["file_path"])
+        self._folders, self._camera_names = _strings(arrays["agent_folder"]), _strings(arrays["camera_name"])
+        self._rows = {name: row for row, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, row: int) -> FrameRecord: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[FrameRecord]: ...
+    def __getitem__(self, row: int | slice) -> FrameRecord | Sequence[FrameRecord]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(len(self))[row]]
+        row = range(len(self))[row]
+        arrays, agents, objects = self._arrays, self._frame["agents"][row], self._frame["objects"][row]
+        hits: Int32 = arrays["object_hits"]
+        visible: Bool = arrays["object_visible"]
+        count = agents.stop - agents.start
+        return FrameRecord(
+            name=self.names[row],
+            folders=tuple(self._folders[agents]),
+            T_world_agent=arrays["agent_pose"][agents],
+            cameras=tuple(self._cameras_of(agent) for agent in range(agents.start, agents.stop)),
             objects=Objects(
-                ids=arrays["object_id"][objects[i]],
-                T_world_object=arrays["object_pose"][objects[i]],
-                size=arrays["object_size"][objects[i]],
-                speed=arrays["object_speed"][objects[i]],
-                hits=hits[cells[i]].reshape(-1, arrays["frame_agents"][i]),
-                camera_visible=visible[cells[i]].reshape(-1, arrays["frame_agents"][i]),
-                counted=bool(arrays["frame_counted"][i]),
+                ids=arrays["object_id"][objects],
+                T_world_object=arrays["object_pose"][objects],
+                size=arrays["object_size"][objects],
+                speed=arrays["object_speed"][objects],
+                hits=hits[self._cells[row]].reshape(-1, count),
+                camera_visible=visible[self._cells[row]].reshape(-1, count),
+                counted=bool(arrays["frame_counted"][row]),
             ),
-            without_center=int(arrays["frame_without_center"][i]),
-            stamps=tuple(stamps[files[i]]),
+            without_center=int(arrays["frame_without_center"][row]),
+            stamps=tuple(self._stamp(file) for file in range(*self._frame["files"][row].indices(len(self.paths)))),
         )
-        for i, name in enumerate(names)
-    ]
+
+    def find(self, name: str) -> FrameRecord | None:
+        """The record of a frame by name."""
+        row = self._rows.get(name)
+        return None if row is None else self[row]
+
+    @property
+    def without_center(self) -> int:
+        """Objects that lack the key `center`, in all frames."""
+        return int(self._arrays["frame_without_center"].sum())
+
+    def digests(self) -> Iterator[tuple[str, bytes]]:
+        """Path and hash of every file."""
+        hashes = self._arrays["file_digest"].tobytes()
+        return ((path, hashes[32 * n : 32 * n + 32]) for n, path in enumerate(self.paths))
+
+    def is_current(self, root: Path, frames: Sequence[ListedFrame], indexed_at: int) -> bool:
+        """Whether the index holds exactly these frames, and none of their files looks changed."""
+        if [frame.name for frame in frames] != self.names:
+            return False
+        counts = np.array([len(frame.present) for frame in frames])
+        if not np.array_equal(counts, self._arrays["frame_files"]):
+            return False
+        if [path for frame in frames for path in frame.present] != self.paths:
+            return False
+        stamps: Int64 = self._arrays["file_stamp"]
+        if len(stamps) and stamps[:, 1:].max() > indexed_at - _RECENT_NS:
+            return False
+        try:
+            states = [os.stat(f"{root}/{path}") for path in self.paths]  # noqa: PTH116 - half the time of Path.stat
+        except OSError:
+            return False  # opening the frame says which file is missing
+        found = [(state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states]
+        return bool(np.array_equal(np.array(found, np.int64).reshape(-1, 3), stamps))
+
+    def _cameras_of(self, agent: int) -> tuple[CameraRecord, ...]:
+        rows, K, pose = self._cameras[agent], self._arrays["camera_K"], self._arrays["camera_pose"]
+        return tuple(CameraRecord(self._camera_names[row], K[row], pose[row]) for row in range(rows.start, rows.stop))
+
+    def _stamp(self, file: int) -> FileStamp:
+        size, mtime_ns, ctime_ns = self._arrays["file_stamp"][file].tolist()
+        return FileStamp(self.paths[file], size, mtime_ns, ctime_ns, self._arrays["file_digest"][file].tobytes())
+
+
+def _check_lengths(arrays: Arrays) -> None:
+    """Whatever lies in an index, the flat arrays must be as long as the counts say."""
+    frames = {name: arrays[f"frame_{name}"] for name in ("agents", "objects", "files", "without_center", "counted")}
+    lengths = {
+        "frame": len(arrays["frame_name"]),
+        "agent": int(frames["agents"].sum()),
+        "object": int(frames["objects"].sum()),
+        "camera": int(arrays["agent_cameras"].sum()),
+        "file": int(frames["files"].sum()),
+    }
+    cells = int((frames["agents"] * frames["objects"]).sum())
+    for name, array in arrays.items():
+        kind = name.partition("_")[0]
+        wanted = cells if name in ("object_hits", "object_visible") else lengths.get(kind)
+        if wanted is not None and len(array) != wanted:
+            raise ValueError(f"{name} has {len(array)} rows, expected {wanted}")
+    if any(count.min(initial=0) < 0 for count in (frames["agents"], frames["objects"], frames["files"])):
+        raise ValueError("a count is negative")
+    shapes = {
+        "agent_pose": (4, 4),
+        "camera_K": (3, 3),
+        "camera_pose": (4, 4),
+        "object_pose": (4, 4),
+        "object_size": (3,),
+    }
+    for name, shape in {**shapes, "file_stamp": (3,), "file_digest": (32,)}.items():
+        if arrays[name].shape[1:] != shape:
+            raise ValueError(f"{name} has rows of shape {arrays[name].shape[1:]}")
 
 
 def _slices(counts: Int64) -> list[slice]:
