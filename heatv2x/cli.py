@@ -138,6 +138,7 @@ def list_parts() -> None:
 def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For example: train base")]) -> None:
     """The settings of a verb, their defaults and what they mean."""
     from heatv2x.bench.config import AdaptationConfig
+    from heatv2x.bench.data import DataBenchConfig
     from heatv2x.bench.robustness import RobustnessConfig
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
@@ -161,6 +162,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
         "bench adaptation": AdaptationConfig,
+        "bench data": DataBenchConfig,
         "robustness": RobustnessConfig,
     }
     name = " ".join(verb)
@@ -360,6 +362,19 @@ def bench_adaptation(
     write_page(summary, study.docs)
     _print_rows([_over_seeds(row) for row in summary["rows"]])
     _say(f"\nPage: {study.docs / 'adaptation.md'}\nNumbers: {study.docs / 'adaptation.json'}")
+
+
+@bench_app.command("data")
+def bench_data(settings: Settings = None) -> None:
+    """How fast frames are read, against plain PyYAML and naive decoding: data=FOLDER."""
+    from heatv2x.bench.data import DataBenchConfig, run_data_bench
+    from heatv2x.tables import print_speed
+
+    config = _config(DataBenchConfig, settings)
+    with _bars(finished_go=True) as report:
+        content = run_data_bench(config, report)
+    print_speed(content, out)
+    _say(f"Numbers: {config.out}")
 
 
 @app.command()

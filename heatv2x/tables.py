@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -48,6 +50,34 @@ def print_indexes(indexes: list[Indexed], out: Console) -> None:
     for index in indexes:
         table.add_row(index.split, f"{index.frames:,}", f"{index.first_s:.2f} s", f"{index.again_s:.2f} s")
     out.print(table)
+
+
+def print_speed(content: dict[str, Any], out: Console) -> None:
+    """The result of `heatv2x bench data`."""
+    out.print(Text(f"{content['data']}, {content['split']}, {content['agents_per_frame']} agents a frame", "bold"))
+    out.print()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", " ", "frames per second", "CPU ms per frame", "against naive"):
+        table.add_column(heading, justify="left" if not heading.strip() else "right")
+    for key, frames_per_s in content["frames_per_s"].items():
+        what, _, how = key.partition(", ")
+        ratio = content["ratio_to_naive"].get(key)
+        shown = "not measured" if frames_per_s is None else f"{frames_per_s:,.1f}"
+        cpu_ms = content["cpu_ms_per_frame"][key]
+        spent = "-" if cpu_ms is None else f"{cpu_ms:,.1f}"
+        times = "-" if ratio is None else f"{ratio:,.1f} x"
+        table.add_row(what if how == "naive" else "", how, shown, spent, times)
+    out.print(table)
+    memory, index = content["memory"], content["index"]
+    out.print()
+    grown = f"{memory['growth_mb']:+.1f} MB since it settled"
+    out.print(f"memory over {memory['reads']} reads: {memory['resident_mb'][-1]:,.0f} MB, {grown}")
+    out.print(
+        f"an index of {index['frames']:,} frames ({index['megabytes']:.0f} MB) opens in {index['wall_seconds']:.2f} s"
+        f" ({index['cpu_seconds']:.2f} CPU s)"
+    )
+    for what, target in content["targets"].items():
+        out.print(f"target {what}: {target['target']:g}, measured {target['measured']:g}")
 
 
 def _splits(inspection: Inspection) -> Table:

@@ -25,7 +25,8 @@ def read_npy(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
     source = Path(path)
     content = read_bytes(source, MAX_BYTES, missing=_MISSING, way_out=_COMPLETE)
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
+        # not np.load, which takes what begins like a zip file for one
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
         raise DataError(source, f"is not a readable .npy array: {error}", way_out=_WAY_OUT) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] not in (3, 4):

@@ -35,10 +35,14 @@ from pypcd4 import Encoding
 from pypcd4 import PointCloud as Pypcd4Cloud
 
 from heatv2x.errors import DataError
-from heatv2x.files import read_bytes, read_json
-from heatv2x.formats import frame_index, image, opv2v_index, opv2v_yaml, pcd, tagged_yaml
+from heatv2x.files import MAX_JSON_BYTES, read_bytes, read_json
+from heatv2x.formats import dair_json, frame_index, image, opv2v_index, opv2v_yaml, pcd, tagged_yaml
+from heatv2x.formats.arrays import read_bin, read_npy
+from heatv2x.formats.folder_layout import read_recordings
 from heatv2x.formats.opv2v_layout import Layout
 from tests.formats import opv2v_tree
+from tests.formats.dair_writer import write_dair_v2x
+from tests.formats.folder_writer import write_folder
 
 SECONDS = 10.0
 """No single file may take longer, on a busy machine either; a normal one takes milliseconds."""
@@ -233,6 +237,15 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @functools.cache
+def photos() -> tuple[bytes, ...]:
+    """A small photograph as JPEG."""
+    noise = np.random.default_rng(1).integers(0, 255, (12, 20, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((192, 108)).save(stream, "JPEG")
+    return (stream.getvalue(),)
+
+
+@functools.cache
 def descriptions() -> tuple[bytes, ...]:
     """An agent's yaml as the writers make it, and one with the one foreign tag of real files."""
     content = opv2v_tree.agent_yaml(641)
@@ -355,6 +368,115 @@ def read_index(path: Path) -> None:
         raise AssertionError("the damaged index was believed")
 
 
+@functools.cache
+def arrays() -> tuple[bytes, ...]:
+    """A cloud as .npy, of three and four columns, and other types."""
+    points = np.random.default_rng(2).uniform(0, 1, (60, 4))
+    files = []
+    for array in (points.astype(np.float32), points[:, :3], np.asfortranarray(points), (9 * points).astype(np.int16)):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        files.append(stream.getvalue())
+    return tuple(files)
+
+
+@functools.cache
+def array_bombs() -> tuple[bytes, ...]:
+    """Objects to unpickle, shapes that no file holds, other shapes and types."""
+    trapped = io.BytesIO()
+    np.save(trapped, np.array([[_Trap()] * 4], object))
+    good = arrays()[0]
+    odd = []
+    for array in (np.zeros(4), np.zeros((2, 5)), np.zeros((2, 4), complex), np.full((2, 4), np.nan), np.array(3.0)):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        odd.append(stream.getvalue())
+    huge = (b"(9999999999, 4)", b"(60, 400000000000)", b"(-60, 4)", b"(60, 4) * 9", b"(60.0, 4)")
+    shapes = [good.replace(b"(60, 4), }" + b" " * (len(shape) - 7), shape + b", }") for shape in huge]
+    return b"", trapped.getvalue(), b"PK\3\4" + good, *shapes, *odd
+
+
+def bins() -> tuple[bytes, ...]:
+    """KITTI's form: float32, four a point."""
+    return (np.random.default_rng(3).uniform(0, 1, (60, 4)).astype("<f4").tobytes(),)
+
+
+@functools.cache
+def recording_files() -> dict[str, bytes]:
+    """The descriptive files of an own recording, by name."""
+    with tempfile.TemporaryDirectory() as name:
+        write_folder(Path(name))
+        return {
+            path.name: path.read_bytes() for path in sorted(Path(name).glob("train/*/**/*.[cj]s*")) if path.is_file()
+        }
+
+
+def recording(folder: Path) -> None:
+    """A recording whose files are good, without sensor data."""
+    agent = folder / "root" / "train" / "day" / "5"
+    agent.mkdir(parents=True, exist_ok=True)
+
+
+def read_recording(path: Path) -> object:
+    """Open the recording with the damaged file in its place."""
+    agent = path.parent / "root" / "train" / "day" / "5"
+    for name, content in recording_files().items():
+        target = agent.parent / name if name == "boxes.csv" else agent / name
+        if target.is_dir() and not target.is_symlink():
+            target.rmdir()
+        target.unlink(missing_ok=True)
+        if name != path.name:
+            target.write_bytes(content)
+        elif os.path.lexists(path):
+            path.rename(target)
+    return read_recordings(path.parent / "root", "train")
+
+
+def csv_bombs() -> tuple[bytes, ...]:
+    """Quotes that never end, endless lines, columns twice, other encodings."""
+    good = recording_files()["poses.csv"]
+    lines = good.splitlines(keepends=True)
+    return (
+        b"",
+        lines[0],
+        lines[0] + b'"' + good * 3,
+        lines[0].strip() + b",frame\n" + lines[1].strip() + b",x\n",
+        good + lines[1],
+        lines[0] + b"," * 200_000,
+        lines[0] + b"9" * 200_000 + b"," + lines[1],
+        good.replace(b",", b";"),
+        good.decode().encode("utf-16"),
+        good.replace(lines[1].split(b",")[1], b"nan"),
+        b"\0" * 1000,
+    )
+
+
+@functools.cache
+def dair_files() -> dict[str, bytes]:
+    """A calibration, labels of one side and cooperative labels."""
+    with tempfile.TemporaryDirectory() as name:
+        write_dair_v2x(Path(name))
+        inside = Path(name) / "cooperative-vehicle-infrastructure"
+        places = {
+            "transform": "vehicle-side/calib/lidar_to_novatel",
+            "intrinsics": "vehicle-side/calib/camera_intrinsic",
+            "side": "vehicle-side/label/lidar",
+            "cooperative": "cooperative/label_world",
+        }
+        return {key: next(iter(sorted((inside / place).glob("*.json")))).read_bytes() for key, place in places.items()}
+
+
+def dair_format(key: str, parse: Callable[[bytes, Path], object]) -> Format:
+    """One kind of DAIR-V2X's JSON files."""
+    return Format(
+        f"dair_{key}",
+        "000001.json",
+        lambda: (dair_files()[key],),
+        lambda path: parse(read_bytes(path, MAX_JSON_BYTES), path),
+        lambda: json_bombs(dair_files()[key]),
+    )
+
+
 RASTER = (image.RASTER_CELLS, image.RASTER_CELLS)
 COLOUR, DEPTH, VISIBLE = ("RGB", image.CAMERA_SIZE), ("L", image.CAMERA_SIZE), ("L", RASTER)
 FORMATS = (
@@ -378,6 +500,23 @@ FORMATS = (
     ),
     Format("assignment", "types.json", assignments, opv2v_yaml.assignment, lambda: json_bombs(assignments()[0])),
     Format("json", "data_info.json", assignments, read_json, lambda: json_bombs(assignments()[0])),
+    Format("jpg", "000001.jpg", photos, lambda path: image.read_rgb(path, (192, 108), ("JPEG",))),
+    Format("npy", "1000.npy", arrays, read_npy, array_bombs),
+    Format("bin", "1000.bin", bins, read_bin),
+    Format("poses", "poses.csv", lambda: (recording_files()["poses.csv"],), read_recording, csv_bombs, recording),
+    Format("boxes", "boxes.csv", lambda: (recording_files()["boxes.csv"],), read_recording, csv_bombs, recording),
+    Format(
+        "calibration",
+        "calibration.json",
+        lambda: (recording_files()["calibration.json"],),
+        read_recording,
+        lambda: json_bombs(recording_files()["calibration.json"]),
+        recording,
+    ),
+    dair_format("transform", dair_json.parse_transform),
+    dair_format("intrinsics", dair_json.parse_intrinsics),
+    dair_format("side", dair_json.parse_side_labels),
+    dair_format("cooperative", dair_json.parse_cooperative_labels),
     Format("index", "damaged.npz", indexes, read_index, index_bombs, split, never_fails=True),
 )
 
