@@ -34,9 +34,11 @@ app = typer.Typer(
 world_app = typer.Typer(help="The synthetic world.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
 adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
+data_app = typer.Typer(help="Look through a dataset before training, index it, draw it.", no_args_is_help=True)
 bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
 pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
+app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
@@ -52,6 +54,11 @@ Settings = Annotated[
         metavar="key=value", help="Settings (heatv2x settings VERB lists them); recipe=NAME reads a recipe first."
     ),
 ]
+FrameAndSettings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FRAME] key=value", help="Which frame (the first one), and settings."),
+]
+Folder = Annotated[Path, typer.Argument(metavar="PATH", help="The dataset's folder.")]
 
 
 def main() -> None:
@@ -131,15 +138,21 @@ def list_parts() -> None:
 def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For example: train base")]) -> None:
     """The settings of a verb, their defaults and what they mean."""
     from heatv2x.bench.config import AdaptationConfig
+    from heatv2x.bench.data import DataBenchConfig
     from heatv2x.bench.robustness import RobustnessConfig
     from heatv2x.bench.scaling import ScalingConfig
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
+    from heatv2x.inspection import CheckConfig, IndexConfig
     from heatv2x.training import job_config
+    from heatv2x.view import ViewConfig
     from heatv2x.world.config import WorldConfig
 
     known: dict[str, type[Config]] = {
+        "data check": CheckConfig,
+        "data index": IndexConfig,
+        "data view": ViewConfig,
         "demo": DemoConfig,
         "world build": WorldConfig,
         "train base": job_config.BaseConfig,
@@ -151,6 +164,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "eval": EvalConfig,
         "bench adaptation": AdaptationConfig,
         "bench scaling": ScalingConfig,
+        "bench data": DataBenchConfig,
         "robustness": RobustnessConfig,
     }
     name = " ".join(verb)
@@ -178,6 +192,60 @@ def world_build(settings: Settings = None) -> None:
             table.add_row(name, str(split.scenarios), str(split.frames), *means, share)
     out.print(table)
     _say(f"World: {config.out}")
+
+
+@data_app.command("check")
+def data_check(
+    path: Folder,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Look for what is missing, broken or cannot be true; exit code 2 if there is anything."""
+    from heatv2x.files import write_json
+    from heatv2x.inspection import CheckConfig, inspect
+    from heatv2x.tables import print_inspection
+
+    config = _config(CheckConfig, settings)
+    with _bars(finished_go=True) as report:
+        inspection = inspect(path, config, report)
+    if config.json_ is not None:
+        write_json(config.json_, inspection.to_json())
+    if as_json:
+        out.print_json(data=inspection.to_json())
+    else:
+        print_inspection(inspection, out)
+    if not inspection.ok:
+        raise typer.Exit(2)
+
+
+@data_app.command("index")
+def data_index(path: Folder, settings: Settings = None) -> None:
+    """Parse the descriptions of all splits once, so that every later start is fast."""
+    from heatv2x.inspection import IndexConfig, build_indexes
+    from heatv2x.tables import print_indexes
+
+    with _bars(finished_go=True) as report:
+        indexes = build_indexes(path, _config(IndexConfig, settings), report)
+    print_indexes(indexes, out)
+
+
+@data_app.command("view")
+def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
+    """Draw a frame, by number or scenario/timestamp: out=frame.png, .html, or .rrd for rerun."""
+    from heatv2x.datasets.base import open_dataset
+    from heatv2x.inspection import recognise
+    from heatv2x.view import ViewConfig, draw, frame_number, look
+
+    words = [word for word in settings or [] if "=" in word]
+    frames = [word for word in settings or [] if "=" not in word]
+    if len(frames) > 1:
+        raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
+    config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
+    name, _, tree = recognise(path, config.dataset)
+    dataset = open_dataset(name, path, config.split or tree.splits[0], config.reader)
+    index = frame_number(dataset, config.frame)
+    draw(look(dataset, index, config), config.out)
+    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
 
 
 @train_app.command("base")
@@ -314,6 +382,19 @@ def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
     for line in summary["targets"]:
         _say(f"{line['what']}: {line['measured']} (target: {line['target']})")
     _say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
+
+
+@bench_app.command("data")
+def bench_data(settings: Settings = None) -> None:
+    """How fast frames are read, against plain PyYAML and naive decoding: data=FOLDER."""
+    from heatv2x.bench.data import DataBenchConfig, run_data_bench
+    from heatv2x.tables import print_speed
+
+    config = _config(DataBenchConfig, settings)
+    with _bars(finished_go=True) as report:
+        content = run_data_bench(config, report)
+    print_speed(content, out)
+    _say(f"Numbers: {config.out}")
 
 
 @app.command()

@@ -1,16 +1,20 @@
-"""Writing files so that nothing half-written is ever left behind."""
+"""Writing files so that nothing half-written is left behind, reading them so that nothing hangs or fills the memory."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from heatv2x.errors import DataError
+
+MAX_JSON_BYTES = 256_000_000
 
 
 @contextlib.contextmanager
@@ -60,16 +64,74 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_bytes(path: str | Path, max_bytes: int, *, missing: str = "is missing", way_out: str = "") -> bytes:
+    """Read a whole file, if it is a file and not larger than `max_bytes`.
+
+    A pipe would block, a device would never end and a sparse file would fill the memory: none of them is read.
+
+    Args:
+        missing: what to say if there is no such file.
+        way_out: what to say then.
 
     Raises:
-        DataError: the file is missing, unreadable or not JSON; the message gives the line.
+        DataError: missing, unreadable, not a regular file, or too large.
     """
     source = Path(path)
     try:
-        return json.loads(source.read_bytes())
+        with open(source, "rb", buffering=0, opener=_open_at_once) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise DataError(source, "cannot be read: it is not a file", way_out="remove it, or put the file there")
+            if state.st_size > max_bytes:
+                problem = f"has {state.st_size:,} bytes, more than the {max_bytes:,} that are read"
+                raise DataError(source, problem, way_out="download or write the file again")
+            return file.readall()
+    except FileNotFoundError as error:
+        raise DataError(source, missing, way_out=way_out) from error
     except OSError as error:
-        raise DataError(source, f"cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(source, f"is not valid JSON: {error}") from error
+        raise DataError(source, f"cannot be read: {error.strerror}", way_out=_way_out_of(error)) from error
+    except ValueError as error:  # a name with a zero byte
+        raise DataError(source, f"cannot be read: {error}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would wait for one
+
+
+def _way_out_of(error: OSError) -> str:
+    hints = {errno.EACCES: "give yourself the right to read it", errno.ELOOP: "mend the link: it leads back to itself"}
+    return hints.get(error.errno or 0, "")
+
+
+def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing, unreadable, too large or not JSON; the message gives the line.
+    """
+    source = Path(path)
+    return parse_json(read_bytes(source, max_bytes, missing="cannot be read: there is no such file"), source)
+
+
+def parse_json(content: bytes, source: Path, way_out: str = "") -> Any:
+    """The same from bytes that were read already; NaN and infinity are no JSON.
+
+    Raises:
+        DataError: not JSON, nested too deep, or a key is there twice.
+    """
+    try:
+        return json.loads(content, parse_constant=_no_number, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8, and integers of thousands of digits
+        raise DataError(source, f"is not valid JSON: {error}", way_out=way_out) from error
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is not a number in JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is there twice")
+    return content

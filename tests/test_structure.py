@@ -14,7 +14,7 @@ PACKAGE = ROOT / "heatv2x"
 
 # From the ground up; a part may import its own layer and those before it. Cycles between parts are caught separately.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "structures", "files", "config", "plugins", "geometry", "grid"),
+    ("", "errors", "structures", "survey", "files", "config", "plugins", "geometry", "grid"),
     ("formats",),
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),
@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "metrics", "evaluation", "runtime"),
     ("workers",),
     ("rows",),
-    ("report", "view", "doctor"),
+    ("report", "inspection", "plausibility", "tables", "view", "doctor"),
     ("bench",),
     ("cli", "demo", "__main__"),
 )

@@ -46,14 +46,14 @@ LOOKS = {
     "gcft_only": Look("GCFT only", "#E69F00", "v"),
     "lhft": Look("LHFT", "#56B4E9", "s"),
     "lhft_gcft": Look("LHFT + GCFT", "#0072B2", "o"),
-    "lhft_gcft_boxes": Look("LHFT + GCFT with boxes", "#0072B2", "8"),
+    "lhft_gcft_boxes": Look("LHFT, GCFT, boxes", "#0072B2", "8"),
     "maximum": Look("maximum fusion", "#000000", "P"),
     "backward_alignment": Look("backward alignment", "#009E73", "^"),
     "full_finetune": Look("full fine-tuning", "#D55E00", "D"),
-    "full_finetune_boxes": Look("full fine-tuning with boxes", "#D55E00", "d"),
+    "full_finetune_boxes": Look("fine-tuned, boxes", "#D55E00", "d"),
     "scratch_mix": Look("from scratch", "#CC79A7", "X"),
     "homogeneous": Look("all base type", GREY, "h"),
-    "homogeneous_boxes": Look("all base type, with boxes", GREY, "p"),
+    "homogeneous_boxes": Look("base type, boxes", GREY, "p"),
     "homogeneous_late": Look("all base type, late", GREY, "H"),
 }
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

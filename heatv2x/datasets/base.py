@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from heatv2x import config, plugins
-from heatv2x.errors import ConfigError
-from heatv2x.structures import SENSORS, Frame
+from heatv2x.errors import ConfigError, HeatError
+from heatv2x.structures import SENSORS, Frame, PointCloud
+from heatv2x.survey import Recognised, SensorFile, Visit
 
 Sensors = Collection[str] | Mapping[int, Collection[str]]
 """Which sensors to decode: the same for all agents, or by agent id. Names: `structures.SENSORS`."""
@@ -20,6 +21,9 @@ class Dataset(ABC):
     """One split of a dataset: frames by index, in a fixed order (scenario by scenario, time by time).
 
     The constructor takes the dataset's folder, the split's name, and the fields of the part's `Config` by keyword.
+
+    `recognise`, `survey` and `available` are what `heatv2x data check` and `data view` know of a dataset. Their
+    defaults read everything and know nothing of files; a dataset that overrides them gets clearer answers, and sooner.
 
     Attributes:
         stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
@@ -71,6 +75,53 @@ class Dataset(ABC):
         scenario, _, stem = self.name(index).rpartition("/")
         wanted = f"{scenario}/{int(stem) - self.stem_step * frames:0{len(stem)}d}"
         return self._by_name.get(wanted)
+
+    @classmethod
+    def recognise(cls, root: Path) -> Recognised | None:
+        """What lies in a folder, told from a few names; None if it is not in this dataset's layout."""
+        return None
+
+    @classmethod
+    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+        """Every frame of a split with the files it should have, whatever is wrong with others.
+
+        By default all sensors of all agents are tried, and a sensor that nobody has is taken to be absent.
+        """
+        try:
+            build: Callable[..., Dataset] = cls
+            dataset = build(root, split)
+        except HeatError as error:
+            yield Visit(split, faults=(("description", error),))
+            return
+        for index in range(len(dataset)):
+            try:
+                frame = dataset.read(index, ())
+            except HeatError as error:
+                yield Visit(dataset.name(index), faults=(("description", error),))
+                continue
+            files = tuple(
+                SensorFile(sensor, agent, cls.__name__, False, functools.partial(dataset._sense, index, agent, sensor))
+                for agent in dataset.agent_ids(index)
+                for sensor in SENSORS
+            )
+            yield Visit(dataset.name(index), frame, files, of=len(dataset))
+
+    def available(self, index: int) -> dict[int, tuple[str, ...]]:
+        """The sensors that each agent of a frame has, by agent id; by default found by reading them."""
+        return {
+            agent: tuple(name for name in SENSORS if self._has(index, agent, name)) for agent in self.agent_ids(index)
+        }
+
+    def _sense(self, index: int, agent_id: int, sensor: str) -> PointCloud | None:
+        agent = next(a for a in self.read(index, {agent_id: [sensor]}).agents if a.agent_id == agent_id)
+        return None if sensor == "camera" else agent.lidars[sensor]
+
+    def _has(self, index: int, agent_id: int, sensor: str) -> bool:
+        try:
+            self._sense(index, agent_id, sensor)
+        except HeatError:
+            return False
+        return True
 
     @functools.cached_property
     def _by_name(self) -> dict[str, int]:

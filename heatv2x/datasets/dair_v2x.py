@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
-from heatv2x.errors import ConfigError
+from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats.dair_json import (
     Labels,
     parse_cooperative_labels,
@@ -19,7 +22,7 @@ from heatv2x.formats.dair_json import (
     parse_side_labels,
     parse_transform,
 )
-from heatv2x.formats.dair_layout import Annotations, DairLayout, Pair, Splits, Truth
+from heatv2x.formats.dair_layout import FOLDER, OFFICIAL_FILE, Annotations, DairLayout, Pair, Splits, Truth
 from heatv2x.formats.frame_index import CameraRecord, Contents, FrameRecord, fingerprint, open_records
 from heatv2x.formats.image import read_rgb
 from heatv2x.formats.own_body import without_body
@@ -27,10 +30,14 @@ from heatv2x.formats.pcd import read_pcd
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import boxes_in_frame, in_image
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
+from heatv2x.survey import Recognised, SensorFile, Visit
 
 _log = logging.getLogger(__name__)
 VEHICLE, INFRASTRUCTURE = 0, -1
+_NAMES = {VEHICLE: "vehicle", INFRASTRUCTURE: "roadside"}
 IMAGE_SIZE = (1920, 1080)
+_PUBLISHED = {"coalign": {"train": 4811, "validate": 1789}, "official": {"train": 4813, "validate": 1783}}
+"""Pairs of the split files (facts: DAIR-V2X-C)."""
 SAME_OBJECT_IOU = 0.05
 """Labels of both sides whose footprints overlap more are one object (facts: DAIR-V2X-C, ground truth)."""
 
@@ -78,18 +85,22 @@ class DairV2x(Dataset):
         remove_body: bool = False
 
     def __init__(self, root: str | Path, split: str, cache_dir: str | Path | None = None, **settings: object) -> None:
+        self._list(root, split, settings)
+        kept = self.settings
+        what = f"dair-{split}-{kept.splits}-{kept.truth}-{self.annotations}-{kept.infrastructure_delay}"
+        cache = None if cache_dir is None else Path(cache_dir)
+        self._records = open_records(self.layout.root, what, self._pairs, self._parse, cache)
+        self._fingerprint = fingerprint(self._records)
+
+    def _list(self, root: str | Path, split: str, settings: Mapping[str, object]) -> None:
+        """Find the pairs of the split; nothing of them is read yet."""
         self.settings = self.Config.model_validate(settings)
         self.layout = DairLayout(root)
         self.annotations = self.layout.annotations(self.settings.annotations)
         if self.annotations == "original":
             _log.warning("%s: original labels; the vehicle's cover only what its camera sees", self.layout.root)
         kept = self.settings
-        pairs = self.layout.pairs(split, kept.splits, self._label_folders(), kept.infrastructure_delay)
-        what = f"dair-{split}-{kept.splits}-{kept.truth}-{self.annotations}-{kept.infrastructure_delay}"
-        cache = None if cache_dir is None else Path(cache_dir)
-        self._records = open_records(self.layout.root, what, pairs, self._parse, cache)
-        self._pairs = pairs
-        self._fingerprint = fingerprint(self._records)
+        self._pairs = self.layout.pairs(split, kept.splits, self._label_folders(), kept.infrastructure_delay)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -126,6 +137,68 @@ class DairV2x(Dataset):
         )
         return Frame(scenario, timestamp, agents, record.objects)
 
+    @classmethod
+    def recognise(cls, root: Path) -> Recognised | None:
+        inside = root / FOLDER if (root / FOLDER).is_dir() else root
+        if not all((inside / side).is_dir() for side in ("cooperative", "vehicle-side", "infrastructure-side")):
+            return None
+        coalign = [
+            split for split, name in (("train", "train"), ("validate", "val")) if (inside / f"{name}.json").exists()
+        ]
+        official = ["train", "validate"] if (inside / OFFICIAL_FILE).exists() else []
+        if not coalign and not official:
+            problem = "has no split file: neither train.json and val.json (CoAlign) nor cooperative-split-data.json"
+            raise DataError(inside, problem, way_out="put one of them there")
+        return Recognised("DAIR-V2X-C", tuple(coalign or official), _PUBLISHED["coalign" if coalign else "official"])
+
+    @classmethod
+    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+        reader = cls.__new__(cls)  # lists the pairs but opens none: a broken one must not hide the others
+        inside = root / FOLDER if (root / FOLDER).is_dir() else root
+        splits = "coalign" if any((inside / name).exists() for name in ("train.json", "val.json")) else "official"
+        try:
+            reader._list(root, split, {"splits": splits})
+        except DataError as error:
+            yield Visit(split, faults=(("list of frames", error),))
+            return
+        for pair in reader._pairs:
+            yield replace(reader._visit(pair), of=len(reader._pairs))
+
+    def available(self, index: int) -> dict[int, tuple[str, ...]]:
+        sides = zip(self.agent_ids(index), self._records[index].folders, strict=True)
+        sensors = {}
+        for agent, folder in sides:
+            side, _, stem = folder.partition("/")
+            lidars = self.settings.lidar_as if (self.layout.root / side / "velodyne" / f"{stem}.pcd").exists() else ()
+            image = self.layout.root / side / "image" / f"{stem}.jpg"
+            sensors[agent] = (*lidars, *(["camera"] if image.exists() else []))
+        return sensors
+
+    def _visit(self, pair: Pair) -> Visit:
+        root = self.layout.root
+        sides = (("vehicle-side", pair.vehicle, VEHICLE), ("infrastructure-side", pair.sent, INFRASTRUCTURE))
+        files = tuple(
+            SensorFile(f"{_NAMES[agent]} {what}", agent, f"{side} {folder}", True, functools.partial(read, path), path)
+            for side, stem, agent in sides
+            for what, folder, path, read in (
+                ("cloud", "velodyne", root / side / "velodyne" / f"{stem}.pcd", self._read_sweep),
+                ("camera image", "image", root / side / "image" / f"{stem}.jpg", _read_image),
+            )
+        )
+        sources = {VEHICLE: root / pair.labels["vehicle"], INFRASTRUCTURE: root / pair.labels["infrastructure"]}
+        try:
+            record = self._parse(pair, Contents(root, []))
+        except DataError as error:
+            return Visit(pair.name, None, files, (("calibration or labels", error),), sources)
+        scenario, _, timestamp = record.name.partition("/")
+        agents = tuple(
+            AgentFrame(agent, stem, Pose(T)) for (_, stem, agent), T in zip(sides, record.T_world_agent, strict=True)
+        )
+        return Visit(pair.name, Frame(scenario, timestamp, agents, record.objects), files, (), sources)
+
+    def _read_sweep(self, path: Path) -> PointCloud:
+        return PointCloud(read_pcd(path, intensity_max=self.settings.intensity_max, drop_nan=True))
+
     def _agent(self, record: FrameRecord, number: int, agent_id: int, sensors: frozenset[str]) -> AgentFrame:
         side, _, stem = record.folders[number].partition("/")
         lidars = {}
@@ -135,8 +208,8 @@ class DairV2x(Dataset):
             raise ConfigError(f"DAIR-V2X has no {foreign[0]}: its agents' only LiDAR is {names} (setting lidar_as)")
         if asked:
             path = self.layout.root / side / "velodyne" / f"{stem}.pcd"
-            points = read_pcd(path, intensity_max=self.settings.intensity_max, drop_nan=True)
-            cloud = PointCloud(without_body(points) if self.settings.remove_body else points)
+            cloud = self._read_sweep(path)
+            cloud = PointCloud(without_body(cloud.points)) if self.settings.remove_body else cloud
             lidars = dict.fromkeys(asked, cloud)
         cameras: tuple[Camera, ...] = ()
         if "camera" in sensors:
@@ -194,6 +267,10 @@ class DairV2x(Dataset):
             without_center=0,
             stamps=tuple(files.stamps),
         )
+
+
+def _read_image(path: Path) -> None:
+    read_rgb(path, IMAGE_SIZE, ("JPEG",))
 
 
 def _in_world(labels: Labels, T_world_side: Float64) -> Labels:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from heatv2x.formats.image import read_rgb
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.ground_truth import in_image
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
+from heatv2x.survey import Recognised, SensorFile, Visit
 
 _log = logging.getLogger(__name__)
 _SURFACE_M = 0.1  # a return this far outside a box still counts: labels are not exact
@@ -121,6 +124,45 @@ class Folder(Dataset):
             counted=all(agent.lidars for agent in agents),
         )
         return Frame(recording.name, frame, tuple(sensed), objects)
+
+    @classmethod
+    def recognise(cls, root: Path) -> Recognised | None:
+        splits = dict.fromkeys(path.relative_to(root).parts[0] for path in sorted(root.glob("*/*/*/poses.csv")))
+        return Recognised("own recordings", tuple(splits)) if splits else None
+
+    @classmethod
+    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+        try:
+            dataset = cls(root, split)
+        except DataError as error:
+            yield Visit(split, faults=(("poses, boxes or calibration", error),))
+            return
+        for index in range(len(dataset)):
+            yield dataset._visit(index)
+
+    def available(self, index: int) -> dict[int, tuple[str, ...]]:
+        agents = self._agents(index)
+        return {agent.agent_id: (*agent.lidars, *(["camera"] if agent.cameras else [])) for agent in agents}
+
+    def _visit(self, index: int) -> Visit:
+        _, stem = self._frames[index]
+        files: list[SensorFile] = []
+        for agent in self._agents(index):
+            for name in agent.lidars:
+                read: Callable[[], PointCloud | None] = functools.partial(self._cloud, agent, name, stem)
+                files.append(SensorFile(f"{name} cloud", agent.agent_id, "recordings", True, read))
+            if agent.cameras:
+                read = functools.partial(self._look, agent, stem)
+                files.append(SensorFile("camera images", agent.agent_id, "recordings", True, read))
+        sources = {agent.agent_id: agent.folder / "poses.csv" for agent in self._agents(index)}
+        try:
+            frame = self.read(index, ())
+        except DataError:  # a cloud that cannot be read: the files above say which
+            frame = None
+        return Visit(self.name(index), frame, tuple(files), (), sources, of=len(self))
+
+    def _look(self, agent: RecordedAgent, frame: str) -> None:
+        self._cameras(agent, frame)
 
     def _agents(self, index: int) -> list[RecordedAgent]:
         recording, frame = self._frames[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ import pydantic
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
+from heatv2x.formats import opv2v_survey
 from heatv2x.formats.frame_index import CameraRecord, FrameRecord, fingerprint
 from heatv2x.formats.image import read_depth, read_rgb
 from heatv2x.formats.opv2v_index import open_index
@@ -19,6 +21,7 @@ from heatv2x.formats.opv2v_layout import Layout
 from heatv2x.formats.own_body import without_body
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.structures import AgentFrame, Camera, Frame, Objects, PointCloud, Pose
+from heatv2x.survey import Recognised, Visit
 
 _NEAR_M = 45.0
 _LIDAR_SUFFIX = {"lidar64": "", "lidar32": "_32", "lidar16": "_16", "lidar": ""}
@@ -73,7 +76,8 @@ class Opv2v(Dataset):
         self.layout = Layout.find(root, split, hetero_root)
         cache = None if cache_dir is None else Path(cache_dir)
         records = open_index(self.layout, cache, self.settings.exclude)
-        self._records = [_first_agents(record, self.settings.max_agents) for record in records]
+        most = self.settings.max_agents
+        self._records = records if most is None else [_first_agents(record, most) for record in records]
         self._fingerprint = fingerprint(self._records)
 
     def __len__(self) -> int:
@@ -112,6 +116,28 @@ class Opv2v(Dataset):
             path = self.layout.opv2v / self.layout.split / record.name.partition("/")[0]
             raise DataError(path, "has roadside units only", way_out="exclude it, or say roadside_ego=true")
         return vehicles
+
+    @classmethod
+    def recognise(cls, root: Path) -> Recognised | None:
+        return opv2v_survey.recognise(root)
+
+    @classmethod
+    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+        return opv2v_survey.survey(root, split)
+
+    def available(self, index: int) -> dict[int, tuple[str, ...]]:
+        record = self._records[index]
+        scenario, _, timestamp = record.name.partition("/")
+        sensors = {}
+        for folder in record.folders:
+            there = [
+                name
+                for name, suffix in _LIDAR_SUFFIX.items()
+                if self.layout.sensor_file(scenario, folder, f"{timestamp}{suffix}.pcd", hetero=bool(suffix)).exists()
+            ]
+            image = self.layout.sensor_file(scenario, folder, f"{timestamp}_camera0.png", hetero=False)
+            sensors[int(folder)] = (*there, *(["camera"] if image.exists() else []))
+        return sensors
 
     def _agent(self, record: FrameRecord, number: int, sensors: frozenset[str]) -> AgentFrame:
         scenario, _, timestamp = record.name.partition("/")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
 from heatv2x.errors import DataError
-from heatv2x.formats.pcd import MAX_POINTS
+from heatv2x.files import read_bytes
+from heatv2x.formats.pcd import MAX_BYTES, MAX_POINTS
 from heatv2x.structures import Float32
 
+_MISSING, _COMPLETE = "the point cloud is missing", "complete the recording"
 _WAY_OUT = "write the file again: points x, y, z, intensity"
 
 
@@ -20,11 +23,10 @@ def read_npy(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
         DataError: missing, corrupt, no numbers, of another shape, or with values out of range.
     """
     source = Path(path)
+    content = read_bytes(source, MAX_BYTES, missing=_MISSING, way_out=_COMPLETE)
     try:
-        # Mapped, so that a header that promises more than the file holds allocates nothing.
-        array = np.load(source, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(source, "the point cloud is missing", way_out="complete the recording") from error
+        # not np.load, which takes what begins like a zip file for one
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
         raise DataError(source, f"is not a readable .npy array: {error}", way_out=_WAY_OUT) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] not in (3, 4):
@@ -45,12 +47,7 @@ def read_bin(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
         DataError: missing, not a whole number of points, or with values out of range.
     """
     source = Path(path)
-    try:
-        content = source.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(source, "the point cloud is missing", way_out="complete the recording") from error
-    except OSError as error:
-        raise DataError(source, f"cannot be read: {error.strerror}") from error
+    content = read_bytes(source, MAX_BYTES, missing=_MISSING, way_out=_COMPLETE)
     if len(content) % 16 or len(content) > 16 * MAX_POINTS:
         problem = f"is {len(content)} bytes, expected 16 for each of at most {MAX_POINTS} points"
         raise DataError(source, problem, way_out=_WAY_OUT)

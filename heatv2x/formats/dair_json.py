@@ -5,7 +5,6 @@ Axes are right-handed as ours; numbers may come as strings; nothing is trusted t
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from heatv2x.errors import DataError
+from heatv2x.files import parse_json
 from heatv2x.structures import Float64
 
 VEHICLES = frozenset({"car", "truck", "van", "bus"})
 """Labelled types that are kept, in small letters: the official tool's class "car"."""
 
-MAX_BYTES = 64_000_000
 _WAY_OUT = "download or write the file again"
 _ROTATION_TOLERANCE = 1e-2
 
@@ -40,20 +39,6 @@ class Labels:
         return len(self.size)
 
 
-def parse_json(content: bytes, source: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        DataError: not JSON, nested without end, or beyond the size limit.
-    """
-    if len(content) > MAX_BYTES:
-        raise DataError(source, f"is larger than {MAX_BYTES // 1_000_000} MB", way_out=_WAY_OUT)
-    try:
-        return json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(source, f"is not valid JSON: {error}", way_out=_WAY_OUT) from error
-
-
 def parse_transform(content: bytes, source: Path) -> Float64:
     """(4, 4) float64 of a calibration file: `rotation` and `translation`, at the top or below `transform`.
 
@@ -62,7 +47,7 @@ def parse_transform(content: bytes, source: Path) -> Float64:
     Raises:
         DataError: a key is missing, or the rotation is none by more than 1e-2.
     """
-    data = parse_json(content, source)
+    data = parse_json(content, source, _WAY_OUT)
     if isinstance(data, dict) and "transform" in data:
         data = data["transform"]
     matrix = np.eye(4)
@@ -82,7 +67,7 @@ def parse_intrinsics(content: bytes, source: Path) -> Float64:
     Raises:
         DataError: the key is missing or no intrinsic matrix.
     """
-    K = _numbers(parse_json(content, source), "cam_K", 9, source).reshape(3, 3)
+    K = _numbers(parse_json(content, source, _WAY_OUT), "cam_K", 9, source).reshape(3, 3)
     if not (K[0, 0] > 0 and K[1, 1] > 0 and np.allclose(K[2], [0, 0, 1])):
         raise DataError(source, f"is not an intrinsic matrix: {K.tolist()}", key="cam_K", way_out=_WAY_OUT)
     return K
@@ -160,7 +145,7 @@ def parse_offset(entry: Any, source: Path, at: str) -> tuple[float, float]:
 
 def _vehicles(content: bytes, source: Path) -> list[tuple[int, dict[str, Any]]]:
     """The entries of kept types with their number in the file."""
-    data = parse_json(content, source)
+    data = parse_json(content, source, _WAY_OUT)
     if not isinstance(data, list):
         raise DataError(source, f"is {type(data).__name__}, expected a list of labels", way_out=_WAY_OUT)
     kept = []

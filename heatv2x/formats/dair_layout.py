@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heatv2x.errors import DataError
-from heatv2x.formats.dair_json import MAX_BYTES, parse_json, parse_offset
+from heatv2x.files import MAX_JSON_BYTES, parse_json, read_bytes
+from heatv2x.formats.dair_json import parse_offset
 
 _log = logging.getLogger(__name__)
 FOLDER = "cooperative-vehicle-infrastructure"
+OFFICIAL_FILE = "cooperative-split-data.json"
 _STEM = re.compile(r"[0-9A-Za-z_]{1,32}")
 _FILE_OF_SPLIT = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 _WAY_OUT = "complete the download"
@@ -199,10 +201,10 @@ class DairLayout:
             problem = f"has no split '{split}'{reason if split == 'test' else ''}"
             raise DataError(self.root, problem, way_out=f"choose one of {', '.join(known)}")
         name = _FILE_OF_SPLIT[split]
-        path = self.root / (f"{name}.json" if splits == "coalign" else "cooperative-split-data.json")
+        path = self.root / (f"{name}.json" if splits == "coalign" else OFFICIAL_FILE)
         other = "official" if splits == "coalign" else "coalign"
         way_out = f"put the {splits} split file there (docs/datasets/dair_v2x.md), or say splits={other}"
-        data = parse_json(_bytes(path, way_out), path)
+        data = parse_json(read_bytes(path, MAX_JSON_BYTES, way_out=way_out), path, way_out)
         if splits == "official":
             data = data.get("cooperative_split") if isinstance(data, dict) else None
             data = data.get(name) if isinstance(data, dict) else None
@@ -212,7 +214,7 @@ class DairLayout:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    data = parse_json(_bytes(path, _WAY_OUT), path)
+    data = parse_json(read_bytes(path, MAX_JSON_BYTES, way_out=_WAY_OUT), path, _WAY_OUT)
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
         raise DataError(path, "does not hold a list of frames", way_out="download or write the file again")
     return data
@@ -225,14 +227,3 @@ def _stem(entry: dict[str, Any], key: str, number: int, path: Path) -> str:
         problem = f"expected the path of a frame's file, got {str(value)[:80]!r}"
         raise DataError(path, problem, key=f"[{number}].{key}", way_out="download or write the file again")
     return stem
-
-
-def _bytes(path: Path, way_out: str) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(path, f"is larger than {MAX_BYTES // 1_000_000} MB", way_out=way_out)
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(path, "is missing", way_out=way_out) from error
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}") from error

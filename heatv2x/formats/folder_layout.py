@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from heatv2x.errors import DataError
+from heatv2x.files import parse_json, read_bytes
 from heatv2x.formats.opv2v_layout import agent_order
 from heatv2x.structures import LIDARS, Float32, Float64, Int64, Pose
 
@@ -218,10 +218,7 @@ def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path) -> dict[str, Re
 
 
 def _cameras(content: bytes, source: Path) -> tuple[FolderCamera, ...]:
-    try:
-        data = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(source, f"is not valid JSON: {error}", way_out="write it again") from error
+    data = parse_json(content, source, "write it again")
     if not isinstance(data, dict) or not all(_CAMERA.fullmatch(name) for name in data):
         problem = 'expected {"camera0": {"size": ..., "K": ..., "T_agent_camera": ...}, ...}'
         raise DataError(source, problem, way_out="name cameras camera0, camera1, ...")
@@ -282,14 +279,7 @@ def _table(path: Path, split: Path, digest: Any) -> list[tuple[int, dict[str, st
 
 
 def _content(path: Path, split: Path, digest: Any) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(path, f"is larger than {MAX_BYTES // 1_000_000} MB", way_out="split the recording")
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(path, "is missing", way_out="write it (docs/datasets/folder.md)") from error
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}") from error
+    content = read_bytes(path, MAX_BYTES, way_out="write it (docs/datasets/folder.md)")
     digest.update(f"{path.relative_to(split).as_posix()}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return content
 

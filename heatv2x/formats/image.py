@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 import zlib
 from pathlib import Path
 
@@ -9,15 +11,18 @@ import numpy as np
 from PIL import Image
 
 from heatv2x.errors import DataError
+from heatv2x.files import read_bytes
 from heatv2x.structures import Bool, Float32, Float64, UInt8
 
 CAMERA_SIZE = (800, 600)
 """Width and height in pixels for which OPV2V's intrinsics hold."""
 
 MAX_PIXELS = 40_000_000
+MAX_BYTES = 64_000_000
 RASTER_CELLS = 256
 RASTER_CELL_M = 0.39
 _RASTER_CENTRE = 127
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _COLOUR_MODES = ("RGB", "RGBA")
 _RASTER_MODES = ("1", "L", "P", *_COLOUR_MODES)
 
@@ -80,14 +85,17 @@ def _read_image(
     wanted: str,
     formats: tuple[str, ...] = ("PNG",),
 ) -> UInt8:
+    way_out = "complete the download of this agent"
+    content = read_bytes(source, MAX_BYTES, missing="the image is missing", way_out=way_out)
     try:
-        with Image.open(source, formats=formats) as image:
+        with warnings.catch_warnings():  # a header of 100 megapixels is only a warning to Pillow
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=formats)
+        with opened as image:
             # Size and mode come from the header: nothing is decompressed before they are what they should be.
             _check(source, image, size, modes)
             return np.array(image.convert(wanted) if image.mode != wanted else image, np.uint8)
-    except FileNotFoundError as error:
-        raise DataError(source, "the image is missing", way_out="complete the download of this agent") from error
-    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, zlib.error, *_BOMBS) as error:
         problem = f"is not a readable {' or '.join(formats)} image: {error}"
         raise DataError(source, problem, way_out="download or write the file again") from error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from heatv2x.errors import DataError
-from heatv2x.formats.frame_index import Contents, FrameRecord, open_records
+from heatv2x.formats.frame_index import Contents, FrameRecord, IndexedRecords, open_records
 from heatv2x.formats.image import read_visibility, visible_at
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout
 from heatv2x.formats.opv2v_yaml import AgentRecord, Seen, parse_agent_yaml, parse_hits
@@ -18,7 +18,7 @@ from heatv2x.structures import Int32, Int64, Objects, Pose
 _log = logging.getLogger(__name__)
 
 
-def open_index(layout: Layout, cache_dir: Path | None = None, exclude: Collection[str] = ()) -> list[FrameRecord]:
+def open_index(layout: Layout, cache_dir: Path | None = None, exclude: Collection[str] = ()) -> Sequence[FrameRecord]:
     """The records of all frames of a split, from the index where it is current, from the files where it is not.
 
     Args:
@@ -30,10 +30,23 @@ def open_index(layout: Layout, cache_dir: Path | None = None, exclude: Collectio
         DataError: a descriptive file is missing or corrupt; names file, key and way out.
     """
     records = open_records(layout.opv2v, layout.split, layout.frames(exclude), _read, cache_dir)
-    if without_center := sum(record.without_center for record in records):
+    if isinstance(records, IndexedRecords):
+        without_center = records.without_center
+    else:
+        without_center = sum(record.without_center for record in records)
+    if without_center:
         message = "%s: %d object labels have no 'center'; their boxes sit on the reference point, half a height too low"
         _log.warning(message, layout.opv2v / layout.split, without_center)
     return records
+
+
+def read_record(layout: Layout, frame: FrameFiles) -> FrameRecord:
+    """The record of one frame, from its files.
+
+    Raises:
+        DataError: one of them is missing or corrupt; names file, key and way out.
+    """
+    return _read(frame, Contents(layout.opv2v, []))
 
 
 def _read(frame: FrameFiles, files_of: Contents) -> FrameRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,13 @@ from heatv2x.errors import DataError
 
 _log = logging.getLogger(__name__)
 _AGENT = re.compile(r"-?\d{1,18}")
+
+Complaint = Callable[[DataError], None]
+
+
+def _refuse(error: DataError) -> None:
+    raise error
+
 
 EXCLUDED_FRAMES = frozenset({("2021_08_20_21_10_24", "000265")})
 """Frames of the released data that every code base skips (facts: OPV2V tree)."""
@@ -88,41 +95,48 @@ class Layout:
         if not opv2v.is_dir():
             raise DataError(given, f"is not a folder; {expected}", way_out="give the folder that holds OPV2V/")
         if not split or not (opv2v / split).is_dir():
-            if splits := [folder.name for folder in _folders(opv2v) if _is_split(folder)]:
+            if splits := splits_of(opv2v):
                 raise DataError(opv2v, f"has no split '{split}'", way_out=f"choose one of {', '.join(splits)}")
             raise DataError(given, f"is not a dataset folder; {expected}", way_out="give the folder that holds OPV2V/")
         hetero = opv2v.with_name(f"{opv2v.name}_Hetero") if hetero_root is None else Path(hetero_root)
         return cls(opv2v, hetero, split)
 
-    def frames(self, exclude: Collection[str] = ()) -> list[FrameFiles]:
+    def frames(self, exclude: Collection[str] = (), complain: Complaint = _refuse) -> list[FrameFiles]:
         """Every frame of the split, scenario by scenario, time by time.
 
         Args:
             exclude: scenarios that are left out.
+            complain: is told what is wrong; if it returns, the rest is listed all the same.
 
         Raises:
-            DataError: no scenarios, a scenario without agents, or an agent that lacks a frame.
+            DataError: no scenarios, a scenario without agents, an agent that lacks a frame, a link to nowhere.
         """
-        scenarios = [folder.name for folder in _folders(self.opv2v / self.split) if folder.name not in exclude]
-        frames = [frame for scenario in scenarios for frame in self._scenario(scenario)]
+        folders = _folders(self.opv2v / self.split, complain)
+        scenarios = [folder.name for folder in folders if folder.name not in exclude]
+        frames = [frame for scenario in scenarios for frame in self._scenario(scenario, complain)]
         if not frames:
-            raise DataError(self.opv2v / self.split, "holds no frames", way_out="complete the download of this split")
+            problem, way_out = "holds no frames", "complete the download of this split"
+            complain(DataError(self.opv2v / self.split, problem, way_out=way_out))
         return frames
 
     def sensor_file(self, scenario: str, folder: str, filename: str, *, hetero: bool) -> Path:
         """Where a sensor's file of an agent lies."""
         return (self.hetero if hetero else self.opv2v) / self.split / scenario / folder / filename
 
-    def _scenario(self, scenario: str) -> list[FrameFiles]:
+    def _scenario(self, scenario: str, complain: Complaint) -> list[FrameFiles]:
         path = self.opv2v / self.split / scenario
-        agents = agent_order(entry.name for entry in _folders(path) if _is_agent(entry))
+        agents = agent_order(entry.name for entry in _folders(path, complain) if _is_agent(entry))
         if not agents:
-            raise DataError(path, "has no agent folders (named by an integer id)", way_out="remove it or complete it")
+            problem = "has no agent folders (named by an integer id)"
+            complain(DataError(path, problem, way_out="remove it or complete it"))
+            return []
         if len({int(agent) for agent in agents}) != len(agents):
-            raise DataError(path, f"two agent folders are the same number: {', '.join(agents)}", way_out="rename one")
+            problem = f"two agent folders are the same number: {', '.join(agents)}"
+            complain(DataError(path, problem, way_out="rename one"))
+            return []
         names = {agent: _names(path / agent) for agent in agents}
         extra = {agent: _names(self._additional(scenario, agent)) for agent in agents}
-        stems = self._common_stems(path, {agent: _stems(names[agent], scenario) for agent in agents})
+        stems = _common_stems(path, {agent: _stems(names[agent], scenario) for agent in agents}, complain)
         return [
             FrameFiles(
                 scenario,
@@ -131,17 +145,6 @@ class Layout:
             )
             for stem in stems
         ]
-
-    def _common_stems(self, path: Path, stems: dict[str, set[str]]) -> list[str]:
-        every = set().union(*stems.values())
-        for agent, own in stems.items():
-            if own != every:
-                missing = path / agent / f"{min(every - own)}.yaml"
-                problem = "is missing: all agents of a scenario have the same frames"
-                raise DataError(missing, problem, way_out="complete the download, or remove that frame from all agents")
-        if not every:
-            raise DataError(path, "its agents have no frames (<t>.yaml)", way_out="remove it or complete it")
-        return sorted(every)
 
     def _agent(self, scenario: str, folder: str, stem: str, names: set[str], extra: set[str]) -> AgentFiles:
         base, raster = f"{self.split}/{scenario}/{folder}", f"{stem}_bev_visibility.png"
@@ -155,13 +158,35 @@ class Layout:
         return self.opv2v / "additional" / self.split / scenario / folder
 
 
+def _common_stems(path: Path, stems: dict[str, set[str]], complain: Complaint) -> list[str]:
+    every = set().union(*stems.values())
+    for agent, own in stems.items():
+        for stem in sorted(every - own):
+            problem = "is missing: all agents of a scenario have the same frames"
+            way_out = "complete the download, or remove that frame from all agents"
+            complain(DataError(path / agent / f"{stem}.yaml", problem, way_out=way_out))
+    if not every:
+        complain(DataError(path, "its agents have no frames (<t>.yaml)", way_out="remove it or complete it"))
+    return sorted(every.intersection(*stems.values()))
+
+
 def agent_order(folders: Iterable[str]) -> list[str]:
     """Vehicles in lexicographic order of their id ("1045" before "641"), then roadside units (negative ids)."""
     return sorted(folders, key=lambda folder: (folder.startswith("-"), folder))
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in _entries(path) if entry.is_dir() and not entry.name.startswith("."))
+def splits_of(opv2v: Path) -> list[str]:
+    """The splits of an OPV2V folder: those that hold scenarios with agents."""
+    return [folder.name for folder in _folders(opv2v) if _is_split(folder)]
+
+
+def _folders(path: Path, complain: Complaint | None = None) -> list[Path]:
+    entries = sorted(entry for entry in _entries(path) if not entry.name.startswith("."))
+    for entry in entries:
+        if complain is not None and entry.is_symlink() and not entry.exists():
+            problem = "is a link that leads nowhere, or back to itself"
+            complain(DataError(entry, problem, way_out="mend the link, or remove it"))
+    return [entry for entry in entries if entry.is_dir()]
 
 
 def _entries(folder: Path) -> list[Path]:

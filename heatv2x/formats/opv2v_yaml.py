@@ -5,7 +5,6 @@ Everything is converted here to our conventions: right-handed, radians, full siz
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from heatv2x.errors import DataError
-from heatv2x.files import read_json
+from heatv2x.files import parse_json, read_bytes, read_json
 from heatv2x.formats.carla import carla_matrix, from_carla, mirror
 from heatv2x.formats.frame_index import CameraRecord
-from heatv2x.formats.tagged_yaml import load_yaml
+from heatv2x.formats.tagged_yaml import MAX_BYTES, load_yaml
 from heatv2x.structures import Float32, Float64, Int64, Pose
 
 _WAY_OUT = "download or write the file again"
@@ -69,7 +68,7 @@ def read_agent_yaml(path: str | Path) -> AgentRecord:
         DataError: the file is missing or corrupt, or a key is missing or out of range; names file, key and way out.
     """
     source = Path(path)
-    return parse_agent_yaml(_read_bytes(source), source)
+    return parse_agent_yaml(read_bytes(source, MAX_BYTES, way_out="complete the download of this agent"), source)
 
 
 def parse_agent_yaml(content: bytes, source: Path) -> AgentRecord:
@@ -99,10 +98,7 @@ def parse_hits(content: bytes, source: Path) -> dict[int, Seen]:
     Raises:
         DataError: not JSON of that form; names file, key and way out.
     """
-    try:
-        data = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(source, f"is not valid JSON: {error}", way_out=_WAY_OUT) from error
+    data = parse_json(content, source, _WAY_OUT)
     if not isinstance(data, dict):
         raise DataError(source, "does not hold one mapping of object ids", way_out=_WAY_OUT)
     return {_object_id(key, "", source): _seen(entry, key, source) for key, entry in data.items()}
@@ -131,15 +127,6 @@ def assignment(path: str | Path) -> dict[str, dict[int, str]]:
                 )
         types[scenario] = {_object_id(agent, scenario, source): kind for agent, kind in agents.items()}
     return types
-
-
-def _read_bytes(source: Path) -> bytes:
-    try:
-        return source.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(source, "is missing", way_out="complete the download of this agent") from error
-    except OSError as error:
-        raise DataError(source, f"cannot be read: {error.strerror}") from error
 
 
 def _object(vehicle: Any, at: str, source: Path) -> tuple[Float64, list[float], float]:

@@ -11,16 +11,22 @@ import numpy.typing as npt
 from pypcd4.pypcd4 import PointCloud as Pypcd4Cloud
 
 from heatv2x.errors import DataError
+from heatv2x.files import read_bytes
 from heatv2x.structures import Float32
 
 MAX_POINTS = 20_000_000
+MAX_BYTES = 512_000_000
+"""Of a file, and of its points once they are decompressed; a sweep of a dense LiDAR has some megabytes."""
 _MAX_HEADER_BYTES = 65_536
 _MAX_POINT_BYTES = 4_096
+_LZF_RATIO = 128
+"""Three bytes of LZF stand for 264 at most."""
 _NUMPY_KINDS = {"F": "f", "U": "u", "I": "i"}
 _NUMPY_SIZES = {"F": (4, 8), "U": (1, 2, 4, 8), "I": (1, 2, 4, 8)}
 _RED_TO_INTENSITY = (np.arange(256) / 255).astype(np.float32)
 _OPV2V_POINTS = [np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", rgb)]) for rgb in ("<f4", "<u4")]
 _WAY_OUT = "download or write the file again"
+_COMPLETE = "complete the download of this agent"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0, drop_nan: bool = F
         DataError: the file is missing, truncated or corrupt, has no intensity, or holds non-finite numbers.
     """
     source = Path(path)
-    content = _read_bytes(source)
+    content = read_bytes(source, MAX_BYTES, missing="the point cloud is missing", way_out=_COMPLETE)
     header = _parse_header(content, source)
     records = (
         _decode_binary(content, header, source) if header.encoding == "binary" else _decode(content, header, source)
@@ -61,15 +67,6 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0, drop_nan: bool = F
         bad = int((~np.isfinite(points)).any(axis=1).sum())
         raise DataError(source, f"{bad} of {len(points)} points have a NaN or infinite number", way_out=_WAY_OUT)
     return points
-
-
-def _read_bytes(source: Path) -> bytes:
-    try:
-        return source.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(source, "the point cloud is missing", way_out="complete the download of this agent") from error
-    except OSError as error:
-        raise DataError(source, f"cannot be read: {error.strerror}") from error
 
 
 def _parse_header(content: bytes, source: Path) -> _Header:
@@ -139,7 +136,9 @@ def _decode(content: bytes, header: _Header, source: Path) -> npt.NDArray[np.voi
         # A wrong size here would make the decompressor allocate whatever four bytes say.
         sizes = np.frombuffer(content[header.data_start : header.data_start + 8], "<u4")
         expected = header.points * header.point.itemsize
-        if len(sizes) < 2 or sizes[1] != expected or sizes[0] > len(content) - header.data_start - 8:
+        packed = int(sizes[0]) if len(sizes) == 2 else 0
+        fits = packed <= len(content) - header.data_start - 8 and expected <= min(MAX_BYTES, _LZF_RATIO * packed)
+        if len(sizes) < 2 or sizes[1] != expected or not fits:
             raise DataError(source, "is truncated or corrupt: the block sizes are wrong", key="DATA", way_out=_WAY_OUT)
     try:
         cloud = Pypcd4Cloud.from_fileobj(io.BufferedReader(io.BytesIO(content)))

@@ -1,0 +1,362 @@
+"""Look through a dataset before training: what it is, what is missing, broken or cannot be true.
+
+`inspect` walks the survey of whatever dataset recognises the folder (`datasets/base.py`), reads what is
+there, and sums it up.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from heatv2x import plugins
+from heatv2x.config import Config
+from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.errors import ConfigError, DataError, HeatError
+from heatv2x.plausibility import PointsAndLabels, Verdict, absurd_objects, absurd_poses
+from heatv2x.structures import Frame, PointCloud
+from heatv2x.survey import Recognised, SensorFile, Visit
+
+Tell = Callable[[str, int, int], None]
+_SHOWN = 50
+_NO_SENSORS = frozenset({"visibility raster", "hit counts"})
+
+
+class CheckConfig(Config):
+    """Attributes:
+    dataset: the dataset part, if the folder is not recognised.
+    splits: only these; all by default.
+    every: sensor files of every n-th frame are read, the others only looked for; descriptions are always read.
+    json: also write the result to this file.
+    """
+
+    dataset: str | None = None
+    splits: tuple[str, ...] = ()
+    every: int = pydantic.Field(1, ge=1)
+    json_: Path | None = pydantic.Field(None, alias="json")
+
+
+class IndexConfig(Config):
+    """Attributes:
+    dataset: the dataset part, if the folder is not recognised.
+    splits: only these; all by default.
+    reader: settings of the dataset part, such as reader.annotations=original.
+    """
+
+    dataset: str | None = None
+    splits: tuple[str, ...] = ()
+    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """How long a split took to open: the first time, and again with its index."""
+
+    split: str
+    frames: int
+    first_s: float
+    again_s: float
+
+
+@dataclass
+class Fault:
+    """All faults of one kind; the first stands for them.
+
+    Attributes:
+        kind: of file, "32-beam cloud", or what cannot be true, "pose".
+        what: "missing", "broken" or "absurd".
+        path: the first file at fault.
+        problem: what is wrong with it, with its key and the way out.
+        count: how many there are.
+        further: paths of the next ones, at most 50.
+    """
+
+    kind: str
+    what: str
+    path: str
+    problem: str
+    key: str | None = None
+    way_out: str = ""
+    count: int = 1
+    further: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SplitCount:
+    """What a split holds: `published` frames are None where none are known, `described` ones could be read."""
+
+    split: str
+    published: int | None
+    scenarios: int = 0
+    frames: int = 0
+    described: int = 0
+    agent_frames: int = 0
+    objects: int = 0
+
+
+@dataclass
+class FileCount:
+    """Files of one kind in the whole tree."""
+
+    kind: str
+    download: str
+    needed: bool
+    expected: int = 0
+    present: int = 0
+    read: int = 0
+    broken: int = 0
+
+    @property
+    def state(self) -> str:
+        """In words: "complete", "not there", "incomplete"."""
+        if not self.present and not self.needed:
+            return "not there"
+        return "incomplete" if self.present < self.expected else "broken files" if self.broken else "complete"
+
+
+@dataclass
+class Inspection:
+    """What `inspect` found; `ok` is False if there is any fault."""
+
+    root: str
+    dataset: str
+    title: str
+    splits: list[SplitCount]
+    files: list[FileCount]
+    verdicts: list[Verdict]
+    faults: list[Fault]
+
+    @property
+    def ok(self) -> bool:
+        """True if training can start."""
+        return not self.faults and all(verdict.state != "fault" for verdict in self.verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for `heatv2x.files.write_json`."""
+        files = [{**asdict(count), "state": count.state} for count in self.files]
+        return {"ok": self.ok, **asdict(self), "files": files}
+
+
+def recognise(root: Path, dataset: str | None = None) -> tuple[str, type[Dataset], Recognised]:
+    """The dataset part whose layout a folder has.
+
+    Args:
+        dataset: take this part.
+
+    Raises:
+        DataError: no such folder, or nobody recognises it.
+        ConfigError: several do; says how to choose.
+    """
+    if not root.is_dir():
+        raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
+    names = plugins.available("datasets") if dataset is None else [dataset]
+    found = [(name, plugins.find("datasets", name)) for name in names]
+    known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
+    if len(known) > 1:
+        both = " and ".join(name for name, _, _ in known)
+        raise ConfigError(f"{root} could be {both}; choose with dataset={known[0][0]}")
+    if not known:
+        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
+        problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
+        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
+    return known[0]
+
+
+def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
+    """Open every split of a dataset twice: the first time parses what is not indexed yet.
+
+    Raises:
+        DataError: the folder is no dataset, or a descriptive file is missing or corrupt.
+        ConfigError: a setting names what is not there.
+    """
+    name, _, tree = recognise(root, config.dataset)
+    splits = _chosen(root, tree, config.splits)
+    found = []
+    for number, split in enumerate(splits):
+        tell("indexing", number, len(splits))
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            dataset = open_dataset(name, root, split, config.reader)
+            seconds.append(time.perf_counter() - start)
+        found.append(Indexed(split, len(dataset), *seconds))
+    tell("indexing", len(splits), len(splits))
+    return found
+
+
+def _chosen(root: Path, tree: Recognised, splits: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := sorted(set(splits) - set(tree.splits)):
+        raise ConfigError(f"{root} has no split '{unknown[0]}'; it has {', '.join(tree.splits)}")
+    return splits or tree.splits
+
+
+def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = None) -> Inspection:
+    """Look through a dataset.
+
+    Raises:
+        DataError: the folder is no dataset at all; faults inside one are part of the result.
+        ConfigError: a setting names what is not there.
+    """
+    config = config or CheckConfig()
+    name, part, tree = recognise(root, config.dataset)
+    inspector = _Inspector(root, config.every)
+    for split in _chosen(root, tree, config.splits):
+        inspector.walk(part, split, tree.published.get(split), tell or _silent)
+    inspector.settle()
+    verdicts = [inspector.poses(), inspector.sensors(), *inspector.matching.verdicts()]
+    return Inspection(
+        str(root),
+        name,
+        tree.title,
+        inspector.splits,
+        list(inspector.files.values()),
+        verdicts,
+        list(inspector.faults.values()),
+    )
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+@dataclass(frozen=True)
+class _Lacking:
+    """A file that could not be found, or not be read where only reading tells."""
+
+    split: str
+    scenario: str
+    file: SensorFile
+    error: HeatError
+
+
+@dataclass
+class _Inspector:
+    root: Path
+    every: int
+    splits: list[SplitCount] = field(default_factory=list)
+    files: dict[str, FileCount] = field(default_factory=dict)
+    faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
+    lacking: list[_Lacking] = field(default_factory=list)
+    kinds_of_split: set[tuple[str, str]] = field(default_factory=set)
+    kinds_of_agent: dict[tuple[str, str, int], set[str]] = field(default_factory=dict)
+    matching: PointsAndLabels = field(default_factory=PointsAndLabels)
+    absurd: int = 0
+    posed: int = 0
+
+    def walk(self, part: type[Dataset], split: str, published: int | None, tell: Tell) -> None:
+        """Visit every frame of a split."""
+        count = SplitCount(split, published)
+        self.splits.append(count)
+        scenarios: set[str] = set()
+        before: Frame | None = None
+        for number, visit in enumerate(part.survey(self.root, split)):
+            tell(f"reading {split}", number + 1, max(visit.of, number + 1))
+            for kind, error in visit.faults:
+                self.fault(kind, error)
+            if visit.files:
+                count.frames += 1
+                scenarios.add(visit.name.rpartition("/")[0])
+            if visit.frame is not None:
+                same = before is not None and before.scenario == visit.frame.scenario
+                self.judge(visit, before if same else None)
+                count.described += 1
+                count.agent_frames += len(visit.frame.agents)
+                count.objects += len(visit.frame.objects)
+                before = visit.frame
+            self.look(split, visit, read=number % self.every == 0)
+        count.scenarios = len(scenarios)
+
+    def judge(self, visit: Visit, before: Frame | None) -> None:
+        """What cannot be true in a frame."""
+        assert visit.frame is not None
+        self.posed += len(visit.frame.agents)
+        for found in (*absurd_poses(visit.frame, before), *absurd_objects(visit.frame)):
+            path = (
+                self.root / visit.name
+                if found.agent is None
+                else visit.sources.get(found.agent, self.root / visit.name)
+            )
+            self.absurd += 1
+            self.fault(found.kind, DataError(path, found.problem, key=found.key), what="absurd")
+
+    def look(self, split: str, visit: Visit, read: bool) -> None:
+        """Look for the files of a frame, and read them."""
+        scenario = visit.name.rpartition("/")[0]
+        judged: set[int] = set()
+        for file in visit.files:
+            has = self.kinds_of_agent.setdefault((split, scenario, file.agent), set())
+            count = self.files.setdefault(file.kind, FileCount(file.kind, file.download, file.needed))
+            count.expected += 1
+            cloud: PointCloud | None = None
+            try:
+                if file.path is not None and not os.path.lexists(file.path):
+                    raise DataError(file.path, "is missing", way_out=f"complete {file.download}")
+                if read or file.path is None:
+                    cloud = file.read()
+                    count.read += 1
+            except HeatError as error:
+                if file.path is None or not os.path.lexists(file.path):
+                    self.lacking.append(_Lacking(split, scenario, file, error))
+                    continue
+                count.broken += 1
+                self.fault(file.kind, error)
+            count.present += 1
+            has.add(file.kind)
+            self.kinds_of_split.add((split, file.kind))
+            if cloud is not None and visit.frame is not None and file.agent not in judged:
+                judged.add(file.agent)
+                self.matching.add(visit.frame, file.agent, cloud)
+
+    def settle(self) -> None:
+        """What is lacking is a fault where others have it: of a part that nobody has, nothing is expected."""
+        for each in self.lacking:
+            file = each.file
+            nobody = not file.needed and (each.split, file.kind) not in self.kinds_of_split
+            # a roadside unit may do without a sensor that vehicles have
+            own = self.kinds_of_agent[each.split, each.scenario, file.agent]
+            if nobody or (file.agent < 0 and not file.needed and file.kind not in own):
+                self.files[file.kind].expected -= 1
+            else:
+                self.fault(file.kind, each.error)
+
+    def fault(self, kind: str, error: HeatError, what: str | None = None) -> None:
+        """Note a fault; the first of its kind stands for all."""
+        path = str(error.path) if isinstance(error, DataError) else str(self.root)
+        missing = isinstance(error, DataError) and not os.path.lexists(error.path)
+        what = what or ("missing" if missing else "broken")
+        if (known := self.faults.get((kind, what))) is not None:
+            known.count += 1
+            if len(known.further) < _SHOWN:
+                known.further.append(path)
+            return
+        problem, key, way_out = (
+            (error.problem, error.key, error.way_out) if isinstance(error, DataError) else (str(error), None, "")
+        )
+        self.faults[kind, what] = Fault(kind, what, path, problem, key, way_out)
+
+    def poses(self) -> Verdict:
+        """Whether poses and labelled objects can be true."""
+        if not self.posed:
+            return Verdict("poses and objects", "note", "not judged: no frame could be read")
+        seen = f"{self.posed:,} poses and {sum(split.objects for split in self.splits):,} objects looked at"
+        if self.absurd:
+            return Verdict("poses and objects", "fault", f"{self.absurd} cannot be true; {seen}")
+        return Verdict("poses and objects", "ok", seen)
+
+    def sensors(self) -> Verdict:
+        """Whether every agent has sensor data."""
+        bare = sorted(key for key, kinds in self.kinds_of_agent.items() if not kinds - _NO_SENSORS)
+        if not self.kinds_of_agent:
+            return Verdict("sensors", "note", "not judged: no frame was found")
+        if bare:
+            split, scenario, agent = bare[0]
+            first = f"agent {agent} of {split}/{scenario}"
+            others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+            return Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
+        return Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")

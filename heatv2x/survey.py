@@ -1,0 +1,67 @@
+"""What a dataset tells about its own tree, frame by frame, so that it can be looked through before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from heatv2x.errors import HeatError
+from heatv2x.structures import Frame, PointCloud
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A tree in a dataset's layout.
+
+    Attributes:
+        title: the dataset's name in the literature, "OPV2V-H".
+        splits: which are there.
+        published: frames per split of the published data; empty if nothing was published.
+    """
+
+    title: str
+    splits: tuple[str, ...]
+    published: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SensorFile:
+    """One file that an agent should have at one time.
+
+    Attributes:
+        kind: what it is, "32-beam cloud"; faults are counted by kind.
+        agent: the agent's id.
+        download: the part of the published data that holds it, "OPV2V-H-LiDAR".
+        needed: False if a tree may lack this kind as a whole; where one is, all must be.
+        read: reads all of it; a sweep, in the agent's frame, is given back.
+        path: where it should lie; None if only reading tells.
+    """
+
+    kind: str
+    agent: int
+    download: str
+    needed: bool
+    read: Callable[[], PointCloud | None]
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One frame of a survey.
+
+    Attributes:
+        name: "scenario/timestamp", or the place where something is wrong.
+        frame: poses and objects, without sensor data; None if the description is broken.
+        files: the sensor files it should have.
+        faults: what is wrong with the description: kind of file and error.
+        sources: the file that describes each agent, by its id.
+        of: how many frames the split has, as far as is known.
+    """
+
+    name: str
+    frame: Frame | None = None
+    files: tuple[SensorFile, ...] = ()
+    faults: tuple[tuple[str, HeatError], ...] = ()
+    sources: Mapping[int, Path] = field(default_factory=dict)
+    of: int = 0

@@ -1,0 +1,118 @@
+"""What the data verbs print: tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from heatv2x.inspection import Fault, FileCount, Indexed, Inspection
+
+MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("wrong", "bold red")}
+_STATES = {"complete": "green", "not there": "dim", "incomplete": "bold red", "broken files": "bold red"}
+
+
+def print_inspection(inspection: Inspection, out: Console) -> None:
+    """The result of `heatv2x data check`."""
+    out.print(Text(inspection.title, "bold") + Text(f"  {inspection.root}  (dataset={inspection.dataset})", "dim"))
+    out.print()
+    out.print(_splits(inspection))
+    out.print()
+    out.print(_files(inspection))
+    if absent := [count.kind for count in inspection.files if count.state == "not there"]:
+        out.print(Text(f"not there: {', '.join(absent)}", "dim"))
+    out.print()
+    verdicts = Table(box=None, pad_edge=False, show_header=False)
+    for verdict in inspection.verdicts:
+        verdicts.add_row(MARKS[verdict.state], verdict.name, Text(verdict.detail))
+    out.print(verdicts)
+    for fault in inspection.faults:
+        out.print()
+        _print_fault(fault, out)
+    out.print()
+    kinds = len(inspection.faults) + sum(verdict.state == "fault" for verdict in inspection.verdicts)
+    if inspection.ok:
+        out.print(Text("No faults found.", "bold green"))
+    else:
+        total = sum(fault.count for fault in inspection.faults)
+        out.print(
+            Text(f"{kinds} kind{'s' if kinds > 1 else ''} of fault, {total} in files: mend them first.", "bold red")
+        )
+
+
+def print_indexes(indexes: list[Indexed], out: Console) -> None:
+    """The result of `heatv2x data index`."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("split", "frames", "opened now", "opened again"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for index in indexes:
+        table.add_row(index.split, f"{index.frames:,}", f"{index.first_s:.2f} s", f"{index.again_s:.2f} s")
+    out.print(table)
+
+
+def print_speed(content: dict[str, Any], out: Console) -> None:
+    """The result of `heatv2x bench data`."""
+    out.print(Text(f"{content['data']}, {content['split']}, {content['agents_per_frame']} agents a frame", "bold"))
+    out.print()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", " ", "frames per second", "CPU ms per frame", "against naive"):
+        table.add_column(heading, justify="left" if not heading.strip() else "right")
+    for key, frames_per_s in content["frames_per_s"].items():
+        what, _, how = key.partition(", ")
+        ratio = content["ratio_to_naive"].get(key)
+        shown = "not measured" if frames_per_s is None else f"{frames_per_s:,.1f}"
+        cpu_ms = content["cpu_ms_per_frame"][key]
+        spent = "-" if cpu_ms is None else f"{cpu_ms:,.1f}"
+        times = "-" if ratio is None else f"{ratio:,.1f} x"
+        table.add_row(what if how == "naive" else "", how, shown, spent, times)
+    out.print(table)
+    memory, index = content["memory"], content["index"]
+    out.print()
+    grown = f"{memory['growth_mb']:+.1f} MB since it settled"
+    out.print(f"memory over {memory['reads']} reads: {memory['resident_mb'][-1]:,.0f} MB, {grown}")
+    out.print(
+        f"an index of {index['frames']:,} frames ({index['megabytes']:.0f} MB) opens in {index['wall_seconds']:.2f} s"
+        f" ({index['cpu_seconds']:.2f} CPU s)"
+    )
+    for what, target in content["targets"].items():
+        out.print(f"target {what}: {target['target']:g}, measured {target['measured']:g}")
+
+
+def _splits(inspection: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("split", "scenarios", "frames", "published", "agents", "objects"):
+        table.add_column(heading, justify="left" if heading == "split" else "right", no_wrap=True)
+    for split in inspection.splits:
+        published = "-" if split.published is None else f"{split.published:,}"
+        frames = max(split.described, 1)
+        means = (f"{split.agent_frames / frames:.1f} a frame", f"{split.objects / frames:.1f} a frame")
+        table.add_row(split.split, f"{split.scenarios:,}", f"{split.frames:,}", published, *means)
+    return table
+
+
+def _files(inspection: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("files", "of download", "there", "missing", "broken", ""):
+        table.add_column(heading, justify="right" if heading in ("there", "missing", "broken") else "left")
+    for count in inspection.files:
+        if count.state == "not there":
+            continue
+        table.add_row(count.kind, count.download, *_numbers(count), Text(count.state, _STATES[count.state]))
+    return table
+
+
+def _numbers(count: FileCount) -> tuple[str, str, str]:
+    missing = count.expected - count.present
+    return f"{count.present:,}", f"{missing:,}" if missing else "-", f"{count.broken:,}" if count.broken else "-"
+
+
+def _print_fault(fault: Fault, out: Console) -> None:
+    many = f" ({fault.count:,} of them, the first is shown)" if fault.count > 1 else ""
+    out.print(Text(f"{fault.what}: {fault.kind}{many}", "bold red"), soft_wrap=True)
+    key = f", key '{fault.key}'" if fault.key else ""
+    out.print(f"  {fault.path}{key}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"  {fault.problem}", markup=False, highlight=False, soft_wrap=True)
+    if fault.way_out:
+        out.print(f"  Way out: {fault.way_out}", markup=False, highlight=False, soft_wrap=True)
