@@ -2,8 +2,8 @@
 
 w_j = softmax_j(x_i . x_j / sqrt(C)), the ego itself among the j; the result is sum_j w_j x_j. No parameters. After the
 paper (arXiv 2109.07644, section on attentive intermediate fusion: scaled dot-product self-attention per cell, of which
-the ego's row is kept). The paper says nothing of cells that a sender's map does not cover: their zeros would dilute what
-the ego has, so here they do not count.
+the ego's row is kept). The paper says nothing of cells that a sender's map does not cover: their zeros would dilute
+what the ego has, so here they do not count.
 
 Shapes: B egos, K slots, C channels, Y X grid.
 """

@@ -2,10 +2,10 @@
 
 The edge from agent j to ego i holds a matrix of weights, one per cell, from both features in that cell through 1x1
 convolutions that narrow down to one channel; a softmax over agents, the ego itself among them, normalises them, and the
-result is sum_j w_ij x_j. After the paper (arXiv 2111.00643, matrix-valued edge weights). Its distillation from an early-fusion
-teacher is a way of training and not part of this file. Two differences: no batch normalisation between the
-convolutions, since its statistics would let the scenes of a batch see one another; and cells that a sender does not see
-do not count.
+result is sum_j w_ij x_j. After the paper (arXiv 2111.00643, matrix-valued edge weights). Its distillation from a
+teacher with early fusion is a way of training and not part of this file. Two differences: no batch normalisation
+between the convolutions, since its statistics would let the scenes of a batch see one another; and cells that a sender
+does not see do not count.
 
 Shapes: B egos, K slots, C channels, Y X grid.
 """
