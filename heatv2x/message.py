@@ -54,6 +54,8 @@ class Message:
         feature: (C, Y, X) float32 in the sender's frame, for intermediate fusion.
         boxes: detections in the sender's frame, for late fusion; or, behind a feature, at most 64 for the ego to
             correct the pose by. At least one of feature and boxes is set.
+        cells: (Y, X) bool, the feature's cells that are sent, the others arrive as zeros; None sends all. It stays with
+            the sender: an arrived message has none.
         codec: the feature's codec by part name; "boxes" for boxes alone.
         size_bytes: length of the packed bytes; 0 for a message that has not been packed.
     """
@@ -67,6 +69,7 @@ class Message:
     feature_space: bytes
     feature: Tensor | None = None
     boxes: Boxes3D | None = None
+    cells: Tensor | None = None
     codec: str = "int8"
     size_bytes: int = 0
 
@@ -80,7 +83,7 @@ def pack(message: Message) -> bytes:
     behind = 0
     if message.feature is not None:
         codec: Codec = plugins.find("codecs", message.codec)()
-        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(message.feature)
+        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(_sent(message.feature, message.cells))
         shape = tuple(message.feature.shape)
         if message.boxes is not None:
             kind, behind, payload = _BOTH, len(message.boxes), payload + _boxes_to_bytes(message.boxes)
@@ -153,7 +156,18 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     except UnicodeDecodeError as error:
         raise MessageError("the agent type is not UTF-8") from error
     return Message(
-        sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space, feature, boxes, codec_name, len(data)
+        sender,
+        agent_type,
+        captured,
+        _pose(pose),
+        sigma[0],
+        sigma[1],
+        space,
+        feature,
+        boxes,
+        None,
+        codec_name,
+        len(data),
     )
 
 
@@ -175,6 +189,10 @@ def _contents(
     end = max(len(payload) - behind * _BOX_BYTES, 0)
     boxes = _boxes_from_bytes(payload[end:], behind)
     return codec_name, codec.from_bytes(payload[:end], shape), boxes
+
+
+def _sent(feature: Tensor, cells: Tensor | None) -> Tensor:
+    return feature if cells is None else feature * cells
 
 
 def _codec_by_id(wire_id: int) -> tuple[str, Codec]:

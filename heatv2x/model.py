@@ -101,7 +101,8 @@ class Collaboration(nn.Module):
 
     def collaborate(self, features: Tensor, types: Sequence[str], links: Links) -> dict[str, Tensor]:
         """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions."""
-        messages = self.codec.quantise(features)
+        cells = self.fusion.select(features)
+        messages = self.codec.quantise(features if cells is None else features * cells[:, None])
         ego, received = self.receive(features, messages, types, links)
         fused = self.fusion(ego, received)
         return self.predict(fused)
@@ -133,6 +134,8 @@ class Collaboration(nn.Module):
         senders = links.senders.flatten()
         visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
         warped = self.grid.warp(messages[senders.clamp(min=0)], pull, target)
+        if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
+            visible = visible & (warped != 0).any(dim=1)
         warped = warped * visible[:, None]
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         warped = self._adapt_received(warped, [name for row in names for name in row]) * visible[:, None]
@@ -179,7 +182,9 @@ class Collaboration(nn.Module):
         if self.fusion.level == "boxes":
             found = self.head.decode(self.predict(feature), self.grid)[0]
             return Message(*about, boxes=_as_boxes(found), codec="boxes")
-        return Message(*about, feature=feature[0], codec=self.config.codec)
+        cells = self.fusion.select(feature)
+        chosen = None if cells is None else cells[0]
+        return Message(*about, feature=feature[0], cells=chosen, codec=self.config.codec)
 
     @torch.no_grad()
     def detect(self, ego: AgentFrame | Message, messages: Sequence[Message] = ()) -> Boxes3D:
@@ -195,10 +200,10 @@ class Collaboration(nn.Module):
         own = ego if isinstance(ego, Message) else self.encode(ego)
         if self.fusion.level == "boxes":
             return self._merge_boxes(own, messages)
-        everyone = [own, *messages]
         space = self.feature_space
-        features = torch.stack([self._checked(message, space) for message in everyone])
-        types = [message.agent_type for message in everyone]
+        heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
+        features = torch.stack([self._checked(own, space), *heard])
+        types = [message.agent_type for message in (own, *messages)]
         ego_feature, received = self.receive(features, features, types, links_of(own, messages))
         maps = self.predict(self.fusion(ego_feature, received))
         return _as_boxes(self.head.decode(maps, self.grid)[0])

@@ -210,6 +210,66 @@ def test_a_sender_far_away_changes_nothing(fusion: str, frame: Frame) -> None:
     assert same_boxes(model.detect(ego, [far]), model.detect(ego))
 
 
+class TestSelection:
+    """A fusion whose senders send few cells: what training sees is what arrives, and the ego keeps all it has."""
+
+    def model(self, share: float = 0.2, codec: str = "sparse") -> Collaboration:
+        fusion = PartConfig(part="where2comm", settings={"share": share})
+        return small_model(fusion, codec=codec)
+
+    def test_training_and_link_give_the_same(self, frame: Frame) -> None:
+        model = self.model()
+        sent = [model.encode(agent, "lidar64") for agent in frame.agents]
+        features = torch.stack([message.feature for message in sent if message.feature is not None])
+        arrived = [unpack(pack(message), model.feature_space) for message in sent]
+        seen: list[Received] = []
+        hook = model.fusion.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
+        with torch.no_grad():
+            links = links_between([agent.pose for agent in frame.agents], [0], [[1, 2]])
+            trained = model.collaborate(features, ["lidar64"] * 3, links)
+            found = model.detect(sent[0], arrived[1:])
+        hook.remove()
+        assert torch.equal(seen[0].features, seen[1].features) and torch.equal(seen[0].visible, seen[1].visible)
+        assert same_boxes(found, _boxes(model, trained))
+
+    def test_the_egos_own_feature_is_whole_and_a_message_is_not(self, frame: Frame) -> None:
+        model = self.model()
+        message = model.encode(frame.agents[1], "lidar64")
+        assert message.feature is not None and message.cells is not None
+        arrived = unpack(pack(message)).feature
+        assert arrived is not None
+        cells = GRID.shape[0] * GRID.shape[1]
+        assert (message.feature != 0).any(dim=0).sum() > 0.9 * cells
+        assert torch.equal((arrived != 0).any(dim=0), message.cells) and message.cells.sum() == int(0.2 * cells)
+
+    def test_unpacked_or_not_is_the_same_choice(self, frame: Frame) -> None:
+        model = self.model(codec="raw")
+        ego, *others = [model.encode(agent, "lidar64") for agent in frame.agents]
+        assert same_boxes(model.detect(ego, others), model.detect(ego, [unpack(pack(m)) for m in others]))
+
+    @pytest.mark.parametrize("codec", ["sparse", "int8"])
+    def test_bytes_shrink_with_the_budget(self, frame: Frame, codec: str) -> None:
+        sizes = [
+            len(pack(self.model(share, codec).encode(frame.agents[1], "lidar64"))) for share in (1.0, 0.5, 0.1, 0.02)
+        ]
+        assert all(less < 0.8 * more for more, less in itertools.pairwise(sizes)), sizes
+
+    def test_what_was_not_sent_is_not_seen_even_through_an_adapter(self, frame: Frame) -> None:
+        model = joined(self.model(), shake=0.3)
+        ego, other = model.encode(frame.agents[0], "lidar64"), model.encode(frame.agents[1], "lidar16")
+        seen: list[Received] = []
+        hook = model.fusion.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
+        model.detect(ego, [other])
+        hook.remove()
+        assert 0 < seen[0].visible.float().mean() < 0.5
+        assert not seen[0].features.masked_fill(seen[0].visible[:, :, None], 0.0).any()
+
+
+def _boxes(model: Collaboration, maps: dict[str, Tensor]) -> Boxes3D:
+    found = model.head.decode(maps, model.grid)[0]
+    return Boxes3D(found.boxes.numpy(), scores=found.scores.numpy())
+
+
 class TestRefined:
     """The ego corrects reported poses; a small untrained model's boxes are put in by hand."""
 

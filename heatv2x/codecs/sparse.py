@@ -27,7 +27,7 @@ class Sparse(Codec):
     significant bit first, padded with zeros to a whole byte) and the levels (C, n).
     """
 
-    wire_id = 2
+    wire_id = 4
     source = "ours; sparse messages after Where2comm, Hu et al. 2022"
     compact = True
 

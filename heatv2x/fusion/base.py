@@ -64,12 +64,14 @@ class Fusion(nn.Module, ABC):
         level: what its messages carry: points, features or boxes.
         pointwise: a cell of the result depends on that cell alone, so that training on windows sees what the whole map
             would show. Attention over windows of cells is not pointwise.
+        selects: senders send the cells of `select` alone; what was not sent is not seen.
     """
 
     Config: type[Config]
     source: ClassVar[str]
     level: Literal["points", "features", "boxes"] = "features"
     pointwise: ClassVar[bool] = True
+    selects: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, ego: Tensor, received: Received) -> Tensor:
@@ -88,6 +90,10 @@ class Fusion(nn.Module, ABC):
 
         None unless this fusion weighs agents by their confidence.
         """
+        return None
+
+    def select(self, features: Tensor) -> Tensor | None:
+        """(N, Y, X) bool, the cells that an agent sends, from its own (N, C, Y, X) feature alone; None sends all."""
         return None
 
     def add_type(self, name: str, like: str) -> None:

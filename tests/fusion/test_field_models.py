@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from heatv2x.errors import ConfigError
 from heatv2x.fusion.attention import Attention
 from heatv2x.fusion.base import Received
 from heatv2x.fusion.disco import Disco
+from heatv2x.fusion.where2comm import Where2comm
 from tests.fusion.test_contract import scene
 from tests.scene_factory import CHANNELS, shaken
 
@@ -54,3 +56,43 @@ class TestDisco:
         added = parameters(Disco(Disco.Config(), 256, TYPES))
         assert added == 70_064
         assert added / 1e6 == pytest.approx(49.29 - 49.22, abs=0.01)
+
+
+class TestWhere2comm:
+    def fusion(self, **settings: float) -> Where2comm:
+        fusion: Where2comm = shaken(Where2comm(Where2comm.Config(**settings), CHANNELS, TYPES), 0.2)
+        return fusion
+
+    @pytest.mark.parametrize(("share", "cells"), [(0.1, 12), (0.5, 60), (1.0, 120), (0.001, 1)])
+    def test_the_budget_is_kept_by_every_sender(self, share: float, cells: int) -> None:
+        chosen = self.fusion(share=share).select(torch.randn(3, CHANNELS, 10, 12))
+        assert chosen.dtype == torch.bool and chosen.flatten(1).sum(dim=1).tolist() == [cells] * 3
+
+    def test_the_most_confident_cells_are_sent(self) -> None:
+        features = torch.randn(2, CHANNELS, 10, 12)
+        fusion = self.fusion(smooth=0.0)
+        chosen, confidence = fusion.select(features), fusion.occupancy(features)[:, 0]
+        for row in range(2):
+            assert confidence[row][chosen[row]].min() >= confidence[row][~chosen[row]].max()
+
+    def test_a_filter_gives_them_context(self) -> None:
+        """One confident cell takes its neighbours with it."""
+        fusion = Where2comm(Where2comm.Config(share=5 / 120), CHANNELS, TYPES)
+        nn.init.ones_(fusion.confidence.weight)
+        features = torch.zeros(1, CHANNELS, 10, 12)
+        features[0, :, 4, 6] = 1.0
+        assert fusion.select(features)[0].nonzero().tolist() == [[3, 6], [4, 5], [4, 6], [4, 7], [5, 6]]
+
+    def test_a_confident_sender_weighs_more(self) -> None:
+        """With attention that likes everybody alike the weights are the confidences."""
+        ego, received = scene([["camera", "lidar64"]], hidden=False)
+        fusion = self.fusion()
+        nn.init.zeros_(fusion.query.weight)
+        nn.init.zeros_(fusion.query.bias)  # type: ignore[arg-type]
+        everybody = torch.cat([ego[:, None], received.features], dim=1)[0]
+        confidence = fusion.occupancy(everybody)[:, 0].sigmoid()
+        torch.testing.assert_close(fusion.contributions(ego, received)[0], (confidence / confidence.sum(dim=0))[1:])
+
+    def test_heads_must_fit(self) -> None:
+        with pytest.raises(ConfigError, match="heads=5 does not divide the 16 shared channels"):
+            self.fusion(heads=5)
