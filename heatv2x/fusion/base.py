@@ -129,7 +129,8 @@ def everyone(ego: Tensor, received: Received) -> tuple[Tensor, Tensor]:
 
 def where_seen(fused: Tensor, ego: Tensor, visible: Tensor) -> Tensor:
     """(B, C, Y, X) the fused feature where a sender sees the cell; elsewhere the ego's own, bit for bit."""
-    return torch.where(visible.any(dim=1)[:, None], fused, ego)
+    # the memory order of the ego, too: another one takes other kernels in the neck, with other last bits
+    return torch.where(visible.any(dim=1)[:, None], fused.contiguous(), ego)
 
 
 def channel_wins(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
