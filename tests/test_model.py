@@ -585,7 +585,7 @@ class TestWindows:
             torch.testing.assert_close(seen[1][row], crop, rtol=1e-4, atol=1e-5)
         return whole, part
 
-    @pytest.mark.parametrize("fusion", [name for name in FEATURE_FUSIONS if plugins.find("fusion", name).pointwise])
+    @pytest.mark.parametrize("fusion", [name for name in FEATURE_FUSIONS if plugins.find("fusion", name).local])
     def test_fusion_on_a_window_is_the_crop_of_the_whole(self, fusion: str) -> None:
         self.fused(small_model(fusion), [(2, 4, (10, 8)), (6, 0, (10, 8))])
 

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "metrics", "evaluation", "runtime"),
     ("workers",),
     ("rows",),
-    ("report", "view", "doctor"),
+    ("report", "view", "doctor", "catalogue"),
     ("bench",),
     ("cli", "demo", "__main__"),
 )

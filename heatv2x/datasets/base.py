@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 from heatv2x.structures import Frame
 
@@ -12,7 +13,13 @@ Sensors = Collection[str] | Mapping[int, Collection[str]]
 
 
 class Dataset(ABC):
-    """One split of a dataset: frames by index, in a fixed order (scenario by scenario, time by time)."""
+    """One split of a dataset: frames by index, in a fixed order (scenario by scenario, time by time).
+
+    Attributes:
+        source: who published it.
+    """
+
+    source: ClassVar[str]
 
     @abstractmethod
     def __len__(self) -> int:

@@ -62,15 +62,15 @@ class Fusion(nn.Module, ABC):
     Attributes:
         source: the paper, or "ours".
         level: what its messages carry: points, features or boxes.
-        pointwise: a cell of the result depends on that cell alone, so that training on windows sees what the whole map
-            would show. Attention over windows of cells is not pointwise.
+        local: a cell of the result depends on that cell alone, so that training on windows sees what the whole map
+            would show. Attention over windows of cells is not local.
         selects: senders send the cells of `select` alone; what was not sent is not seen.
     """
 
     Config: type[Config]
     source: ClassVar[str]
     level: Literal["points", "features", "boxes"] = "features"
-    pointwise: ClassVar[bool] = True
+    local: ClassVar[bool] = True
     selects: ClassVar[bool] = False
 
     @abstractmethod

@@ -32,7 +32,7 @@ class HmVit(Fusion):
     """Typed attention over the cells of all agents, in local windows and in spread ones."""
 
     source = "HM-ViT, Xiang et al. 2023, arXiv 2304.10628"
-    pointwise = False
+    local = False
 
     class Config(config.Config):
         """Attributes:

@@ -34,7 +34,7 @@ class V2XViT(Fusion):
     """Typed attention between agents, windows of several sizes, delay-aware encoding."""
 
     source = "V2X-ViT, Xu et al. 2022, arXiv 2203.10638"
-    pointwise = False
+    local = False
 
     class Config(config.Config):
         """Attributes:
