@@ -211,8 +211,8 @@ class Evaluator:
         grid, config = model.grid, self.channel.config
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
         ego = self._send(model, roster, index, ego_id, ego_id)
-        # features need a common base, boxes do not
-        space = None if model.fusion.level == "boxes" else ego.feature_space
+        # features need a common base, boxes and points do not
+        space = ego.feature_space if model.fusion.level == "features" else None
         heard, messages, arrived = [], [], hashlib.sha256()
         others = [] if roster.drop else list(range(1, len(frame.agents)))
         for near in self.channel.hears(frame.agents[0].pose, [frame.agents[j].pose for j in others]):
@@ -347,7 +347,7 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     evaluation = evaluator.evaluate(model, roster, tell)
     name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"
     row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
-    row |= {**evaluation.to_row(model.config.codec), "trained_parameters": None, "train_seconds": None}
+    row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
     content = {"rows": [row], "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     write_json(config.out / "metrics.json", content)
     return [row]

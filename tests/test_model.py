@@ -21,7 +21,7 @@ from heatv2x.message import MAX_BOXES, Message, pack, unpack
 from heatv2x.model import Collaboration, Links, in_order, links_of
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.pose_refinement import RefinementConfig
-from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
+from heatv2x.structures import AgentFrame, Boxes3D, Frame, PointCloud, Pose
 from tests.scene_factory import (
     CAMERA,
     CHANNELS,
@@ -208,6 +208,52 @@ def test_a_sender_far_away_changes_nothing(fusion: str, frame: Frame) -> None:
     ego, other = (model.encode(agent, "lidar64") for agent in frame.agents[:2])
     far = replace(other, pose=Pose.planar(200.0, 0.0, 0.3))
     assert same_boxes(model.detect(ego, [far]), model.detect(ego))
+
+
+class TestEarly:
+    """Points of everybody, one look."""
+
+    def test_is_the_egos_network_on_everybodys_points(self, frame: Frame) -> None:
+        model = joined(small_model("early"), shake=0.1)
+        ego, *others = [model.encode(agent, "lidar64") for agent in frame.agents]
+        parts = [frame.agents[0].lidars["lidar64"].points]
+        for agent in frame.agents[1:]:
+            place = agent.lidars["lidar64"].points[:, :3] @ agent.pose.matrix[:3, :3].T + agent.pose.xyz
+            local = place @ frame.agents[0].pose.inverse()[:3, :3].T + frame.agents[0].pose.inverse()[:3, 3]
+            parts.append(np.column_stack([local, agent.lidars["lidar64"].points[:, 3]]).astype(np.float32))
+        together = replace(frame.agents[0], lidars={"lidar64": PointCloud(np.concatenate(parts))})
+        close_boxes(model.detect(ego, others), model.detect(model.encode(together, "lidar64")))
+
+    def test_a_message_holds_points_and_needs_no_common_base(self, frame: Frame) -> None:
+        model, stranger = small_model("early"), small_model("early", seed=5)
+        sent = stranger.encode(frame.agents[1], "lidar64")
+        assert sent.feature is None and sent.boxes is None and sent.points is frame.agents[1].lidars["lidar64"]
+        arrived = unpack(pack(sent))
+        assert arrived.points is not None and arrived.size_bytes < 8 * len(arrived.points) + 200
+        ego = model.encode(frame.agents[0], "lidar64")
+        assert not same_boxes(model.detect(ego, [arrived]), model.detect(ego))
+        with pytest.raises(MessageError, match="needs points from agent 2"):
+            model.detect(ego, [replace(sent, points=None)])
+
+    def test_boxes_are_what_the_sender_finds_alone(self, frame: Frame) -> None:
+        model = small_model("early")
+        plain = model.encode(frame.agents[1], "lidar64")
+        message = model.with_boxes(plain, RefinementConfig(min_score=0.0))
+        assert message.boxes is not None and message.points is plain.points
+        assert same_boxes(message.boxes, model.detect(plain)[:MAX_BOXES])
+
+    def test_who_has_no_lidar_cannot_take_part(self, frame: Frame) -> None:
+        model = joined(small_model("early"), "camera", AdapterConfig(agent=CAMERA))
+        with pytest.raises(ConfigError, match="'camera' has camera"):
+            model.encode(frame.agents[0], "camera")
+
+    def test_training_on_scenes_says_that_it_does_not_pool(self) -> None:
+        model, features = small_model("early"), torch.rand(2, CHANNELS, *GRID.shape)
+        poses = [Pose.planar(0, 0, 0), Pose.planar(2, 1, 0.3)]
+        with pytest.raises(ConfigError, match=r"scenes\.senders=0"):
+            model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[1]]))
+        alone = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[]]))
+        assert torch.equal(alone["heatmap"], model.predict(features[:1])["heatmap"])
 
 
 class TestSelection:
