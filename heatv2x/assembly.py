@@ -81,10 +81,10 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
 
 
 def exchanging(model: Collaboration, fusion: str) -> Collaboration:
-    """The same networks with another fusion that has no parameters: "late" exchanges boxes, "maximum" features."""
+    """The same networks with another fusion that has no parameters: "late" exchanges boxes, "early" points."""
     other = Collaboration(ModelConfig(**{**model.config.model_dump(), "fusion": {"part": fusion}}))
     for name, joining in model.joined.items():
-        other.join(name, joining.model_copy(update={"received": None} if fusion == "late" else {}))
+        other.join(name, joining.model_copy(update={} if other.fusion.level == "features" else {"received": None}))
     own = other.state_dict()
     other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
     return other.eval()

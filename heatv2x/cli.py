@@ -115,23 +115,41 @@ def doctor() -> None:
 
 
 @app.command("list")
-def list_parts() -> None:
-    """Every part that can be named in a setting."""
-    import inspect
-
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help="One kind only, and the settings of its parts.")] = None,
+) -> None:
+    """Every part that can be named in a setting: what it is, where it comes from, what it costs."""
     from heatv2x import plugins
+    from heatv2x.catalogue import catalogue, reference
+    from heatv2x.config import nearest, settings_of
 
-    for kind in plugins.CONTRACTS:
-        table = Table("part", "what it is", "settings", title=kind, title_justify="left", box=None)
-        for name in plugins.available(kind):
-            part = plugins.find(kind, name)
-            about = (inspect.getdoc(sys.modules[part.__module__]) or "").splitlines()[0]
-            fields = getattr(part, "Config", None)
-            table.add_row(
-                name, about, ", ".join(fields.model_fields) if fields and hasattr(fields, "model_fields") else ""
-            )
+    if kind is not None and kind not in plugins.CONTRACTS:
+        raise ConfigError(f"unknown kind '{kind}'; {nearest(kind, plugins.CONTRACTS)}")
+    if not out.is_terminal:
+        out.width = 120
+    for each in [kind] if kind else plugins.CONTRACTS:
+        table = Table(title=each, title_justify="left", box=None, pad_edge=False)
+        table.add_column("part", no_wrap=True, min_width=15)
+        table.add_column("what it is", ratio=5)
+        table.add_column("source", ratio=3)
+        for heading in ("parameters", "MFLOP"):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=10)
+        for entry in catalogue(each):
+            parameters = "-" if entry.parameters is None else f"{entry.parameters:,}"
+            flops = "-" if entry.flops is None else f"{entry.flops / 1e6:,.1f}"
+            table.add_row(entry.name, escape(entry.about), escape(entry.source), parameters, flops)
         out.print(table)
         out.print()
+    out.print(reference(), highlight=False)
+    for name in plugins.available(kind) if kind else []:
+        part_config = getattr(plugins.find(kind or "", name), "Config", None)
+        rows = settings_of(part_config) if part_config else []
+        if rows:
+            out.print()
+            table = Table("setting", "default", "meaning", title=name, title_justify="left", box=None, pad_edge=False)
+            for key, default, meaning in rows:
+                table.add_row(key, escape(default or "must be given"), escape(meaning))
+            out.print(table)
 
 
 @app.command()

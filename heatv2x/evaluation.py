@@ -200,8 +200,8 @@ class Evaluator:
         frame = self._read(index, model, roster, ego_id)
         ego_index = agent_ids.index(ego_id)
         ego = self._send(model, roster, index, ego_id, ego_id)
-        # features need a common base, boxes do not
-        space = None if model.fusion.level == "boxes" else ego.feature_space
+        # features need a common base, boxes and points do not
+        space = ego.feature_space if model.fusion.level == "features" else None
         heard, messages, arrived = [], [], hashlib.sha256()
         taking_part = self._roles(roster, index, ego_id)
         others = [j for j, agent_id in enumerate(agent_ids) if j != ego_index and agent_id in taking_part]
@@ -394,7 +394,7 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     for name, roster in rosters.items():
         evaluation = evaluator.evaluate(model, roster, tell)
         row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
-        row |= {**evaluation.to_row(model.config.codec), "trained_parameters": None, "train_seconds": None}
+        row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
         rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
     content = {"rows": rows, "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     write_json(config.out / "metrics.json", content)

@@ -4,11 +4,13 @@ Layout, little-endian, no pickle, no JSON: header of 176 bytes, payload, nothing
 own frame with the sender's pose at capture; the receiver warps. The feature-space id says which base (backbone, fusion,
 head, grid) the feature belongs to; a receiver with another base refuses it.
 
-  0 magic 'HV2M' | 4 version u8 | 5 header length u8 | 6 kind u8 (1 feature, 2 boxes, 3 a feature, then boxes)
+  0 magic 'HV2M' | 4 version u8 | 5 header length u8
+  6 kind u8 (1 feature, 2 boxes, 3 a feature, then boxes, 4 points, 5 points, then boxes)
   7 codec u8 | 8 total length u32
  12 sender i64 | 20 capture time u64, microseconds | 28 feature space 16 bytes
  44 agent type 32 bytes, UTF-8, zero padded | 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32
-132 C, Y, X u16 (boxes alone: their number, 0, 0) | 138 number of boxes behind a feature u16, at most 64
+132 C, Y, X u16 (boxes alone: their number, 0, 0; points: their number's upper and lower 16 bits, 0)
+138 number of boxes behind a feature or points u16, at most 64
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
 Signatures, certificates and replay protection are not in this version.
@@ -25,19 +27,19 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from heatv2x import plugins
+from heatv2x import plugins, point_bytes
 from heatv2x.codecs.base import Codec
 from heatv2x.errors import MessageError
-from heatv2x.structures import Boxes3D, Pose
+from heatv2x.structures import Boxes3D, PointCloud, Pose
 
 _MAGIC, _VERSION = b"HV2M", 1
 _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
-_FEATURE, _BOXES, _BOTH = 1, 2, 3
+_FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES = 1, 2, 3, 4, 5
 _BOX_BYTES = 32
 MAX_BYTES = 64 * 2**20
 """No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
 MAX_BOXES = 64
-"""So many boxes may ride on a feature."""
+"""So many boxes may ride on a feature or on points."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ class Message:
         sigma_m, sigma_rad: the standard deviation the sender reports for its position and heading.
         feature_space: 16 bytes, the base the feature belongs to (`model.Collaboration.feature_space`).
         feature: (C, Y, X) float32 in the sender's frame, for intermediate fusion.
-        boxes: detections in the sender's frame, for late fusion; or, behind a feature, at most 64 for the ego to
-            correct the pose by. At least one of feature and boxes is set.
-        codec: the feature's codec by part name; "boxes" for boxes alone.
+        boxes: detections in the sender's frame, for late fusion; or, behind a feature or points, at most 64 for the ego
+            to correct the pose by.
+        points: the sender's sweep in its own frame, for early fusion. One of feature and points, or boxes, are set.
+        cells: (Y, X) bool, the feature's cells that are sent, the others arrive as zeros; None sends all. It stays with
+            the sender: an arrived message has none.
+        codec: the feature's codec by part name; "boxes" or "points" for those.
         size_bytes: length of the packed bytes; 0 for a message that has not been packed.
     """
 
@@ -67,6 +72,8 @@ class Message:
     feature_space: bytes
     feature: Tensor | None = None
     boxes: Boxes3D | None = None
+    points: PointCloud | None = None
+    cells: Tensor | None = None
     codec: str = "int8"
     size_bytes: int = 0
 
@@ -78,18 +85,24 @@ def pack(message: Message) -> bytes:
         MessageError: it holds neither feature nor boxes, or more boxes, a name or a number that do not fit.
     """
     behind = 0
+    if message.feature is not None and message.points is not None:
+        raise MessageError("a message carries a feature or points, not both")
     if message.feature is not None:
         codec: Codec = plugins.find("codecs", message.codec)()
-        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(message.feature)
+        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(_sent(message.feature, message.cells))
         shape = tuple(message.feature.shape)
-        if message.boxes is not None:
-            kind, behind, payload = _BOTH, len(message.boxes), payload + _boxes_to_bytes(message.boxes)
+    elif message.points is not None:
+        count, payload = point_bytes.to_bytes(message.points)
+        kind, codec_id, shape = _POINTS, 0, (count >> 16, count & 0xFFFF, 0)
     elif message.boxes is not None:
         kind, codec_id, payload, shape = _BOXES, 0, _boxes_to_bytes(message.boxes), (len(message.boxes), 0, 0)
     else:
-        raise MessageError("a message carries a feature, boxes, or both")
+        raise MessageError("a message carries a feature, points, boxes, or boxes behind one of the others")
+    if message.boxes is not None and kind != _BOXES:
+        kind = _FEATURE_AND_BOXES if kind == _FEATURE else _POINTS_AND_BOXES
+        behind, payload = len(message.boxes), payload + _boxes_to_bytes(message.boxes)
     if behind > MAX_BOXES:
-        raise MessageError(f"{behind} boxes behind a feature are more than {MAX_BOXES}: send the best ones")
+        raise MessageError(f"{behind} boxes behind a feature or points are more than {MAX_BOXES}: send the best ones")
     name = message.agent_type.encode()
     if len(name) > 32 or len(message.feature_space) != 16:
         raise MessageError(f"agent type '{message.agent_type}' must fit 32 bytes and a feature-space id has 16")
@@ -147,34 +160,41 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
         raise MessageError(
             f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack"
         )
-    codec_name, feature, boxes = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
+    contents = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
     try:
         agent_type = name.rstrip(b"\0").decode()
     except UnicodeDecodeError as error:
         raise MessageError("the agent type is not UTF-8") from error
-    return Message(
-        sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space, feature, boxes, codec_name, len(data)
-    )
+    about = (sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space)
+    return Message(*about, *contents, size_bytes=len(data))
 
 
 def _contents(
     kind: int, codec_id: int, shape: tuple[int, int, int], behind: int, payload: bytes
-) -> tuple[str, Tensor | None, Boxes3D | None]:
-    """Codec name, feature and boxes of a payload with `behind` boxes behind its feature."""
-    if kind not in (_FEATURE, _BOXES, _BOTH):
+) -> tuple[Tensor | None, Boxes3D | None, PointCloud | None, None, str]:
+    """Feature, boxes, points, no cells, and codec name of a payload with `behind` boxes at its end."""
+    if kind not in (_FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES):
         raise MessageError(f"unknown kind of message {kind}")
-    if behind > (MAX_BOXES if kind == _BOTH else 0):
-        raise MessageError(f"a message of kind {kind} cannot have {behind} boxes behind a feature")
+    followed = kind in (_FEATURE_AND_BOXES, _POINTS_AND_BOXES)
+    if behind > (MAX_BOXES if followed else 0):
+        raise MessageError(f"a message of kind {kind} cannot have {behind} boxes behind a feature or points")
     if kind == _BOXES:
-        return "boxes", None, _boxes_from_bytes(payload, shape[0])
+        return None, _boxes_from_bytes(payload, shape[0]), None, None, "boxes"
+    end = max(len(payload) - behind * _BOX_BYTES, 0)
+    boxes = _boxes_from_bytes(payload[end:], behind) if followed else None
+    if kind in (_POINTS, _POINTS_AND_BOXES):
+        count = (shape[0] << 16) + shape[1]
+        if shape[2] or point_bytes.POINT_BYTES * count > MAX_BYTES:
+            raise MessageError(f"{count} points are more than any receiver unpacks, or their number is not written so")
+        return None, boxes, point_bytes.from_bytes(payload[:end], count), None, "points"
     codec_name, codec = _codec_by_id(codec_id)
     if 4 * math.prod(shape) > MAX_BYTES:
         raise MessageError(f"a feature of shape {shape} is larger than any receiver unpacks")
-    if kind == _FEATURE:
-        return codec_name, codec.from_bytes(payload, shape), None
-    end = max(len(payload) - behind * _BOX_BYTES, 0)
-    boxes = _boxes_from_bytes(payload[end:], behind)
-    return codec_name, codec.from_bytes(payload[:end], shape), boxes
+    return codec.from_bytes(payload[:end], shape), boxes, None, None, codec_name
+
+
+def _sent(feature: Tensor, cells: Tensor | None) -> Tensor:
+    return feature if cells is None else feature * cells
 
 
 def _codec_by_id(wire_id: int) -> tuple[str, Codec]:

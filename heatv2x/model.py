@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x import plugins
-from heatv2x.agents.base import Agent
+from heatv2x.agents.base import Agent, sweep
 from heatv2x.config import nearest
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.fusion.base import Edges, Fusion, Received
+from heatv2x.fusion.early import pooled
 from heatv2x.geometry import nms, transform_boxes
 from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head
@@ -34,7 +35,7 @@ from heatv2x.nn.move import to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
 from heatv2x.packs import tensors_digest
 from heatv2x.pose_refinement import RefinementConfig, refine
-from heatv2x.structures import AgentFrame, Boxes3D, Pose
+from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
 
 _BOX_BELIEF, _BOX_SIGMA_M = 0.8, 0.4
 """What a received box counts beside a fused one, halved at this position deviation; chosen on validation towns."""
@@ -103,7 +104,13 @@ class Collaboration(nn.Module):
 
     def collaborate(self, features: Tensor, types: Sequence[str], links: Links) -> dict[str, Tensor]:
         """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions."""
-        messages = self.codec.quantise(features)
+        if self.fusion.level == "points" and bool((links.senders >= 0).any()):
+            raise ConfigError(
+                "early fusion pools points before the encoders, which training on scenes does not do; train a single "
+                "agent's network (scenes.senders=0) and evaluate it with others"
+            )
+        cells = self.fusion.select(features)
+        messages = self.codec.quantise(features if cells is None else features * cells[:, None])
         ego, received = self.receive(features, messages, types, links)
         fused = self.fusion(ego, received)
         return self.predict(fused)
@@ -135,6 +142,8 @@ class Collaboration(nn.Module):
         senders = links.senders.flatten()
         visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
         warped = self.grid.warp(messages[senders.clamp(min=0)], pull, target)
+        if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
+            visible = visible & (warped != 0).any(dim=1)
         warped = warped * visible[:, None]
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         warped = self._adapt_received(warped, [name for row in names for name in row]) * visible[:, None]
@@ -166,7 +175,7 @@ class Collaboration(nn.Module):
 
     @torch.no_grad()
     def encode(self, frame: AgentFrame, agent_type: str | None = None, captured_us: int = 0) -> Message:
-        """What one agent sends: its feature in the base's space (boxes under late fusion), in its own frame.
+        """What one agent sends: its feature in the base's space (late fusion: boxes, early: points), in its own frame.
 
         Args:
             frame: the agent's sensors, in its own frame.
@@ -177,14 +186,16 @@ class Collaboration(nn.Module):
             ConfigError: the type is unknown, or None and not clear.
         """
         name = agent_type or self._type_of(frame)
-        agent = self.agent(name)
-        inputs = to_device(agent.collate([agent.prepare(frame)]), self._device)
-        feature = self.share(name, agent(inputs)).contiguous()
         about = (frame.agent_id, name, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
+        if self.fusion.level == "points":
+            return Message(*about, points=sweep(frame, self._only_lidar(name)), codec="points")
+        feature = self._look(name, frame)
         if self.fusion.level == "boxes":
             found = self.head.decode(self.predict(feature), self.grid)[0]
             return Message(*about, boxes=_as_boxes(found), codec="boxes")
-        return Message(*about, feature=feature[0], codec=self.config.codec)
+        cells = self.fusion.select(feature)
+        chosen = None if cells is None else cells[0]
+        return Message(*about, feature=feature[0], cells=chosen, codec=self.config.codec)
 
     @torch.no_grad()
     def detect(self, ego: AgentFrame | Message, messages: Sequence[Message] = (), share_boxes: bool = False) -> Boxes3D:
@@ -202,10 +213,13 @@ class Collaboration(nn.Module):
         own = ego if isinstance(ego, Message) else self.encode(ego)
         if self.fusion.level == "boxes":
             return self._merge_boxes(own, messages)
-        everyone = [own, *messages]
+        if self.fusion.level == "points":
+            feature = self._look(own.agent_type, self._pool_points(own, messages))
+            return _as_boxes(self.head.decode(self.predict(feature), self.grid)[0])
         space = self.feature_space
-        features = torch.stack([self._checked(message, space) for message in everyone])
-        types = [message.agent_type for message in everyone]
+        heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
+        features = torch.stack([self._checked(own, space), *heard])
+        types = [message.agent_type for message in (own, *messages)]
         ego_feature, received = self.receive(features, features, types, links_of(own, messages))
         maps = self.predict(self.fusion(ego_feature, received))
         found = _as_boxes(self.head.decode(maps, self.grid)[0])
@@ -219,9 +233,12 @@ class Collaboration(nn.Module):
             message: as `encode` gives it.
             config: `min_score` says which boxes are worth sending; at most the best `message.MAX_BOXES` are.
         """
-        if message.boxes is not None or message.feature is None:
+        if message.boxes is not None:
             return message
-        feature = self._checked(message, self.feature_space)[None]
+        if message.points is not None:
+            feature = self._look(message.agent_type, self._pool_points(message, []))
+        else:
+            feature = self._checked(message, self.feature_space)[None]
         found = _as_boxes(self.head.decode(self.predict(feature), self.grid)[0])
         assert found.scores is not None
         worthwhile = found[found.scores >= (config or RefinementConfig()).min_score]
@@ -243,6 +260,35 @@ class Collaboration(nn.Module):
         own = self.with_boxes(ego, config).boxes
         assert own is not None
         return [message if message.boxes is None else _corrected(ego, own, message, config) for message in messages]
+
+    def _look(self, agent_type: str, frame: AgentFrame) -> Tensor:
+        """(1, C, Y, X) shared feature of one agent."""
+        agent = self.agent(agent_type)
+        inputs = to_device(agent.collate([agent.prepare(frame)]), self._device)
+        return self.share(agent_type, agent(inputs)).contiguous()
+
+    def _pool_points(self, ego: Message, messages: Sequence[Message]) -> AgentFrame:
+        """The ego's sweep with everybody's points in it; the senders in the order of their ids."""
+        clouds = []
+        for message in (ego, *sorted(messages, key=lambda m: (m.sender, m.captured_us))):
+            if message.points is None:
+                raise MessageError(f"early fusion needs points from agent {message.sender}")
+            clouds.append((message.pose.relative_to(ego.pose), message.points))
+        cloud = pooled(clouds[0][1], clouds[1:])
+        return AgentFrame(ego.sender, "", ego.pose, {self._only_lidar(ego.agent_type): cloud})
+
+    def _only_lidar(self, agent_type: str) -> str:
+        """The one LiDAR of a type that takes part in early fusion.
+
+        Raises:
+            ConfigError: it has other sensors.
+        """
+        sensors = self.agent(agent_type).sensors
+        if len(sensors) != 1 or sensors[0] not in LIDARS:
+            raise ConfigError(
+                f"early fusion pools the points of agents with one LiDAR; '{agent_type}' has {', '.join(sensors)}"
+            )
+        return sensors[0]
 
     def _merge_boxes(self, ego: Message, messages: Sequence[Message]) -> Boxes3D:
         """All boxes in the ego's frame, overlapping ones thinned out."""
@@ -294,6 +340,11 @@ class Collaboration(nn.Module):
             hint = nearest(message.agent_type, self.known_types())
             raise MessageError(f"agent {message.sender} has unknown type '{message.agent_type}'; {hint}")
         return message.feature.to(self._device)
+
+    @property
+    def payload(self) -> str:
+        """How the content of a message travels: the codec of features, or "boxes", or "points"."""
+        return self.config.codec if self.fusion.level == "features" else self.fusion.level
 
     @property
     def _device(self) -> torch.device:

@@ -52,10 +52,16 @@ def to_row(
     cost: dict[str, Any],
 ) -> dict[str, Any]:
     """One row of metrics.json."""
-    codec = "boxes" if model.fusion.level == "boxes" else model.config.codec
     empty = {"trained_parameters": 0, "cumulative_parameters": 0, "train_seconds": None, "train_wall_seconds": None}
     about = {"name": name, "newcomer": newcomer, "ego_type": roster.ego, "seed": seed}
-    return {**about, **evaluation.to_row(codec), **empty, "provenance_seconds": None, "peak_memory_mb": None, **cost}
+    return {
+        **about,
+        **evaluation.to_row(model.payload),
+        **empty,
+        "provenance_seconds": None,
+        "peak_memory_mb": None,
+        **cost,
+    }
 
 
 def stage_of(name: str, record: dict[str, Any]) -> dict[str, Any]:

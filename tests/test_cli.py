@@ -124,12 +124,18 @@ class TestHelp:
             shown = run(group, "--help").out
             assert all(verb in shown for verb in verbs)
 
-    def test_list_names_every_part_and_setting(self, run: Run) -> None:
+    def test_list_names_every_part_in_120_columns(self, run: Run) -> None:
         ended = run("list")
         assert ended.code == 0
         for kind in plugins.CONTRACTS:
             assert kind in ended.out and all(name in ended.out for name in plugins.available(kind))
-        assert "newcomer_rank" in ended.out and "max_points" in ended.out
+        assert "not stated" not in ended.out and "two per multiply-add" in ended.out
+        assert max(map(len, ended.out.splitlines())) <= 120
+
+    def test_list_of_a_kind_shows_the_settings_of_its_parts(self, run: Run) -> None:
+        ended = run("list", "fusion")
+        assert ended.code == 0 and "lidar_pillar" not in ended.out
+        assert "newcomer_rank" in ended.out and "rank of a newcomer's projection deltas" in ended.out
 
 
 class TestMistakes:
@@ -147,6 +153,7 @@ class TestMistakes:
             (["train", "base", "recipe=none.yaml", "data=d"], ["none.yaml", "cannot be read"]),
             (["train", "bass"], ["bass"]),
             (["trane"], ["trane"]),
+            (["list", "fusions"], ["unknown kind 'fusions'; did you mean 'fusion'"]),
             (["train", "base", "--steps", "3"], ["--steps"]),
             (["report"], ["run=FOLDER"]),
             (["pack", "inspect", "none.safetensors"], ["none.safetensors", "cannot be read"]),

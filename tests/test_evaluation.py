@@ -183,7 +183,7 @@ class LateComer(SmallScenes):
 class TestRefinedPoses:
     NOISY = ChannelConfig(sigma_m=0.5, sigma_deg=0.5)
 
-    @pytest.mark.parametrize("fusion", ["hetero_graph", "maximum", "late"])
+    @pytest.mark.parametrize("fusion", ["hetero_graph", "maximum", "late", "early"])
     def test_poses_are_corrected_before_they_are_used(
         self, fusion: str, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -312,7 +312,7 @@ class TestMemory:
         assert not np.array_equal(fresh.detections.boxes, before.detections.boxes)
 
 
-@pytest.mark.parametrize("fusion", ["late", "none", "maximum"])
+@pytest.mark.parametrize("fusion", ["late", "none", "maximum", "early", "where2comm"])
 def test_every_level_of_fusion_is_evaluated_alike(fusion: str, dataset: SmallScenes) -> None:
     model = joined(small_model(fusion))
     evaluation = Evaluator(dataset, limit=2).evaluate(model, ROSTER)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from heatv2x import plugins
 from heatv2x.errors import HeatError, MessageError
 from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack
-from heatv2x.structures import Boxes3D, Pose
+from heatv2x.structures import Boxes3D, PointCloud, Pose
 
 HEADER = 176
 SPACE = bytes(range(16))
@@ -41,8 +41,12 @@ def tilted(x: float, y: float, z: float, roll: float, pitch: float, yaw: float) 
 MESSAGE = Message(-7, "lidar16", 3_400_000, tilted(1e5, -2e5, 3.5, 0.02, -0.05, 2.5), 0.25, 0.01, SPACE, FEATURE)
 BOX_MESSAGE = replace(MESSAGE, feature=None, boxes=BOXES, codec="boxes")
 BOTH = replace(MESSAGE, boxes=BOXES)
+CLOUD = PointCloud(np.random.default_rng(1).uniform([-80, -80, -3, 0], [80, 80, 3, 1], (500, 4)).astype(np.float32))
+POINT_MESSAGE = replace(MESSAGE, feature=None, points=CLOUD, codec="points")
 KINDS = {
     "boxes": BOX_MESSAGE,
+    "points": POINT_MESSAGE,
+    "points and boxes": replace(POINT_MESSAGE, boxes=BOXES),
     **{part: replace(MESSAGE, codec=part) for part in plugins.available("codecs")},
     **{f"{part} and boxes": replace(BOTH, codec=part) for part in plugins.available("codecs")},
 }
@@ -76,6 +80,10 @@ class TestRoundTrip:
         if arrived.feature is not None:
             seen = plugins.find("codecs", message.codec)().quantise(FEATURE[None])[0]
             assert torch.equal(arrived.feature, seen)
+        assert (arrived.points is None) == (message.points is None)
+        if arrived.points is not None:
+            np.testing.assert_allclose(arrived.points.points[:, :3], CLOUD.points[:, :3], rtol=0, atol=0.0051)
+            np.testing.assert_allclose(arrived.points.points[:, 3], CLOUD.points[:, 3], rtol=0, atol=0.5 / 255 + 1e-6)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_size_is_that_of_the_bytes(self, kind: str) -> None:
@@ -139,7 +147,7 @@ class TestRoundTrip:
         arrived = unpack(data, SPACE)
         assert arrived.boxes is not None and np.array_equal(arrived.boxes.boxes, rows)
 
-    @pytest.mark.parametrize(("message", "number"), [(MESSAGE, 1), (BOX_MESSAGE, 2), (BOTH, 3)])
+    @pytest.mark.parametrize(("message", "number"), [(MESSAGE, 1), (BOX_MESSAGE, 2), (BOTH, 3), (POINT_MESSAGE, 4)])
     def test_the_header_says_what_is_in_it(self, message: Message, number: int) -> None:
         data = pack(message)
         assert data[6] == number and struct.unpack_from("<H", data, 138)[0] == (2 if number == 3 else 0)
@@ -151,6 +159,7 @@ class TestSending:
         [
             replace(BOTH, boxes=Boxes3D(np.zeros((MAX_BOXES + 1, 7), np.float32))),
             replace(MESSAGE, feature=None),
+            replace(MESSAGE, points=CLOUD),
             replace(MESSAGE, agent_type="l" * 33),
             replace(MESSAGE, agent_type="ü" * 17),
             replace(MESSAGE, feature_space=b"short"),
@@ -214,6 +223,7 @@ class TestRefusal:
             return
         assert np.isfinite(arrived.pose.matrix).all() and arrived.sigma_m >= 0
         assert arrived.feature is None or arrived.feature.isfinite().all()
+        assert arrived.points is None or np.isfinite(arrived.points.points).all()
 
     @settings(max_examples=200, deadline=None)
     @given(data=st.binary(max_size=400))
@@ -249,7 +259,7 @@ class TestRefusal:
         with pytest.raises(MessageError):
             unpack(crafted(pack(replace(BOTH, codec=codec)), lie=("<H", 138, count)))
 
-    @pytest.mark.parametrize("message", [MESSAGE, BOX_MESSAGE])
+    @pytest.mark.parametrize("message", [MESSAGE, BOX_MESSAGE, POINT_MESSAGE])
     def test_boxes_behind_nothing(self, message: Message) -> None:
         with pytest.raises(MessageError, match="cannot have 2 boxes"):
             unpack(crafted(pack(message), lie=("<H", 138, 2)))
@@ -292,6 +302,12 @@ class TestRefusal:
         lies = {"c": ("<H", 132, 16), "y": ("<H", 134, 20_000), "x": ("<H", 136, 16_384)}
         with pytest.raises(MessageError, match="larger than any receiver unpacks"):
             unpack(crafted(pack(MESSAGE), np.ones(16, "<f4").tobytes() + frame, **lies))
+
+    @pytest.mark.parametrize("lie", [(1, 500), (0, 499), (0, 501), (0, 0), (65535, 65535)])
+    def test_a_wrong_number_of_points(self, lie: tuple[int, int]) -> None:
+        fields = {"high": ("<H", 132, lie[0]), "low": ("<H", 134, lie[1])}
+        with pytest.raises(MessageError):
+            unpack(crafted(pack(POINT_MESSAGE), **fields))
 
     def test_boxes_that_are_no_numbers(self) -> None:
         rows = np.zeros((2, 8), "<f4")

@@ -46,6 +46,7 @@ def test_every_part_fulfils_its_contract(kind: str, name: str) -> None:
     assert issubclass(part, contract) and not inspect.isabstract(part)
     assert part.__module__ == f"heatv2x.{kind}.{name}"
     assert (inspect.getdoc(sys.modules[part.__module__]) or "").strip(), "the module says what the part is"
+    assert vars(part).get("source", "").strip(), "source = ... says which paper it is after, or that it is ours"
     if "Config" in getattr(contract, "__annotations__", {}):
         assert issubclass(part.Config, Config)
         assert part.Config() is not None, "every setting has a default"
@@ -55,8 +56,9 @@ def test_the_parts_that_are_promised_are_there() -> None:
     found = {kind: set(plugins.available(kind)) for kind in plugins.CONTRACTS}
     assert found["agents"] >= {"lidar_pillar", "lidar_slices", "camera_lift"}
     assert found["adapters"] >= {"hetero_aware", "multi_cognitive"}
-    assert found["codecs"] >= {"raw", "half", "int8"}
-    assert found["fusion"] >= {"none", "late", "maximum", "hetero_graph"}
+    assert found["codecs"] >= {"raw", "half", "int8", "sparse"}
+    assert found["fusion"] >= {"none", "late", "maximum", "attention", "disco", "hetero_graph"}
+    assert found["fusion"] >= {"v2x_vit", "hm_vit", "where2comm"}
     assert found["heads"] >= {"center"} and found["datasets"] >= {"opv2v"}
     assert not any("base" in names for names in found.values())
 

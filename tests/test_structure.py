@@ -19,17 +19,29 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),
     ("agents", "adapters", "codecs", "fusion", "heads"),
-    ("message", "channel", "pose_refinement"),
+    ("point_bytes", "message", "channel", "pose_refinement"),
     ("model_config", "model", "packs", "assembly"),
     ("training", "metrics", "evaluation", "runtime"),
     ("workers",),
     ("rows",),
-    ("report", "inspection", "plausibility", "tables", "view", "doctor"),
+    ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue"),
     ("bench",),
     ("cli", "demo", "__main__"),
 )
 # Earlier layers that these parts must not know all the same: networks and messages know no dataset.
-NETWORKS = ("nn", "agents", "adapters", "codecs", "fusion", "heads", "message", "channel", "pose_refinement", "losses")
+NETWORKS = (
+    "nn",
+    "agents",
+    "adapters",
+    "codecs",
+    "fusion",
+    "heads",
+    "point_bytes",
+    "message",
+    "channel",
+    "pose_refinement",
+    "losses",
+)
 FORBIDDEN = dict.fromkeys(NETWORKS, ("datasets", "world", "ground_truth", "formats"))
 WITHOUT_TORCH = ("errors", "structures", "files", "config", "formats", "world")
 

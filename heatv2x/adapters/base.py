@@ -6,6 +6,7 @@ Shapes: N batch, C channels, Y X grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,9 +18,13 @@ class Adapter(nn.Module, ABC):
 
     It is the identity, bit for bit, at initialisation and while disabled. The constructor takes the part's `Config` and
     C. All its parameters are trainable; it has no running statistics, so it behaves alike in training and in use.
+
+    Attributes:
+        source: the paper, or "ours".
     """
 
     Config: type[Config]
+    source: ClassVar[str]
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,6 +24,8 @@ class HeteroAware(Adapter):
     weighted by activity: empty cells do not count, so a crop and the whole map give nearly the same gate.
     """
 
+    source = "ours, for HeatV2X, arXiv 2511.10211"
+
     class Config(config.Config):
         """Attributes:
         kernel: size of the identity-initialised convolution (3 before the shared backbone, 1 after it).

@@ -20,6 +20,8 @@ from heatv2x.adapters.base import Adapter
 class MultiCognitive(Adapter):
     """A residual with depthwise 3x3, 5x5 and 7x7 views of a low-rank projection."""
 
+    source = "Mona, Yin et al. 2025, arXiv 2408.08345; placement ours"
+
     class Config(config.Config):
         """Attributes:
         rank: hidden channels, r.

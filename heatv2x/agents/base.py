@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,12 @@ class Agent(nn.Module, ABC):
     are numpy work without gradients; their result is cached where nothing before it is trained.
 
     Attributes:
+        source: the paper, or "ours".
         sensors: names of the sensors this agent needs (`structures.SENSORS`); nothing else is read for it.
     """
 
     Config: type[Config]
+    source: ClassVar[str]
     sensors: tuple[str, ...]
 
     def __init__(self, grid: BevGrid, channels: int) -> None:

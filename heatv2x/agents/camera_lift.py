@@ -45,6 +45,8 @@ class CameraInput:
 class CameraLift(Agent):
     """Surround cameras, residual trunk, lift and splat."""
 
+    source = "Lift-Splat-Shoot, arXiv 2008.05711; depth: CaDDN, arXiv 2103.01100"
+
     sensors = ("camera",)
 
     class Config(config.Config):

@@ -21,6 +21,8 @@ from heatv2x.structures import AgentFrame
 class LidarPillar(Agent):
     """One LiDAR, pillars, batch normalisation."""
 
+    source = "PointPillars, Lang et al. 2019, arXiv 1812.05784"
+
     class Config(config.Config):
         """Numbers of a pillar agent; the defaults are the demo's.
 

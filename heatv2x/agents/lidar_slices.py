@@ -24,6 +24,8 @@ from heatv2x.structures import AgentFrame
 class LidarSlices(Agent):
     """One LiDAR, occupied height slices, group normalisation."""
 
+    source = "in the manner of PIXOR, arXiv 1902.06326; numbers ours"
+
     class Config(config.Config):
         """Numbers of a slice agent; the defaults are the demo's.
 

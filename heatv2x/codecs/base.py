@@ -22,10 +22,12 @@ class Codec(ABC):
     every part.
 
     Attributes:
+        source: the paper, or "ours".
         wire_id: the number in a message's header; unique among codecs and never reused.
         compact: True if meant for a radio link; the others are for training and files.
     """
 
+    source: ClassVar[str]
     wire_id: ClassVar[int]
     compact: ClassVar[bool] = False
 

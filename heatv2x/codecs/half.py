@@ -12,6 +12,7 @@ class Half(Codec):
     """Two bytes a value, little-endian float16; values beyond its range are clamped."""
 
     wire_id = 129
+    source = "common practice"
     _LARGEST = 65504.0
 
     def quantise(self, features: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ class Raw(Codec):
     """Four bytes a value, little-endian float32."""
 
     wire_id = 128
+    source = "common practice"
 
     def quantise(self, features: Tensor) -> Tensor:
         """The same features."""

@@ -6,7 +6,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from heatv2x import config, plugins
 from heatv2x.errors import ConfigError, HeatError
@@ -26,9 +26,11 @@ class Dataset(ABC):
     defaults read everything and know nothing of files; a dataset that overrides them gets clearer answers, and sooner.
 
     Attributes:
+        source: who published it.
         stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
     """
 
+    source: ClassVar[str]
     stem_step = 2
 
     class Config(config.Config):

@@ -60,6 +60,8 @@ class DairV2x(Dataset):
 
     stem_step = 1
 
+    source = "DAIR-V2X, arXiv 2204.05575"
+
     class Config(config.Config):
         """What is read.
 

@@ -42,6 +42,8 @@ class Folder(Dataset):
         DataError: not such a folder, or a descriptive file is missing or corrupt; names file, line or key.
     """
 
+    source = "own recordings; the layout is ours"
+
     class Config(config.Config):
         """What is read.
 

@@ -41,6 +41,8 @@ class Opv2v(Dataset):
         DataError: not a dataset folder, or a descriptive file is missing or corrupt.
     """
 
+    source = "OPV2V, arXiv 2109.07644; OPV2V-H: HEAL, arXiv 2401.13964"
+
     class Config(config.Config):
         """What is read.
 

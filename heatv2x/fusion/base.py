@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,20 +60,28 @@ class Fusion(nn.Module, ABC):
     agent types.
 
     Attributes:
+        source: the paper, or "ours".
         level: what its messages carry: points, features or boxes.
+        local: a cell of the result depends on that cell alone, so that training on windows sees what the whole map
+            would show. Attention over windows of cells is not local.
+        selects: senders send the cells of `select` alone; what was not sent is not seen.
     """
 
     Config: type[Config]
+    source: ClassVar[str]
     level: Literal["points", "features", "boxes"] = "features"
+    local: ClassVar[bool] = True
+    selects: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, ego: Tensor, received: Received) -> Tensor:
         """(B, C, Y, X) fused feature."""
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
-        """(B, K, Y, X) in [0, 1]: the share of channels in which a sender beats the ego and all others.
+        """(B, K, Y, X) in [0, 1]: how much of a cell comes from each sender.
 
-        For looking at; nothing is computed from it.
+        The share of channels in which a sender beats the ego and all others, or its weight where the fusion is a
+        weighted mean. For looking at; nothing is computed from it.
         """
         return channel_wins(ego, received.features, received.visible)
 
@@ -82,6 +90,10 @@ class Fusion(nn.Module, ABC):
 
         None unless this fusion weighs agents by their confidence.
         """
+        return None
+
+    def select(self, features: Tensor) -> Tensor | None:
+        """(N, Y, X) bool, the cells that an agent sends, from its own (N, C, Y, X) feature alone; None sends all."""
         return None
 
     def add_type(self, name: str, like: str) -> None:
@@ -101,6 +113,24 @@ def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
         return ego
     others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)
     return torch.maximum(ego, others)
+
+
+def everyone(ego: Tensor, received: Received) -> tuple[Tensor, Tensor]:
+    """The ego in front of its senders.
+
+    Returns:
+        (B, 1 + K, C, Y, X) features, zero where a sender does not see the cell; (B, 1 + K, Y, X) bool, who sees it: the
+        ego sees every cell.
+    """
+    features = received.features.masked_fill(~received.visible[:, :, None], 0.0)
+    own = torch.ones_like(ego[:, :1], dtype=torch.bool)
+    return torch.cat([ego[:, None], features], dim=1), torch.cat([own, received.visible], dim=1)
+
+
+def where_seen(fused: Tensor, ego: Tensor, visible: Tensor) -> Tensor:
+    """(B, C, Y, X) the fused feature where a sender sees the cell; elsewhere the ego's own, bit for bit."""
+    # the memory order of the ego, too: another one takes other kernels in the neck, with other last bits
+    return torch.where(visible.any(dim=1)[:, None], fused.contiguous(), ego)
 
 
 def channel_wins(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class AgentTypeParameters(nn.Module):
 class HeteroGraph(Fusion):
     """Edge-conditioned, gated, typed attention that starts as maximum fusion."""
 
+    source = "ours, for HeatV2X, arXiv 2511.10211"
+
     class Config(config.Config):
         """Attributes:
         heads: attention heads.

@@ -14,6 +14,7 @@ from heatv2x.fusion.base import Fusion, Received
 class Late(Fusion):
     """Every agent detects alone. The messages carry boxes, which `model.Collaboration.detect` merges after the head."""
 
+    source = "common practice"
     level = "boxes"
 
     class Config(config.Config):

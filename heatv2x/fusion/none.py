@@ -14,6 +14,8 @@ from heatv2x.fusion.base import Fusion, Received
 class NoFusion(Fusion):
     """Ignores every message."""
 
+    source = "baseline"
+
     class Config(config.Config):
         """Nothing to set."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,13 @@ class Head(nn.Module, ABC):
 
     The constructor takes the part's `Config`, C and the shared grid. The grid of a call may be a window of the shared
     one.
+
+    Attributes:
+        source: the paper, or "ours".
     """
 
     Config: type[Config]
+    source: ClassVar[str]
 
     @abstractmethod
     def forward(self, feature: Tensor) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ _REFERENCE_SIZE = (4.5, 1.9, 1.6)  # metres; sizes are regressed relative to it
 class Center(Head):
     """Heatmap and box regression on a grid `upsample` times finer than the shared one."""
 
+    source = "CenterPoint, Yin et al. 2021, arXiv 2006.11275"
+
     class Config(config.Config):
         """Attributes:
         upsample: how much finer the output grid is than the shared grid.

@@ -103,7 +103,7 @@ def test_wire_ids_are_unique_and_fit_a_byte() -> None:
 
 def test_wire_ids_are_never_reused() -> None:
     """Ids that have been given away; a new codec adds its own line, and none ever changes."""
-    given_away = {"int8": 1, "raw": 128, "half": 129}
+    given_away = {"int8": 1, "sparse": 4, "raw": 128, "half": 129}
     assert {part: codec_of(part).wire_id for part in given_away} == given_away
 
 
@@ -187,6 +187,49 @@ class TestInt8:
 
     def test_empty_maps_take_next_to_nothing(self) -> None:
         assert len(codec_of("int8").to_bytes(torch.zeros(16, 64, 64))) < 4 * 16 + 40
+
+
+class TestSparse:
+    """Cells that hold nothing cost next to nothing, and what an attacker may say about them is checked."""
+
+    def few_cells(self, share: float) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        values = torch.randn(48, 64, 64, generator=generator).relu()
+        return values * (torch.rand(64, 64, generator=generator) < share)
+
+    @pytest.mark.parametrize("share", [0.02, 0.1, 0.25])
+    def test_is_smaller_than_int8_where_few_cells_are_sent(self, share: float) -> None:
+        feature = self.few_cells(share)
+        sizes = {part: len(codec_of(part).to_bytes(feature)) for part in ("sparse", "int8")}
+        assert sizes["sparse"] < 0.95 * sizes["int8"], sizes
+
+    def test_bytes_follow_the_number_of_cells(self) -> None:
+        sizes = [len(codec_of("sparse").to_bytes(self.few_cells(share))) for share in (0.0, 0.05, 0.1, 0.2)]
+        fixed, growth = sizes[0], np.diff(sizes) / np.diff([0.0, 0.05, 0.1, 0.2])
+        assert fixed < 4 * 48 + 40 and growth.max() < 1.15 * growth.min(), sizes
+
+    def payload(self, count: int, bits: bytes, levels: bytes) -> bytes:
+        scales = np.ones(SHAPE[0], "<f4").tobytes()
+        return scales + struct.pack("<I", count) + zstandard.compress(bits + levels)
+
+    def test_a_map_that_marks_other_cells_than_claimed_is_refused(self) -> None:
+        good = self.payload(2, b"\xc0" + bytes(9), b"\1" * 6)
+        assert codec_of("sparse").from_bytes(good, SHAPE)[:, 0, :2].eq(1).all()
+        for count, bits in ((2, b"\x80" + bytes(9)), (1, b"\xc0" + bytes(9))):
+            with pytest.raises(MessageError, match="bit map"):
+                codec_of("sparse").from_bytes(self.payload(count, bits, b"\1" * 3 * count), SHAPE)
+        with pytest.raises(MessageError, match="claims 81 cells"):
+            codec_of("sparse").from_bytes(self.payload(81, bytes(10), b"\1" * 243), SHAPE)
+
+    def test_bits_beyond_the_map_are_refused(self) -> None:
+        shape = (3, 3, 3)  # 9 cells, 7 bits of padding
+        assert codec_of("sparse").from_bytes(self.payload(1, b"\x80\0", b"\1" * 3), shape).sum() == 3
+        with pytest.raises(MessageError, match="bit map"):
+            codec_of("sparse").from_bytes(self.payload(1, b"\x80\1", b"\1" * 3), shape)
+
+    def test_a_level_nobody_writes_is_refused(self) -> None:
+        with pytest.raises(MessageError, match="level"):
+            codec_of("sparse").from_bytes(self.payload(1, b"\x80" + bytes(9), b"\x80" * 3), SHAPE)
 
 
 def _rle_block(size: int) -> bytes:

@@ -1,0 +1,137 @@
+"""Every part that can be named in a setting, and what it costs at one reference size.
+
+Everything is read from the parts: the first line of the file's docstring, the class's `source`, and the parameters and
+operations of the part as it is built with its defaults. Nothing here names a part.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from heatv2x import plugins
+from heatv2x.agents.base import Agent
+from heatv2x.metrics.cost import FlopCount, count_parameters
+from heatv2x.model import Collaboration, Links
+from heatv2x.model_config import ModelConfig, PartConfig, build_part
+from heatv2x.nn.move import to_device
+from heatv2x.structures import LIDARS, AgentFrame, Camera, PointCloud, Pose
+
+_META = torch.device("meta")
+_POINTS = 20_000
+_IMAGE = (600, 800)
+_SENDERS = 2
+_TYPES = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One part.
+
+    Attributes:
+        kind, name: where it is.
+        about: what it is, in one sentence.
+        source: the paper, or "ours".
+        parameters: of the part alone, at the reference size; None if the kind has none.
+        flops: two per multiply-add of one forward pass at the reference size, see `metrics.cost.FlopCount`.
+    """
+
+    kind: str
+    name: str
+    about: str
+    source: str
+    parameters: int | None = None
+    flops: int | None = None
+
+
+def catalogue(kind: str) -> list[Entry]:
+    """The parts of one kind."""
+    measure = {"agents": _agent, "adapters": _adapter, "fusion": _fusion, "heads": _head}.get(kind)
+    entries = []
+    for name in plugins.available(kind):
+        part = plugins.find(kind, name)
+        about = (inspect.getdoc(sys.modules[part.__module__]) or "").splitlines()[0]
+        parameters, flops = measure(name) if measure else (None, None)
+        entries.append(Entry(kind, name, about, getattr(part, "source", "not stated"), parameters, flops))
+    return entries
+
+
+def reference() -> str:
+    """The size at which everything is counted, in words."""
+    config = ModelConfig()
+    rows, columns = config.grid.shape
+    return (
+        f"Counted with default settings on {rows} x {columns} cells of {config.cell_m} m, {config.channels} channels. "
+        f"An agent with one sweep of {_POINTS:,} points or one image of {_IMAGE[1]} x {_IMAGE[0]}; a fusion of "
+        f"{len(_TYPES)} types with {_SENDERS} senders. FLOP: two per multiply-add of convolutions and matrix products, "
+        "nothing else."
+    )
+
+
+def _agent(name: str) -> tuple[int, int]:
+    config = ModelConfig()
+    agent: Agent = build_part("agents", PartConfig(part=name), config.grid, config.channels).eval()
+    batch = agent.collate([agent.prepare(agent.reduce(reference_frame()))])
+    try:
+        agent.to(_META)
+        return _cost(agent, lambda: agent(to_device(batch, _META)))
+    except NotImplementedError:  # the shape of something depends on the data, as in sparse convolution
+        agent = build_part("agents", PartConfig(part=name), config.grid, config.channels).eval()
+        return _cost(agent, lambda: agent(batch))
+
+
+def _adapter(name: str) -> tuple[int, int]:
+    config = ModelConfig()
+    adapter: nn.Module = build_part("adapters", PartConfig(part=name), config.channels).to(_META)
+    return _cost(adapter, lambda: adapter(_feature(config)))
+
+
+def _head(name: str) -> tuple[int, int]:
+    config = ModelConfig()
+    head: nn.Module = build_part("heads", PartConfig(part=name), config.channels, config.grid).eval().to(_META)
+    return _cost(head, lambda: head(_feature(config)))
+
+
+def _fusion(name: str) -> tuple[int, int]:
+    """The ego of one type, a sender of each; the model itself says what the fusion receives."""
+    config = ModelConfig(fusion=PartConfig(part=name), agents=dict.fromkeys(_TYPES, PartConfig(part="lidar_pillar")))
+    with _META:
+        model = Collaboration(config).eval()
+    features = torch.zeros(1 + _SENDERS, config.channels, *config.grid.shape, device=_META)
+    still = torch.zeros(1, _SENDERS)
+    T = torch.eye(4, dtype=torch.float64).expand(1, _SENDERS, 4, 4)
+    links = Links(torch.tensor([0]), torch.arange(1, 1 + _SENDERS)[None], T, still, still, still)
+    ego, received = to_device(model.receive(features, features, [_TYPES[0], *_TYPES], links), _META)
+    return _cost(model.fusion, lambda: model.fusion(ego, received))
+
+
+def _cost(part: nn.Module, run: Callable[[], Any]) -> tuple[int, int]:
+    with torch.no_grad(), FlopCount() as count:
+        run()
+    return count_parameters(part).total, count.flops
+
+
+def _feature(config: ModelConfig) -> torch.Tensor:
+    return torch.zeros(1, config.channels, *config.grid.shape, device=_META)
+
+
+def reference_frame() -> AgentFrame:
+    """What an agent of the reference size senses: a sweep of points all around, and one image ahead."""
+    rng = np.random.default_rng(0)
+    angle, distance = rng.uniform(-np.pi, np.pi, _POINTS), rng.uniform(2.0, 50.0, _POINTS)
+    height, intensity = rng.uniform(-1.8, 0.5, _POINTS), rng.uniform(0.0, 1.0, _POINTS)
+    points = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), height, intensity]).astype(np.float32)
+    K = np.array([[_IMAGE[1] / 2, 0, _IMAGE[1] / 2], [0, _IMAGE[1] / 2, _IMAGE[0] / 2], [0, 0, 1]], dtype=np.float64)
+    axes = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # columns: right, down, forward
+    mount = np.eye(4)
+    mount[:3, :3] = axes
+    camera = Camera("camera0", np.zeros((*_IMAGE, 3), np.uint8), K, mount, np.full(_IMAGE, 20.0, np.float32))
+    clouds = {name: PointCloud(points) for name in LIDARS}
+    return AgentFrame(1, "000000", Pose.planar(0, 0, 0, 1.9), clouds, (camera,))
