@@ -42,3 +42,30 @@ def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor, beta:
     """
     loss = functional.smooth_l1_loss(prediction, target, beta=beta, reduction="none").sum(dim=1)
     return (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
+def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss per entry (Lin et al. 2017, eq. 5).
+
+    Args:
+        logits: any shape.
+        target: same shape, 1 for objects, 0 otherwise.
+    """
+    probability = logits.sigmoid()
+    missed = target * (1 - probability) + (1 - target) * probability
+    weight = (target * alpha + (1 - target) * (1 - alpha)) * missed**gamma
+    return weight * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def softmax_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss over classes, here depth bins (Reading et al. 2021, CaDDN, sec. 3.2).
+
+    Args:
+        logits: (M, D, ...).
+        target: (M, ...) int64 class of each entry.
+
+    Returns:
+        (M, ...) loss per entry.
+    """
+    log_probability = logits.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
+    return -alpha * (1 - log_probability.exp()) ** gamma * log_probability
