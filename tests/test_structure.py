@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agents", "adapters", "codecs", "fusion", "heads"),
     ("message", "channel", "pose_refinement"),
     ("model_config", "model", "packs", "assembly"),
-    ("training", "metrics", "evaluation", "runtime"),
+    ("training", "metrics", "evaluation", "runtime", "imports"),
     ("workers",),
     ("rows",),
     ("report", "view", "doctor"),

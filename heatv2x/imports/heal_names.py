@@ -1,0 +1,69 @@
+"""What HEAL calls a tensor, and what it is called here.
+
+Names of tensors in its checkpoints are taken from public documentation; the shapes and values are the same, so a weight
+keeps its meaning (3D convolutions aside, see `spconv_layout`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+Rules = Sequence[tuple[str, str]]
+
+# He et al.'s basic block, as `nn.residual.ResidualBlock`
+BASIC_BLOCK: Rules = (
+    (r"conv1\.", "first.0."),
+    (r"bn1\.", "first.1."),
+    (r"conv2\.", "second.0."),
+    (r"bn2\.", "second.1."),
+    (r"downsample\.", "skip."),
+)
+# the bottleneck of ResNet and ResNeXt, as `nn.pyramid.GroupedBottleneck` and `nn.image_trunks.Bottleneck`
+BOTTLENECK: Rules = (
+    (r"conv1\.", "reduce.0."),
+    (r"bn1\.", "reduce.1."),
+    (r"conv2\.", "spatial.0."),
+    (r"bn2\.", "spatial.1."),
+    (r"conv3\.", "expand.0."),
+    (r"bn3\.", "expand.1."),
+    (r"downsample\.", "skip."),
+)
+
+
+def below(prefix: str, new_prefix: str, rules: Rules) -> Rules:
+    """The rules for what lies below a prefix (a pattern); `new_prefix` may name its groups."""
+    return [(prefix + pattern, new_prefix + name) for pattern, name in rules]
+
+
+PYRAMID: Rules = (
+    *below(r"resnet\.layer(\d+)\.(\d+)\.", r"stages.\1.\2.", BOTTLENECK),
+    (r"deblocks\.", "enlarge."),
+    (r"single_head_(\d+)\.", r"foreground.\1."),
+)
+SHARED: Rules = (
+    *below(r"pyramid_backbone\.", "fusion.", PYRAMID),
+    (r"shrink_conv\.layers\.0\.double_conv\.", "neck."),
+    (r"cls_head\.", "head.score."),
+    (r"reg_head\.", "head.box."),
+    (r"dir_head\.", "head.direction."),
+)
+
+
+def renamed(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under their new names, and the names that no rule knows.
+
+    A rule is a pattern for the beginning of a name and what replaces it; the first one that fits is taken.
+    """
+    new: dict[str, Tensor] = {}
+    unknown = []
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            if re.match(pattern, name):
+                new[re.sub(f"^{pattern}", replacement, name, count=1)] = value
+                break
+        else:
+            unknown.append(name)
+    return new, unknown
