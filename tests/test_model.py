@@ -155,7 +155,7 @@ class TestDetect:
             with torch.no_grad():
                 # contiguous: another memory layout takes another convolution kernel, which rounds otherwise
                 feature = model.share(agent_type, agent(agent.collate([agent.prepare(frame.agents[0])]))).contiguous()
-                single = model.head.decode(model.head(model.neck(feature)), model.grid)[0]
+                single = model.head.decode(model.predict_alone(feature, [agent_type]), model.grid)[0]
             found = model.detect(model.encode(frame.agents[0], agent_type))
             assert len(found) > 1 and np.array_equal(found.boxes, single.boxes.numpy())
             assert np.array_equal(np.array(found.scores), single.scores.numpy())
@@ -394,7 +394,7 @@ class TestWarp:
     def test_age_and_deviation_reach_the_fusion(self, model: Collaboration, frame: Frame) -> None:
         ego = model.encode(frame.agents[0], "lidar64", captured_us=1_000_000)
         other = replace(model.encode(frame.agents[1], "lidar64", captured_us=800_000), sigma_m=0.3, sigma_rad=0.01)
-        links = links_of(ego, [other])
+        links = links_of(ego, [other], model.grid)
         assert float(links.age_s) == pytest.approx(0.2)
         assert float(links.sigma_m) == pytest.approx(0.3) and float(links.sigma_rad) == pytest.approx(0.01)
 
@@ -486,7 +486,7 @@ class TestForward:
         links = links_between([Pose.planar(0, 0, 0)] * 3, [0, 2], [[], []])
         with torch.no_grad():
             maps = model.collaborate(features, ["lidar64"] * 3, links)
-            wanted = model.predict(features[[0, 2]])
+            wanted = model.predict_alone(features[[0, 2]], ["lidar64"] * 2)
         assert all(torch.equal(maps[name], wanted[name]) for name in wanted)
 
     @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
@@ -495,7 +495,7 @@ class TestForward:
         features = torch.rand(2, CHANNELS, *GRID.shape)
         poses = [Pose.planar(0, 0, 0), Pose.planar(2, 1, 0.3)]
         with torch.no_grad():
-            alone = model.predict(features[:1])
+            alone = model.predict_alone(features[:1], ["lidar64"])
             empty = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[-1, -1]]))
             one = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[1]]))
             more = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[-1, 1]]))
@@ -513,7 +513,7 @@ class TestWindows:
         features = torch.rand(3, CHANNELS, *GRID.shape, generator=torch.Generator().manual_seed(0))
         links = links_between(self.POSES, [0, 1], [[1, 2], [0, -1]])
         seen: list[Tensor] = []
-        hook = model.fusion.register_forward_hook(lambda _, __, output: seen.append(output))
+        hook = model.neck.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         types = ["lidar64"] * 3
         with torch.no_grad():
             whole = model.collaborate(features, types, links)["heatmap"]
