@@ -38,6 +38,27 @@ def below(prefix: str, new_prefix: str, rules: Rules) -> Rules:
     return [(prefix + pattern, new_prefix + name) for pattern, name in rules]
 
 
+CONVNEXT: Rules = (
+    (r"gamma$", "scale"),
+    (r"dwconv\.", "depthwise."),
+    (r"norm\.", "norm."),
+    (r"pwconv1\.", "widen."),
+    (r"pwconv2\.", "narrow."),
+)
+PILLARS: Rules = ((r"pillar_vfe\.pfn_layers\.0\.", "pillars."),)
+SPARSE: Rules = (
+    (r"spconv_block\.conv_input\.0\.", "stages.0.0.convolution."),
+    (r"spconv_block\.conv_input\.1\.", "stages.0.0.norm."),
+    (r"spconv_block\.conv1\.0\.0\.", "stages.0.1.convolution."),
+    (r"spconv_block\.conv1\.0\.1\.", "stages.0.1.norm."),
+    *(
+        (rf"spconv_block\.conv{level}\.(\d)\.{layer}\.", rf"stages.{level - 1}.\1.{name}.")
+        for level in (2, 3, 4)
+        for layer, name in ((0, "convolution"), (1, "norm"))
+    ),
+    (r"spconv_block\.conv_out\.0\.", "flatten.convolution."),
+    (r"spconv_block\.conv_out\.1\.", "flatten.norm."),
+)
 PYRAMID: Rules = (
     *below(r"resnet\.layer(\d+)\.(\d+)\.", r"stages.\1.\2.", BOTTLENECK),
     (r"deblocks\.", "enlarge."),

@@ -81,15 +81,10 @@ def pillars_of(
     points = points[(points[:, 2] >= z_range[0]) & (points[:, 2] < z_range[1])]
     inside, cell = flat_cells(points, grid)
     if max_pillars is not None:
-        kept = _first_cells(cell, max_pillars)
+        kept = first_cells(cell, max_pillars)
         inside, cell = inside[kept], cell[kept]
-    order = np.argsort(cell, kind="stable")
-    points, cell = points[inside][order], cell[order]
-    _, start, counts = np.unique(cell, return_index=True, return_counts=True)
-    rank = np.arange(len(cell)) - np.repeat(start, counts)
-    keep = rank < max_points
-    points, cell = points[keep], cell[keep]
-    cells, start, counts = np.unique(cell, return_index=True, return_counts=True)
+    points, cells, counts = first_points(points[inside], cell, max_points)
+    cell, start = np.repeat(cells, counts), np.cumsum(counts) - counts
     mean = (
         np.repeat(np.add.reduceat(points[:, :3], start, axis=0) / counts[:, None], counts, axis=0)
         if len(points)
@@ -106,12 +101,29 @@ def pillars_of(
     return Pillars(torch.from_numpy(features.astype(np.float32)), torch.from_numpy(cells), torch.from_numpy(counts))
 
 
-def _first_cells(cell: Int64, count: int) -> Int64:
+def first_cells(cell: Int64, count: int) -> Int64:
     """Indices of the (P,) points that lie in one of the first `count` cells of their order."""
     cells, first = np.unique(cell, return_index=True)
     if len(cells) <= count:
         return np.arange(len(cell))
     return np.flatnonzero(np.isin(cell, cells[np.argsort(first)[:count]]))
+
+
+def first_points(points: Float32, cell: Int64, count: int) -> tuple[Float32, Int64, Int64]:
+    """Points sorted by cell, at most the first `count` of each.
+
+    Args:
+        points: (P, 4).
+        cell: (P,) where they lie.
+
+    Returns:
+        The points that are kept, the cells (V,) that hold some, ascending, and how many of them are in each (V,).
+    """
+    order = np.argsort(cell, kind="stable")
+    points, cell = points[order], cell[order]
+    cells, start, counts = np.unique(cell, return_index=True, return_counts=True)
+    rank = np.arange(len(cell)) - np.repeat(start, counts)
+    return points[rank < count], cells, np.minimum(counts, count)
 
 
 def collate_pillars(items: Sequence[Pillars], grid: BevGrid) -> Pillars:
