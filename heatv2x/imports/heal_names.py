@@ -21,7 +21,7 @@ BASIC_BLOCK: Rules = (
     (r"bn2\.", "second.1."),
     (r"downsample\.", "skip."),
 )
-# the bottleneck of ResNet and ResNeXt, as `nn.pyramid.GroupedBottleneck` and `nn.image_trunks.Bottleneck`
+# the bottleneck of ResNet and ResNeXt, as `nn.bottleneck.Bottleneck`
 BOTTLENECK: Rules = (
     (r"conv1\.", "reduce.0."),
     (r"bn1\.", "reduce.1."),
@@ -58,6 +58,38 @@ SPARSE: Rules = (
     ),
     (r"spconv_block\.conv_out\.0\.", "flatten.convolution."),
     (r"spconv_block\.conv_out\.1\.", "flatten.norm."),
+)
+EFFICIENTNET: Rules = (
+    (r"_conv_stem\.", "stem.0."),
+    (r"_bn0\.", "stem.1."),
+    *below(
+        r"_blocks\.(\d+)\.",
+        r"blocks.\1.",
+        (
+            (r"_expand_conv\.", "expand.0."),
+            (r"_bn0\.", "expand.1."),
+            (r"_depthwise_conv\.", "depthwise.0."),
+            (r"_bn1\.", "depthwise.1."),
+            (r"_se_reduce\.", "squeeze.reduce."),
+            (r"_se_expand\.", "squeeze.expand."),
+            (r"_project_conv\.", "project.0."),
+            (r"_bn2\.", "project.1."),
+        ),
+    ),
+    (r"_conv_head\.", "classifier.0."),
+    (r"_bn1\.", "classifier.1."),
+    (r"_fc\.", "classifier.2."),
+)
+CAMERA: Rules = (
+    *below(r"camencode\.trunk\.", "trunk.network.", EFFICIENTNET),
+    (r"camencode\.up1\.conv\.", "trunk.up.0.mix."),
+    (r"camencode\.up2\.conv\.", "trunk.up.1.mix."),
+    (r"camencode\.conv1\.", "trunk.stem.0."),
+    (r"camencode\.bn1\.", "trunk.stem.1."),
+    *below(r"camencode\.layer1\.(\d+)\.", r"trunk.stages.0.\1.", BOTTLENECK),
+    *below(r"camencode\.layer2\.(\d+)\.", r"trunk.stages.1.\1.", BOTTLENECK),
+    (r"camencode\.depth_head\.", "depth."),
+    (r"camencode\.image_head\.", "lifted."),
 )
 PYRAMID: Rules = (
     *below(r"resnet\.layer(\d+)\.(\d+)\.", r"stages.\1.\2.", BOTTLENECK),
