@@ -103,6 +103,26 @@ class BevGrid:
         rows, columns = window.shape
         return features[..., row : row + rows, column : column + columns]
 
+    def placed(self, features: Tensor, target: BevGrid) -> Tensor:
+        """(..., Yt, Xt) features of this grid on another one in the same frame: cut off, and zero where this one ends.
+
+        Raises:
+            ConfigError: the cells of the two do not lie on one another.
+        """
+        if target == self:
+            return features
+        offsets = [(self.y_min - target.y_min) / self.cell, (self.x_min - target.x_min) / self.cell]
+        if self.cell != target.cell or any(abs(offset - round(offset)) > _TOLERANCE_CELLS for offset in offsets):
+            raise ConfigError(f"cells of {self.extent} at {self.cell} m do not lie on those of {target.extent}")
+        placed = features.new_zeros(*features.shape[:-2], *target.shape)
+        here, there = [], []
+        for offset, cells, all_cells in zip(map(round, offsets), self.shape, target.shape, strict=True):
+            first, last = max(offset, 0), min(offset + cells, all_cells)
+            there.append(slice(first, max(last, first)))
+            here.append(slice(first - offset, max(last, first) - offset))
+        placed[..., there[0], there[1]] = features[..., here[0], here[1]]
+        return placed
+
     def to_dict(self) -> dict[str, float]:
         """The fields by name, for JSON and manifests; usual axes are not mentioned."""
         return {name: value for name, value in asdict(self).items() if name != "y_right" or value}

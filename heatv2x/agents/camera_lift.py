@@ -98,9 +98,7 @@ class CameraLift(Agent):
         if not frame.cameras:
             raise HeatError(f"agent {frame.agent_id} at {frame.timestamp} needs cameras, but its frame holds none")
         cameras = self.reduce(frame).cameras
-        images = (
-            torch.from_numpy(np.stack([camera.image for camera in cameras])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        )
+        images = self._normalised(torch.from_numpy(np.stack([camera.image for camera in cameras])).permute(0, 3, 1, 2))
         cells = torch.stack([self._cells(camera) for camera in cameras])
         half = self.stride // 2
         known = [
@@ -125,14 +123,22 @@ class CameraLift(Agent):
         return self._encode(batch)[0]
 
     def supervised(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
-        """The feature and the cross-entropy of depth where it is known and in range."""
+        """The feature and the loss of depth where it is known and in range."""
         feature, logits = self._encode(batch)
         if batch.depth is None:
             return feature, logits.sum() * 0
         target, valid = depth_bin(batch.depth, *self.config.depth_range, self.config.depth_bins)
+        return feature, self.config.depth_weight * self._depth_loss(logits, target, valid)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """(M, 3, H, W) float32 from uint8."""
+        return images.float() / 127.5 - 1.0
+
+    def _depth_loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Mean cross-entropy of (M, D, h, w) logits against (M, h, w) bins where `valid`."""
         target = torch.where(valid, target, -100)
-        loss = functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / valid.sum().clamp(min=1)
-        return feature, self.config.depth_weight * loss
+        total = functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
+        return total / valid.sum().clamp(min=1)
 
     def _encode(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
         fine = self.trunk(batch.images)
