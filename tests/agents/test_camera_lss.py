@@ -80,7 +80,7 @@ class TestLift:
         torch.testing.assert_close(depth_edges(*DEPTHS).double(), vectors["depth_bins_LID_2_20_8"])
         edges = depth_edges(2, 50, 48).double()
         torch.testing.assert_close(edges, vectors["depth_bins_LID_2_50_48"], rtol=1e-6, atol=1e-6)
-        bins, inside = depth_bin(vectors["depth_map"], 2.0, 50.0, 48)
+        bins, inside = depth_bin(vectors["depth_map"], *DEPTHS)
         assert torch.equal(inside, vectors["depth_bin_infer_mask"])
         assert torch.equal(bins[inside], vectors["depth_bin_target"][inside])
 
