@@ -36,11 +36,13 @@ train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", 
 adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
 bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
 pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
+import_app = typer.Typer(help="Bring in networks of other projects.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
 app.add_typer(bench_app, name="bench")
+app.add_typer(import_app, name="import")
 
 _INTERRUPTED = 130
 _FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel processes the first one speaks
@@ -135,6 +137,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
+    from heatv2x.imports.heal import HealImport
     from heatv2x.training import job_config
     from heatv2x.world.config import WorldConfig
 
@@ -148,6 +151,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt backward": job_config.BackwardConfig,
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
+        "import heal": HealImport,
         "bench adaptation": AdaptationConfig,
         "robustness": RobustnessConfig,
     }
@@ -266,6 +270,21 @@ def pack_verify(paths: list[Path]) -> None:
     if any(read_pack(path).kind == "base" for path in paths):
         assemble(*read_all(paths))
         out.print("ok  they fit together")
+
+
+@import_app.command("heal")
+def import_heal(checkpoint: Path, settings: Settings = None) -> None:
+    """A HEAL checkpoint to packs: CKPT out=FOLDER, names.m1=lidar64 and so on."""
+    from heatv2x.imports import heal
+
+    imported = heal.import_heal(checkpoint, _config(heal.HealImport, settings))
+    for note in imported.notes:
+        _say(f"note: {note}")
+    for name, number in imported.types.items():
+        parameters = sum(p.numel() for p in imported.model.agent(name).parameters())
+        _say(f"{number} is {name}: {parameters:,} parameters")
+    for path in imported.files:
+        _say(f"  {path}")
 
 
 Quick = Annotated[bool, typer.Option("--quick", help="One seed and very little of everything: a check, no result.")]

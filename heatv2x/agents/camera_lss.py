@@ -11,6 +11,7 @@ images are scaled, too; at its scales that is 0.2 pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,15 +19,15 @@ from torch import Tensor, nn
 
 from heatv2x import config
 from heatv2x.agents.base import Agent, image_grid
-from heatv2x.agents.camera_lift import CameraInput, CameraLift
 from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 from heatv2x.losses import softmax_focal
 from heatv2x.nn.convnext import convnext_aligner
 from heatv2x.nn.image_trunks import CHANNELS, STRIDE, EfficientNetTrunk, HalfResNet
-from heatv2x.nn.lift import depth_edges, published_rays, splat, splat_cells
+from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
+from heatv2x.nn.lift import depth_bin, depth_edges, published_rays, splat, splat_cells
 from heatv2x.nn.residual import ResidualBlock
-from heatv2x.structures import Camera
+from heatv2x.structures import AgentFrame, Camera
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PUBLISHED = {"lifted": 128, "depth_bins": 48, "own_half_extent_m": (51.2, 51.2)}
@@ -34,8 +35,10 @@ EFFICIENTNET_384 = {**_PUBLISHED, "trunk": "efficientnet_b0", "image_size": (384
 RESNET_336 = {**_PUBLISHED, "trunk": "resnet", "image_size": (336, 448)}
 
 
-class CameraLss(CameraLift):
+class CameraLss(Agent):
     """Surround cameras, published image trunks, lift and splat."""
+
+    sensors = ("camera",)
 
     class Config(config.Config):
         """Numbers of a camera agent; the defaults are small.
@@ -70,7 +73,7 @@ class CameraLss(CameraLift):
         aligner: int = 3
 
     def __init__(self, config: CameraLss.Config, grid: BevGrid, channels: int) -> None:
-        Agent.__init__(self, grid, channels)
+        super().__init__(grid, channels)
         self.config = config
         efficient = config.trunk == "efficientnet_b0"
         step = 32 if efficient else STRIDE
@@ -79,7 +82,7 @@ class CameraLss(CameraLift):
         self.stride = STRIDE
         self.own_grid = _own_grid(config, grid)
         self.splat_grid = image_grid(self.own_grid, self.own_grid.cell / config.splat_finer)
-        self.trunk = EfficientNetTrunk(config.classifier) if efficient else HalfResNet()
+        self.trunk: nn.Module = EfficientNetTrunk(config.classifier) if efficient else HalfResNet()
         self.depth = nn.Conv2d(CHANNELS, config.depth_bins, 1)
         self.lifted = nn.Conv2d(CHANNELS, config.lifted, 1)
         self.bev = nn.Sequential(
@@ -87,6 +90,34 @@ class CameraLss(CameraLift):
             *(ResidualBlock(channels, channels) for _ in range(config.blocks - 1)),
         )
         self.aligner = convnext_aligner(channels, config.aligner)
+
+    def reduce(self, frame: AgentFrame) -> AgentFrame:
+        """The frame with its cameras scaled to this agent's image size and nothing else."""
+        return with_scaled_cameras(frame, self.config.image_size)
+
+    def prepare(self, frame: AgentFrame) -> CameraInput:
+        """Scaled images, the cells their pixels may lie in, and depth at the centres of feature cells."""
+        cameras = cameras_of(frame, self.config.image_size)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+        images = (pixels_of(cameras) / 255 - mean) / std
+        return camera_input(cameras, images, [self._cells(camera) for camera in cameras], self.stride)
+
+    def collate(self, items: Sequence[CameraInput]) -> CameraInput:
+        """Images of N agents; depth only if all have it."""
+        return collate_cameras(items)
+
+    def forward(self, batch: CameraInput) -> Tensor:
+        """(N, C, Y, X) feature on the shared grid."""
+        return self._encode(batch)[0]
+
+    def supervised(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
+        """The feature and the focal loss of depth where it is known and in range."""
+        feature, logits = self._encode(batch)
+        if batch.depth is None:
+            return feature, logits.sum() * 0
+        target, valid = depth_bin(batch.depth, *self.config.depth_range, self.config.depth_bins)
+        loss = (softmax_focal(logits, target) * valid).sum() / valid.sum().clamp(min=1)
+        return feature, self.config.depth_weight * loss
 
     def splatted(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
         """(N, lifted, Y', X') on the agent's own fine grid, and (M, D, h, w) depth logits."""
@@ -98,14 +129,6 @@ class CameraLss(CameraLift):
     def _encode(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
         bev, logits = self.splatted(batch)
         return self.own_grid.placed(self.aligner(self.bev(bev)), self.grid), logits
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values)[:, None, None] for values in (_IMAGENET_MEAN, _IMAGENET_STD))
-        return (images.float() / 255 - mean) / std
-
-    def _depth_loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        loss = softmax_focal(logits, target) * valid
-        return loss.sum() / valid.sum().clamp(min=1)
 
     def _cells(self, camera: Camera) -> Tensor:
         rays = published_rays(*self.config.image_size, self.stride, torch.from_numpy(camera.K).float())

@@ -27,7 +27,7 @@ class ConvNextBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, Y, X) to (N, C, Y, X)."""
         mixed = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        change = self.scale * self.narrow(functional.gelu(self.widen(mixed)))
+        change: Tensor = self.scale * self.narrow(functional.gelu(self.widen(mixed)))
         return x + change.permute(0, 3, 1, 2)
 
 

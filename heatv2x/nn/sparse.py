@@ -165,7 +165,7 @@ class SparseBlock(nn.Module):
 
     def forward(self, x: SparseMap) -> SparseMap:
         """Features (V, C_in) to (V', C_out), non-negative."""
-        raw = self.convolution(x)
+        raw: SparseMap = self.convolution(x)
         if len(raw.features) == 0:  # nothing to take statistics from
             return raw
         # one site alone has no variance: it is normalised by the running statistics
@@ -218,7 +218,8 @@ class SparseStages(nn.Module):
         """(N, C Z', Y', X') image: the heights that are left become channels."""
         for stage in self.stages:
             x = stage(x)
-        return self.flatten(x).dense().flatten(1, 2)  # type: ignore[no-any-return]
+        image: Tensor = self.flatten(x).dense().flatten(1, 2)
+        return image
 
 
 def taps(kernel: Triple) -> Iterator[Triple]:
