@@ -127,6 +127,7 @@ def list_parts() -> None:
             )
         out.print(table)
         out.print()
+    _print_published_types()
 
 
 @app.command()
@@ -437,6 +438,19 @@ def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a study as the table of one run shows it: means."""
     seconds = row["train_seconds"]
     return {**row, "ap": {k: v["mean"] for k, v in row["ap"].items()}, "train_seconds": seconds and seconds["mean"]}
+
+
+def _print_published_types() -> None:
+    """Agent types of the literature, and what others call them."""
+    from heatv2x.published_types import ALIASES, TYPES
+
+    table = Table(title="published types of agents", title_justify="left", box=None)
+    for heading in ("type", "label", "sensor", "agent kind", "elsewhere"):
+        table.add_column(heading, no_wrap=heading == "type")
+    for name, about in TYPES.items():
+        numbers = [f"{who} {number}" for who, known in ALIASES.items() for number, n in known.items() if n == name]
+        table.add_row(name, about.label, about.sensor, about.part.part, ", ".join(numbers))
+    out.print(table)
 
 
 def _command() -> str:
