@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -69,3 +71,30 @@ def softmax_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: fl
     """
     log_probability = logits.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
     return -alpha * (1 - log_probability.exp()) ** gamma * log_probability
+
+
+def pyramid_foreground(
+    levels: Sequence[Tensor], positive: Tensor, negative: Tensor, weights: Sequence[float] = (0.4, 0.2, 0.1)
+) -> Tensor:
+    """Focal loss of foreground on every level of a pyramid (HEAL, Lu et al. 2024), positive cells twice.
+
+    A coarser cell is positive if one below it is, negative if all below it are. Each level is divided by the positive
+    cells of its map (at least 1), averaged over the maps and weighted.
+
+    Args:
+        levels: logits (N, 1, Y / f, X / f), f = 1, 2, 4, ...
+        positive, negative: (N, Y, X) bool; what is neither does not count.
+        weights: of the levels; there may be more of them than levels.
+
+    Returns:
+        A scalar.
+    """
+    terms = []
+    for logits, weight in zip(levels, weights, strict=False):
+        factor = positive.shape[-1] // logits.shape[-1]
+        here = functional.max_pool2d(positive[:, None].float(), factor).to(logits.device)
+        nothing = 1 - functional.max_pool2d(1 - negative[:, None].float(), factor).to(logits.device)
+        share = 1 / here.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+        loss = sigmoid_focal(logits.float(), here) * (2 * here + nothing) * share
+        terms.append(weight * loss.sum() / len(logits))
+    return torch.stack(terms).sum()

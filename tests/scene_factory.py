@@ -195,7 +195,9 @@ def model_config(fusion: str | PartConfig = "hetero_graph", **settings: Any) -> 
     return ModelConfig(**{**defaults, **settings})
 
 
-def small_model(fusion: str = "hetero_graph", seed: int = 0, shake: float = 0.1, **settings: Any) -> Collaboration:
+def small_model(
+    fusion: str | PartConfig = "hetero_graph", seed: int = 0, shake: float = 0.1, **settings: Any
+) -> Collaboration:
     """A small model in evaluation mode whose tensors, zero-initialised ones included, are away from their start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

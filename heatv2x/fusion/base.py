@@ -123,6 +123,11 @@ class Fusion(nn.Module, ABC):
         """
         return None
 
+    def occupancies(self, features: Tensor) -> list[Tensor]:
+        """Occupancy logits of several levels, each at half the resolution of the one before; only one by default."""
+        occupancy = self.occupancy(features)
+        return [] if occupancy is None else [occupancy]
+
     def add_type(self, name: str, like: str) -> None:
         """Give a new agent type its own parameters, starting as those of a deployed type."""
 

@@ -29,6 +29,7 @@ _CROP_BORDER = 4  # cells; HEAL
 class Pyramid(Fusion):
     """Several levels, each a foreground-weighted mean; the defaults are HEAL's for 64 channels."""
 
+    source = "HEAL, Lu et al. 2024 (ICLR), sec. 4.1; agrees with its reference vectors"
     frame = "sender"
     local = False
 
@@ -95,9 +96,9 @@ class Pyramid(Fusion):
 
     def occupancy(self, features: Tensor) -> Tensor:
         """(N, 1, Y, X) foreground logits of the first level."""
-        return self.foregrounds(features)[0]
+        return self.occupancies(features)[0]
 
-    def foregrounds(self, features: Tensor) -> list[Tensor]:
+    def occupancies(self, features: Tensor) -> list[Tensor]:
         """(N, 1, Y, X) foreground logits of every level, each at half the resolution of the one before."""
         logits = []
         for stage, foreground in zip(self.stages, self.foreground, strict=True):

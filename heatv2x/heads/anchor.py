@@ -115,6 +115,12 @@ class Anchor(Head):
         together = Targets(*(torch.stack(part).to(maps["score"].device) for part in zip(*targets, strict=True)))
         return anchor_losses(maps, together)
 
+    def foreground(self, boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
+        """(Y, X) bool: one of the cell's anchors is positive; all of them are negative."""
+        positive, negative, _ = self._targets(boxes, grid, torch.ones(1))
+        shape = (*grid.shape, len(YAWS))
+        return (positive > 0).view(shape).any(dim=-1), (negative > 0).view(shape).all(dim=-1)
+
     @torch.no_grad()
     def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
         """Anchors with a score, their boxes and directions, rotated suppression."""
@@ -166,7 +172,7 @@ class Anchor(Head):
         boxes = boxes.to(anchors)
         assigned = assign(anchors, boxes, self.config.positive_iou, self.config.negative_iou)
         terms = box_terms(assigned, anchors, boxes)
-        return (assigned.positive & inner).float(), (assigned.negative & inner).float(), terms
+        return assigned.positive * inner.float(), assigned.negative * inner.float(), terms
 
 
 def box_terms(assigned: Assignment, anchors: Tensor, boxes: Tensor) -> Tensor:

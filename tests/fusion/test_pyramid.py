@@ -78,7 +78,7 @@ def test_an_agent_alone(vectors: dict[str, Tensor]) -> None:
 
 
 def test_foreground_of_every_level(vectors: dict[str, Tensor]) -> None:
-    for level, logits in enumerate(pyramid(vectors).eval().foregrounds(vectors["x"])):
+    for level, logits in enumerate(pyramid(vectors).eval().occupancies(vectors["x"])):
         torch.testing.assert_close(logits, vectors[f"occ{level}"], rtol=2e-5, atol=2e-5)
 
 

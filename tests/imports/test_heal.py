@@ -98,7 +98,7 @@ class TestEndToEnd:
         np.testing.assert_allclose(links.T_sender_ego[0, 0], vectors["pairwise"][0, 0, 1], atol=1e-9)
         with torch.no_grad():
             maps = model.collaborate(features, ["lidar64_pillars"] * 2, links)
-            foreground = model.fusion.foregrounds(features)  # type: ignore[operator]
+            foreground = model.fusion.occupancies(features)
         for ours, theirs in (("score", "cls"), ("box", "reg"), ("direction", "dir")):
             wanted = torch.from_numpy(vectors[f"{theirs}_preds"])
             torch.testing.assert_close(maps[ours], wanted, rtol=1e-4, atol=1e-4)
