@@ -19,6 +19,7 @@ from heatv2x.nn.convnext import convnext_aligner
 from heatv2x.nn.pillars import without_own_body
 from heatv2x.nn.residual import ResidualBlock
 from heatv2x.nn.sparse import SparseStages
+from heatv2x.nn.spconv_backend import flat_image
 from heatv2x.nn.voxels import Voxels, collate_voxels, voxels_of
 from heatv2x.structures import AgentFrame
 
@@ -40,6 +41,7 @@ class LidarVoxel(Agent):
             blocks: residual blocks of the trunk.
             aligner: ConvNeXt blocks after it.
             cut_own_body: drop returns from the vehicle's own roof, see `without_own_body`.
+            backend: torch runs everywhere; spconv (the `cuda` extra) computes the same on a GPU, see `spconv_backend`.
         """
 
         sensor: Literal["lidar64", "lidar32", "lidar16"] = "lidar32"
@@ -51,6 +53,7 @@ class LidarVoxel(Agent):
         blocks: int = pydantic.Field(3, ge=1)
         aligner: int = 3
         cut_own_body: bool = True
+        backend: Literal["torch", "spconv"] = "torch"
 
     def __init__(self, config: LidarVoxel.Config, grid: BevGrid, channels: int) -> None:
         super().__init__(grid, channels)
@@ -78,5 +81,7 @@ class LidarVoxel(Agent):
 
     def forward(self, batch: Voxels) -> Tensor:
         """(N, C, Y, X) feature on the shared grid."""
-        feature: Tensor = self.aligner(self.trunk(self.sparse(batch.sparse())))
+        sites = batch.sparse()
+        image = self.sparse(sites) if self.config.backend == "torch" else flat_image(self.sparse, sites)
+        feature: Tensor = self.aligner(self.trunk(image))
         return feature

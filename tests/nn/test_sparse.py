@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,18 @@ from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 from heatv2x.imports.heal_names import SPARSE, renamed
 from heatv2x.nn.sparse import Sites, SparseBlock, SparseConvolution, SparseMap, SparseStages, Triple
+from heatv2x.nn.spconv_backend import flat_image
 from heatv2x.nn.voxels import collate_voxels, voxels_of
 from tests.golden_weights import reference_weights
 
-SHAPE = (6, 8, 10)
+SHAPE, TALL = (6, 8, 10), (11, 8, 10)
 
 
-def occupied(share: float = 0.1, maps: int = 2, channels: int = 3, seed: int = 0) -> SparseMap:
+def occupied(share: float = 0.1, maps: int = 2, channels: int = 3, seed: int = 0, shape: Triple = SHAPE) -> SparseMap:
     generator = torch.Generator().manual_seed(seed)
-    keys = torch.nonzero(torch.rand(maps * SHAPE[0] * SHAPE[1] * SHAPE[2], generator=generator) < share)[:, 0]
+    keys = torch.nonzero(torch.rand(maps * shape[0] * shape[1] * shape[2], generator=generator) < share)[:, 0]
     features = torch.randn(len(keys), channels, generator=generator)
-    return SparseMap(features, Sites(keys, SHAPE, maps))
+    return SparseMap(features, Sites(keys, shape, maps))
 
 
 def at_sites(dense: Tensor, sites: Sites) -> Tensor:
@@ -123,3 +125,31 @@ class TestReference:
         points = np.float32([[0.01, 0.01, 0.01, 1.0], [0.02, 0.02, 0.02, 0.0], [1, 1, 0, 0.5], [0.03, 0.03, 0.03, 1.0]])
         voxels = voxels_of(points, self.GRID, (-3.0, 1.0), 0.1, 2, 1)
         np.testing.assert_allclose(voxels.features, [[0.015, 0.015, 0.015, 0.5]], rtol=1e-5)
+
+
+class TestSpconv:
+    def test_it_computes_the_same(self) -> None:
+        pytest.importorskip("spconv.pytorch")
+        x, stages = occupied(0.2, channels=4, shape=TALL), SparseStages(4, (8, 16)).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(flat_image(stages, x), stages(x), rtol=1e-4, atol=1e-4)
+        with pytest.raises(ConfigError, match="CUDA"):
+            flat_image(stages, x)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    def test_on_cuda_gradients_too(self) -> None:
+        pytest.importorskip("spconv.pytorch")
+        x, stages = occupied(0.2, channels=4, shape=TALL), SparseStages(4, (8, 16)).cuda()
+        there = SparseMap(x.features.cuda(), Sites(x.sites.keys.cuda(), TALL, 2))
+        gradients = []
+        for run in (stages, lambda sites: flat_image(stages, sites)):
+            stages.zero_grad()
+            run(there).square().mean().backward()
+            gradients.append([p.grad.clone() for p in stages.parameters() if p.grad is not None])
+        for mine, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-4)
+
+    def test_without_it_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "spconv.pytorch", None)
+        with pytest.raises(ConfigError, match=r"heatv2x\[cuda\]"):
+            flat_image(SparseStages(3, (4, 4)), occupied())
