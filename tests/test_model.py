@@ -683,6 +683,7 @@ def test_an_unknown_part_gets_the_nearest(wrong: dict[str, object]) -> None:
     [
         {"half_extent_m": 12.5},  # not a whole number of cells
         {"half_extent_m": 12.0},  # 15 cells: the neck halves the grid
+        {"half_extent_y_m": 12.0},
         {"cell_m": 0.0},
         {"channels": 0},
         {"channels": -3},
@@ -703,6 +704,14 @@ def test_defaults_make_a_model() -> None:
     model = Collaboration(ModelConfig())
     assert model.grid.shape == (64, 64) and model.known_types() == ["lidar64"]
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_500_000
+
+
+def test_a_grid_may_be_longer_than_wide(frame: Frame) -> None:
+    model = small_model("maximum", half_extent_y_m=6.4)
+    ego, *others = (model.encode(agent, "lidar64") for agent in frame.agents)
+    assert ego.feature is not None and ego.feature.shape == (CHANNELS, 8, 16)
+    found = model.detect(ego, others)
+    assert len(found) > 0 and np.abs(found.boxes[:, 1]).max() < 8
 
 
 def test_in_order_puts_rows_back() -> None:

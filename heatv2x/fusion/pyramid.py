@@ -108,6 +108,12 @@ class Pyramid(Fusion):
 
     def _levels(self, maps: Tensor, types: Sequence[str], merge: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """(B, C', Y, X) from (R, C, Y, X) maps in own frames; `merge` makes a level's R maps and scores B maps."""
+        coarsest = 2 ** (len(self.stages) - 1)
+        if any(cells % coarsest for cells in maps.shape[-2:]):
+            shape = tuple(maps.shape[-2:])
+            raise ConfigError(
+                f"pyramid fusion needs grids and windows of whole multiples of {coarsest} cells, not {shape}"
+            )
         fused = []
         for stage, foreground, enlarged in zip(self.stages, self.foreground, self.enlarge, strict=True):
             maps = stage(maps)

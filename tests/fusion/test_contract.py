@@ -191,6 +191,16 @@ def test_every_parameter_learns_and_so_does_the_sender(fusion: Fusion) -> None:
     assert not silent, silent
 
 
+def test_occupancy_comes_in_levels(fusion: Fusion) -> None:
+    features = torch.randn(2, CHANNELS, *SIZE, generator=torch.Generator().manual_seed(0))
+    first, levels = fusion.occupancy(features), fusion.occupancies(features)
+    assert bool(levels) == (first is not None)
+    for level, logits in enumerate(levels):
+        assert logits.shape == (2, 1, SIZE[0] // 2**level, SIZE[1] // 2**level)
+    if first is not None:
+        assert torch.equal(levels[0], first)
+
+
 def part_uses_features(fusion: Fusion) -> bool:
     ego, received = scene([["camera"]], hidden=False)
     alone = fusion.alone(ego, received.ego_types)

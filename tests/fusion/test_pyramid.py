@@ -133,3 +133,8 @@ class TestWeightedMean:
 def test_what_cannot_be_built_is_said(channels: int, settings: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(ConfigError, match=r"channels|widths"):
         Pyramid(Pyramid.Config(**settings), channels, ["m1"])
+
+
+def test_windows_that_cannot_be_halved_are_refused() -> None:
+    with pytest.raises(ConfigError, match="multiples of 4"):
+        Pyramid(Pyramid.Config(), 16, ["m1"]).alone(torch.zeros(1, 16, 10, 12), ["m1"])

@@ -123,6 +123,13 @@ class TestTypes:
         assert settings["camera_resnet"]["depth_bins"] == 8 and settings["camera_efficientnet"]["classifier"]
         assert imported.model.config.fusion.settings["crop"]["camera_resnet"] == (2.0, 2.0)
 
+    def test_all_of_them_travel_in_packs(self, four: dict[str, Tensor], tmp_path: Path) -> None:
+        imported = import_heal(saved(four, tmp_path / "net.pth"))
+        assert {path.stem for path in imported.files} == {"base", *imported.types}
+        back = Collaboration.from_packs(*imported.files)
+        assert same_state(back.state_dict(), imported.model.state_dict())
+        assert set(back.config.fusion.settings["crop"]) == {"camera_efficientnet", "camera_resnet"}
+
     def test_in_another_numbering_they_are_still_what_they_are(self, weights: dict[str, Tensor]) -> None:
         stamp = {name.replace("_m1", "_m4"): value for name, value in weights.items()}
         assert convert(stamp, HealImport()).types == {"lidar64_pillars": "m4"}
