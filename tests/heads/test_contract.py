@@ -147,6 +147,6 @@ def test_foreground_is_where_objects_are(head: Head) -> None:
     distance = (GRID.centres()[:, :, None] - BOXES[:, :2]).norm(dim=-1)
     assert negative[distance.amin(dim=-1) > 6].all()
     for index in range(len(BOXES)):
-        assert positive[distance[..., index] < 1.2 * GRID.cell].any()
+        assert positive[distance[..., index] < 4].any()  # a long box may claim any anchor inside it
     nothing = head.foreground(NOTHING, GRID)
     assert nothing is not None and not nothing[0].any() and nothing[1].all()
