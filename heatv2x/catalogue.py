@@ -77,14 +77,24 @@ def reference() -> str:
 
 def _agent(name: str) -> tuple[int, int]:
     config = ModelConfig()
-    agent: Agent = build_part("agents", PartConfig(part=name), config.grid, config.channels).eval()
-    batch = agent.collate([agent.prepare(agent.reduce(reference_frame()))])
+
+    def count(device: torch.device) -> tuple[int, int]:
+        agent: Agent = build_part("agents", PartConfig(part=name), config.grid, config.channels).eval()
+        batch = agent.collate([agent.prepare(agent.reduce(reference_frame()))])
+        agent.to(device)
+        return _cost(agent, lambda: agent(to_device(batch, device)))
+
+    return _without_numbers(count)
+
+
+def _without_numbers(count: Callable[[torch.device], tuple[int, int]]) -> tuple[int, int]:
+    """A count on tensors without content, or with, where a shape depends on it, as in sparse convolution."""
     try:
-        agent.to(_META)
-        return _cost(agent, lambda: agent(to_device(batch, _META)))
-    except NotImplementedError:  # the shape of something depends on the data, as in sparse convolution
-        agent = build_part("agents", PartConfig(part=name), config.grid, config.channels).eval()
-        return _cost(agent, lambda: agent(batch))
+        return count(_META)
+    except (NotImplementedError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "meta" not in str(error):
+            raise
+        return count(torch.device("cpu"))
 
 
 def _adapter(name: str) -> tuple[int, int]:
@@ -102,14 +112,18 @@ def _head(name: str) -> tuple[int, int]:
 def _fusion(name: str) -> tuple[int, int]:
     """The ego of one type, a sender of each; the model itself says what the fusion receives."""
     config = ModelConfig(fusion=PartConfig(part=name), agents=dict.fromkeys(_TYPES, PartConfig(part="lidar_pillar")))
-    with _META:
-        model = Collaboration(config).eval()
-    features = torch.zeros(1 + _SENDERS, config.channels, *config.grid.shape, device=_META)
     still = torch.zeros(1, _SENDERS)
     T = torch.eye(4, dtype=torch.float64).expand(1, _SENDERS, 4, 4)
     links = Links(torch.tensor([0]), torch.arange(1, 1 + _SENDERS)[None], T, still, still, still)
-    ego, received = to_device(model.receive(features, features, [_TYPES[0], *_TYPES], links), _META)
-    return _cost(model.fusion, lambda: model.fusion(ego, received))
+
+    def count(device: torch.device) -> tuple[int, int]:
+        with device:
+            model = Collaboration(config).eval()
+        features = torch.zeros(1 + _SENDERS, config.channels, *config.grid.shape, device=device)
+        ego, received = to_device(model.receive(features, features, [_TYPES[0], *_TYPES], links), device)
+        return _cost(model.fusion, lambda: model.fusion(ego, received))
+
+    return _without_numbers(count)
 
 
 def _cost(part: nn.Module, run: Callable[[], Any]) -> tuple[int, int]:

@@ -37,12 +37,14 @@ adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args
 data_app = typer.Typer(help="Look through a dataset before training, index it, draw it.", no_args_is_help=True)
 bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
 pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
+import_app = typer.Typer(help="Bring in networks of other projects.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
 app.add_typer(bench_app, name="bench")
+app.add_typer(import_app, name="import")
 
 _INTERRUPTED = 130
 _FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel processes the first one speaks
@@ -141,6 +143,9 @@ def list_parts(
         out.print(table)
         out.print()
     out.print(reference(), highlight=False)
+    if kind in (None, "agents"):
+        out.print()
+        _print_published_types()
     for name in plugins.available(kind) if kind else []:
         part_config = getattr(plugins.find(kind or "", name), "Config", None)
         rows = settings_of(part_config) if part_config else []
@@ -162,6 +167,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
+    from heatv2x.imports.heal import HealImport
     from heatv2x.inspection import CheckConfig, IndexConfig
     from heatv2x.training import job_config
     from heatv2x.view import ViewConfig
@@ -180,6 +186,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt backward": job_config.BackwardConfig,
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
+        "import heal": HealImport,
         "bench adaptation": AdaptationConfig,
         "bench scaling": ScalingConfig,
         "bench data": DataBenchConfig,
@@ -354,6 +361,21 @@ def pack_verify(paths: list[Path]) -> None:
     if any(read_pack(path).kind == "base" for path in paths):
         assemble(*read_all(paths))
         out.print("ok  they fit together")
+
+
+@import_app.command("heal")
+def import_heal(checkpoint: Path, settings: Settings = None) -> None:
+    """A HEAL checkpoint to packs: CKPT out=FOLDER, names.m1=lidar64 and so on."""
+    from heatv2x.imports import heal
+
+    imported = heal.import_heal(checkpoint, _config(heal.HealImport, settings))
+    for note in imported.notes:
+        _say(f"note: {note}")
+    for name, number in imported.types.items():
+        parameters = sum(p.numel() for p in imported.model.agent(name).parameters())
+        _say(f"{number} is {name}: {parameters:,} parameters")
+    for path in imported.files:
+        _say(f"  {path}")
 
 
 Quick = Annotated[bool, typer.Option("--quick", help="One seed and very little of everything: a check, no result.")]
@@ -537,6 +559,19 @@ def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a study as the table of one run shows it: means."""
     seconds = row["train_seconds"]
     return {**row, "ap": {k: v["mean"] for k, v in row["ap"].items()}, "train_seconds": seconds and seconds["mean"]}
+
+
+def _print_published_types() -> None:
+    """Agent types of the literature, and what others call them."""
+    from heatv2x.published_types import ALIASES, TYPES
+
+    table = Table(title="published types of agents", title_justify="left", box=None)
+    for heading in ("type", "label", "sensor", "agent kind", "elsewhere"):
+        table.add_column(heading, no_wrap=heading == "type")
+    for name, about in TYPES.items():
+        numbers = [f"{who} {number}" for who, known in ALIASES.items() for number, n in known.items() if n == name]
+        table.add_row(name, about.label, about.sensor, about.part.part, ", ".join(numbers))
+    out.print(table)
 
 
 def _command() -> str:

@@ -9,7 +9,7 @@ Shapes: N maps; C channels; Y, X cells of the source grid; Yt, Xt cells of the t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class BevGrid:
     Attributes:
         x_min, x_max, y_min, y_max: the outer edges, metres; the agent need not stand in the middle.
         cell: side of a cell, metres.
+        y_right: what lies on this grid is left-handed, y to the right; see `heatv2x.handedness`.
 
     Raises:
         ConfigError: a side is empty or not a whole number of cells.
@@ -37,6 +38,7 @@ class BevGrid:
     y_min: float
     y_max: float
     cell: float
+    y_right: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.cell < float("inf"):
@@ -78,11 +80,11 @@ class BevGrid:
         if factor < 1 or any(cells % factor for cells in self.shape):
             raise ConfigError(f"a grid of {self.shape} (Y, X) cells has no coarser grid by factor {factor}")
         # Rounded to a nanometre, so that grids reached by different factors compare equal.
-        return BevGrid(*self.extent, round(self.cell * factor, 9))
+        return replace(self, cell=round(self.cell * factor, 9))
 
     def finer(self, factor: int) -> BevGrid:
         """The same rectangle with cells 1 / `factor` as large."""
-        return BevGrid(*self.extent, self.cell / factor)
+        return replace(self, cell=self.cell / factor)
 
     def window(self, row: int, column: int, shape: tuple[int, int]) -> BevGrid:
         """The grid of a crop of features: `shape` (rows, columns) cells from cell (row, column) on."""
@@ -92,7 +94,8 @@ class BevGrid:
                 f"window of {shape} cells at ({row}, {column}) leaves the grid of {self.shape} (Y, X) cells"
             )
         x_min, y_min = self.x_min + column * self.cell, self.y_min + row * self.cell
-        return BevGrid(x_min, x_min + columns * self.cell, y_min, y_min + rows * self.cell, self.cell)
+        x_max, y_max = x_min + columns * self.cell, y_min + rows * self.cell
+        return replace(self, x_min=x_min, x_max=x_max, y_min=y_min, y_max=y_max)
 
     def crop(self, features: Tensor, window: BevGrid) -> Tensor:
         """The (..., Yw, Xw) part of (..., Y, X) features of this grid that a window (see `window`) covers."""
@@ -100,9 +103,29 @@ class BevGrid:
         rows, columns = window.shape
         return features[..., row : row + rows, column : column + columns]
 
+    def placed(self, features: Tensor, target: BevGrid) -> Tensor:
+        """(..., Yt, Xt) features of this grid on another one in the same frame: cut off, and zero where this one ends.
+
+        Raises:
+            ConfigError: the cells of the two do not lie on one another.
+        """
+        if target == self:
+            return features
+        offsets = [(self.y_min - target.y_min) / self.cell, (self.x_min - target.x_min) / self.cell]
+        if self.cell != target.cell or any(abs(offset - round(offset)) > _TOLERANCE_CELLS for offset in offsets):
+            raise ConfigError(f"cells of {self.extent} at {self.cell} m do not lie on those of {target.extent}")
+        placed = features.new_zeros(*features.shape[:-2], *target.shape)
+        here, there = [], []
+        for offset, cells, all_cells in zip(map(round, offsets), self.shape, target.shape, strict=True):
+            first, last = max(offset, 0), min(offset + cells, all_cells)
+            there.append(slice(first, max(last, first)))
+            here.append(slice(first - offset, max(last, first) - offset))
+        placed[..., there[0], there[1]] = features[..., here[0], here[1]]
+        return placed
+
     def to_dict(self) -> dict[str, float]:
-        """The fields by name, for JSON and manifests."""
-        return asdict(self)
+        """The fields by name, for JSON and manifests; usual axes are not mentioned."""
+        return {name: value for name, value in asdict(self).items() if name != "y_right" or value}
 
     def sampling_matrix(self, T_source_target: Tensor, target: BevGrid | None = None) -> Tensor:
         """Matrices for `torch.nn.functional.affine_grid`, from normalised target to normalised source coordinates.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,3 +44,57 @@ def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor, beta:
     """
     loss = functional.smooth_l1_loss(prediction, target, beta=beta, reduction="none").sum(dim=1)
     return (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
+def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss per entry (Lin et al. 2017, eq. 5).
+
+    Args:
+        logits: any shape.
+        target: same shape, 1 for objects, 0 otherwise.
+    """
+    probability = logits.sigmoid()
+    missed = target * (1 - probability) + (1 - target) * probability
+    weight = (target * alpha + (1 - target) * (1 - alpha)) * missed**gamma
+    return weight * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def softmax_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss over classes, here depth bins (Reading et al. 2021, CaDDN, sec. 3.2).
+
+    Args:
+        logits: (M, D, ...).
+        target: (M, ...) int64 class of each entry.
+
+    Returns:
+        (M, ...) loss per entry.
+    """
+    log_probability = logits.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
+    return -alpha * (1 - log_probability.exp()) ** gamma * log_probability
+
+
+def pyramid_foreground(
+    levels: Sequence[Tensor], positive: Tensor, negative: Tensor, weights: Sequence[float] = (0.4, 0.2, 0.1)
+) -> Tensor:
+    """Focal loss of foreground on every level of a pyramid (HEAL, Lu et al. 2024), positive cells twice.
+
+    A coarser cell is positive if one below it is, negative if all below it are. Each level is divided by the positive
+    cells of its map (at least 1), averaged over the maps and weighted.
+
+    Args:
+        levels: logits (N, 1, Y / f, X / f), f = 1, 2, 4, ...
+        positive, negative: (N, Y, X) bool; what is neither does not count.
+        weights: of the levels; there may be more of them than levels.
+
+    Returns:
+        A scalar.
+    """
+    terms = []
+    for logits, weight in zip(levels, weights, strict=False):
+        factor = positive.shape[-1] // logits.shape[-1]
+        here = functional.max_pool2d(positive[:, None].float(), factor).to(logits.device)
+        nothing = 1 - functional.max_pool2d(1 - negative[:, None].float(), factor).to(logits.device)
+        share = 1 / here.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+        loss = sigmoid_focal(logits.float(), here) * (2 * here + nothing) * share
+        terms.append(weight * loss.sum() / len(logits))
+    return torch.stack(terms).sum()

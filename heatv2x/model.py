@@ -24,15 +24,16 @@ from heatv2x import plugins
 from heatv2x.agents.base import Agent, sweep
 from heatv2x.config import nearest
 from heatv2x.errors import ConfigError, MessageError
-from heatv2x.fusion.base import Edges, Fusion, Received
+from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled
 from heatv2x.geometry import nms, transform_boxes
 from heatv2x.grid import BevGrid
+from heatv2x.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import MAX_BOXES, Message
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
 from heatv2x.nn.move import to_device
-from heatv2x.nn.residual import TwoScaleNeck, residual_trunk
+from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
 from heatv2x.pose_refinement import RefinementConfig, refine
 from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
@@ -50,7 +51,7 @@ class Links:
         ego: (B,) int64 index of each ego in the flat list of agents.
         senders: (B, K) int64 indices, -1 in an empty slot.
         T_sender_ego: (B, K, 4, 4) float64, identity in an empty slot; maps ego coordinates to the sender's, as
-            reported.
+            reported, in the grid's axes.
         sigma_m, sigma_rad, age_s: (B, K) float32.
         windows: (B,) grids to compute on: the shared grid, or windows of it of one common shape.
     """
@@ -85,8 +86,10 @@ class Collaboration(nn.Module):
             self.agents[name] = build_part("agents", part, self.grid, config.channels)
         self.backbone = residual_trunk(config.channels, config.backbone_blocks)
         self.fusion: Fusion = build_part("fusion", config.fusion, config.channels, list(config.agents))
-        self.neck = TwoScaleNeck(config.channels, config.neck_channels)
-        self.head: Head = build_part("heads", config.head, config.channels, self.grid)
+        fused = self.fusion.fused_channels(config.channels)
+        shrink = config.neck == "shrink"
+        self.neck = shrink_neck(fused, config.neck_channels) if shrink else TwoScaleNeck(fused, config.neck_channels)
+        self.head: Head = build_part("heads", config.head, config.neck_channels if shrink else fused, self.grid)
         self.codec = plugins.find("codecs", config.codec)()
 
     # --- the line ---------------------------------------------------------------------------------------------------
@@ -113,6 +116,8 @@ class Collaboration(nn.Module):
         messages = self.codec.quantise(features if cells is None else features * cells[:, None])
         ego, received = self.receive(features, messages, types, links)
         fused = self.fusion(ego, received)
+        if self.fusion.frame == "sender" and links.windows:
+            fused = torch.stack([self.grid.crop(row, w) for row, w in zip(fused, links.windows, strict=True)])
         return self.predict(fused)
 
     def encode_batch(self, inputs: Mapping[str, Any], types: Sequence[str]) -> Tensor:
@@ -132,8 +137,11 @@ class Collaboration(nn.Module):
     def receive(
         self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
     ) -> tuple[Tensor, Received]:
-        """Each ego's own feature and the messages it hears, warped into its frame and window."""
-        windows = links.windows or [self.grid] * len(links.ego)
+        """Each ego's own feature and the messages it hears, warped into its frame and window.
+
+        A fusion that computes in the senders' frames is given whole maps.
+        """
+        windows = links.windows if links.windows and self.fusion.frame == "ego" else [self.grid] * len(links.ego)
         ego = torch.stack([self.grid.crop(features[int(i)], w) for i, w in zip(links.ego, windows, strict=True)])
         batch, slots = links.senders.shape
         if slots == 0:
@@ -141,25 +149,36 @@ class Collaboration(nn.Module):
         target, pull = pull_to_windows(links.T_sender_ego, windows)
         senders = links.senders.flatten()
         visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
-        warped = self.grid.warp(messages[senders.clamp(min=0)], pull, target)
-        if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
-            visible = visible & (warped != 0).any(dim=1)
-        warped = warped * visible[:, None]
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
-        warped = self._adapt_received(warped, [name for row in names for name in row]) * visible[:, None]
+        flat_names = [name for row in names for name in row]
+        sent, placement = messages[senders.clamp(min=0)], None
+        if self.fusion.frame == "ego":
+            warped = self.grid.warp(sent, pull, target)
+            if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
+                visible = visible & (warped != 0).any(dim=1)
+            warped = warped * visible[:, None]
+            offered = self._adapt_received(warped, flat_names) * visible[:, None]
+        else:
+            offered = self._adapt_received(sent, flat_names)
+            placement = Placement(self.grid, target, pull.view(batch, slots, 4, 4))
         edges = Edges(torch.linalg.inv(links.T_sender_ego), links.sigma_m, links.sigma_rad, links.age_s)
         received = Received(
-            warped.view(batch, slots, *warped.shape[1:]),
+            offered.view(batch, slots, *offered.shape[1:]),
             visible.view(batch, slots, *visible.shape[1:]),
             edges,
             [types[int(i)] for i in links.ego],
             names,
+            placement,
         )
         return ego, received
 
     def predict(self, fused: Tensor) -> dict[str, Tensor]:
         """Dense predictions from (B, C, Y, X) fused features."""
         return self.head(self.neck(fused))  # type: ignore[no-any-return]
+
+    def predict_alone(self, features: Tensor, types: Sequence[str]) -> dict[str, Tensor]:
+        """Dense predictions of egos that hear nobody, from their (B, C, Y, X) own features."""
+        return self.predict(self.fusion.alone(features, types))
 
     def _adapt_received(self, warped: Tensor, types: Sequence[str]) -> Tensor:
         for name in sorted(set(types) & set(self.receivers)):
@@ -191,8 +210,7 @@ class Collaboration(nn.Module):
             return Message(*about, points=sweep(frame, self._only_lidar(name)), codec="points")
         feature = self._look(name, frame)
         if self.fusion.level == "boxes":
-            found = self.head.decode(self.predict(feature), self.grid)[0]
-            return Message(*about, boxes=_as_boxes(found), codec="boxes")
+            return Message(*about, boxes=self._boxes(self.predict_alone(feature, [name])), codec="boxes")
         cells = self.fusion.select(feature)
         chosen = None if cells is None else cells[0]
         return Message(*about, feature=feature[0], cells=chosen, codec=self.config.codec)
@@ -215,14 +233,13 @@ class Collaboration(nn.Module):
             return self._merge_boxes(own, messages)
         if self.fusion.level == "points":
             feature = self._look(own.agent_type, self._pool_points(own, messages))
-            return _as_boxes(self.head.decode(self.predict(feature), self.grid)[0])
+            return self._boxes(self.predict_alone(feature, [own.agent_type]))
         space = self.feature_space
         heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
         features = torch.stack([self._checked(own, space), *heard])
         types = [message.agent_type for message in (own, *messages)]
-        ego_feature, received = self.receive(features, features, types, links_of(own, messages))
-        maps = self.predict(self.fusion(ego_feature, received))
-        found = _as_boxes(self.head.decode(maps, self.grid)[0])
+        ego_feature, received = self.receive(features, features, types, links_of(own, messages, self.grid))
+        found = self._boxes(self.predict(self.fusion(ego_feature, received)))
         return self._with_received(found, own, messages) if share_boxes else found
 
     @torch.no_grad()
@@ -239,7 +256,7 @@ class Collaboration(nn.Module):
             feature = self._look(message.agent_type, self._pool_points(message, []))
         else:
             feature = self._checked(message, self.feature_space)[None]
-        found = _as_boxes(self.head.decode(self.predict(feature), self.grid)[0])
+        found = self._boxes(self.predict_alone(feature, [message.agent_type]))
         assert found.scores is not None
         worthwhile = found[found.scores >= (config or RefinementConfig()).min_score]
         return replace(message, boxes=worthwhile[:MAX_BOXES])
@@ -264,7 +281,7 @@ class Collaboration(nn.Module):
     def _look(self, agent_type: str, frame: AgentFrame) -> Tensor:
         """(1, C, Y, X) shared feature of one agent."""
         agent = self.agent(agent_type)
-        inputs = to_device(agent.collate([agent.prepare(frame)]), self._device)
+        inputs = to_device(agent.collate([agent.prepare(agent_on(self.grid, frame))]), self._device)
         return self.share(agent_type, agent(inputs)).contiguous()
 
     def _pool_points(self, ego: Message, messages: Sequence[Message]) -> AgentFrame:
@@ -289,6 +306,11 @@ class Collaboration(nn.Module):
                 f"early fusion pools the points of agents with one LiDAR; '{agent_type}' has {', '.join(sensors)}"
             )
         return sensors[0]
+
+    def _boxes(self, maps: dict[str, Tensor]) -> Boxes3D:
+        """The boxes of one scene, right-handed."""
+        found = self.head.decode(maps, self.grid)[0]
+        return _as_boxes(Detections(boxes_on(self.grid, found.boxes), found.scores))
 
     def _merge_boxes(self, ego: Message, messages: Sequence[Message]) -> Boxes3D:
         """All boxes in the ego's frame, overlapping ones thinned out."""
@@ -438,14 +460,14 @@ class Collaboration(nn.Module):
         return bytes.fromhex(tensors_digest(self.base_state(), json.dumps(about, sort_keys=True)))[:16]
 
 
-def links_of(ego: Message, messages: Sequence[Message]) -> Links:
+def links_of(ego: Message, messages: Sequence[Message], grid: BevGrid) -> Links:
     """The links of one ego with the given messages; the ego is agent 0 of the flat list, the messages follow."""
     T = np.stack([ego.pose.relative_to(m.pose) for m in messages]) if messages else np.zeros((0, 4, 4))
     ages = [(ego.captured_us - m.captured_us) / 1e6 for m in messages]
     return Links(
         torch.zeros(1, dtype=torch.long),
         torch.arange(1, len(messages) + 1)[None],
-        torch.from_numpy(T)[None],
+        transforms_on(grid, torch.from_numpy(T)[None]),
         torch.tensor([[m.sigma_m for m in messages]]),
         torch.tensor([[m.sigma_rad for m in messages]]),
         torch.tensor([ages]),

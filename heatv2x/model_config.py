@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -35,19 +35,26 @@ class ModelConfig(Config):
 
     Attributes:
         half_extent_m: the shared grid reaches this far to each side.
+        half_extent_y_m: to the left and to the right, if that is not as far.
+        y_right: the networks' own axes are left-handed, as in models imported from HEAL; see `heatv2x.handedness`.
         cell_m: shared cell.
         channels: C.
         backbone_blocks: residual blocks of the shared backbone, on the sender's side.
-        neck_channels: channels of the neck's coarse branch, on the ego's side.
+        neck: on the ego's side, between fusion and head: two_scale (ours), or shrink (HEAL's: two convolutions that
+            bring the fused channels down to `neck_channels`).
+        neck_channels: channels of the two_scale neck's coarse branch; output channels of the other.
         agents: the base types by name.
         fusion, head: parts.
         codec: how features travel.
     """
 
     half_extent_m: float = pydantic.Field(51.2, gt=0)
+    half_extent_y_m: float | None = pydantic.Field(None, gt=0)
+    y_right: bool = False
     cell_m: float = pydantic.Field(1.6, gt=0)
     channels: int = pydantic.Field(48, gt=0)
     backbone_blocks: int = pydantic.Field(1, ge=0)
+    neck: Literal["two_scale", "shrink"] = "two_scale"
     neck_channels: int = pydantic.Field(96, gt=0)
     agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
     fusion: PartConfig = PartConfig(part="hetero_graph")
@@ -61,19 +68,22 @@ class ModelConfig(Config):
         for name in self.agents:
             check_type_name(name)
         try:
-            rows, _ = self.grid.shape
+            shape = self.grid.shape
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        if rows % 2:
+        if self.neck == "two_scale" and any(cells % 2 for cells in shape):
             raise ValueError(
-                f"half_extent_m={self.half_extent_m} gives {rows} cells a side; the neck needs an even number"
+                f"half_extent_m={self.half_extent_m} gives {max(shape)} cells a side; the neck needs an even number"
+                if len(set(shape)) == 1
+                else f"the grid has {shape} (Y, X) cells; the neck needs even numbers"
             )
         return self
 
     @property
     def grid(self) -> BevGrid:
         """The shared grid."""
-        return BevGrid(-self.half_extent_m, self.half_extent_m, -self.half_extent_m, self.half_extent_m, self.cell_m)
+        x, y = self.half_extent_m, self.half_extent_y_m or self.half_extent_m
+        return BevGrid(-x, x, -y, y, self.cell_m, self.y_right)
 
 
 class AdapterConfig(Config):

@@ -247,3 +247,27 @@ def test_cuda_gives_what_the_cpu_gives() -> None:
     T = torch.stack([planar(1, 2, 0.3), planar(-4, 1, 2)])
     warped = AHEAD.warp(features.cuda(), T, SQUARE).cpu()
     torch.testing.assert_close(warped, AHEAD.warp(features, T, SQUARE), rtol=0, atol=1e-4)
+
+
+class TestPlaced:
+    SMALL, LARGE = BevGrid(-2.0, 2.0, -1.0, 1.0, 0.5), BevGrid(-3.0, 1.0, -2.0, 2.0, 0.5)
+
+    def test_on_another_grid_the_same_places_keep_their_values(self) -> None:
+        features = torch.rand(2, 3, *self.SMALL.shape)
+        placed = self.SMALL.placed(features, self.LARGE)
+        assert placed.shape == (2, 3, *self.LARGE.shape)
+        assert (
+            torch.equal(placed[..., 2:6, 2:8], features[..., :6])
+            and placed.count_nonzero() == features[..., :6].numel()
+        )
+        back = self.LARGE.placed(placed, self.SMALL)
+        assert torch.equal(back[..., :6], features[..., :6]) and not back[..., 6:].any()
+
+    def test_apart_there_is_nothing(self) -> None:
+        away = BevGrid(5.0, 7.0, -1.0, 1.0, 0.5)
+        assert not self.SMALL.placed(torch.ones(1, *self.SMALL.shape), away).any()
+
+    @pytest.mark.parametrize("other", [BevGrid(-2.0, 2.0, -1.0, 1.0, 0.25), BevGrid(-2.2, 1.8, -1.0, 1.0, 0.5)])
+    def test_cells_must_lie_on_one_another(self, other: BevGrid) -> None:
+        with pytest.raises(ConfigError, match="do not lie"):
+            self.SMALL.placed(torch.ones(1, *self.SMALL.shape), other)

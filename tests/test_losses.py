@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from heatv2x.losses import heatmap_focal, weighted_smooth_l1
+from heatv2x.losses import heatmap_focal, pyramid_foreground, sigmoid_focal, weighted_smooth_l1
 
 
 def focal_by_hand(logits: list[float], target: list[float], weight: list[float] | None = None) -> float:
@@ -52,3 +54,23 @@ def test_smooth_l1_of_nothing_is_zero() -> None:
     loss = weighted_smooth_l1(torch.zeros(0, 8, requires_grad=True), torch.zeros(0, 8), torch.zeros(0))
     loss.backward()
     assert float(loss.detach()) == 0
+
+
+def test_the_focal_loss_of_the_reference(golden: Path) -> None:
+    with np.load(golden / "j_loss.npz") as vectors:
+        logits, target, wanted = (torch.from_numpy(vectors[f"focal{part}"]) for part in ("_logit", "_target", ""))
+    torch.testing.assert_close(sigmoid_focal(logits.double(), target), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_foreground_of_a_pyramid_is_the_references(golden: Path) -> None:
+    with np.load(golden / "j_loss.npz") as vectors:
+        levels = [torch.from_numpy(vectors[f"occ{level}"]).requires_grad_() for level in range(3)]
+        gradients = [torch.from_numpy(vectors[f"grad_occ{level}"]) for level in range(3)]
+        positive = torch.from_numpy(vectors["pos"] > 0).any(dim=-1)
+        negative = torch.from_numpy(vectors["neg"] > 0).all(dim=-1)
+        wanted = float(vectors["pyramid_loss_single_suffix"])
+    loss = pyramid_foreground(levels, positive, negative)
+    assert float(loss.detach()) == pytest.approx(wanted, rel=2e-6)
+    loss.backward()
+    for logits, gradient in zip(levels, gradients, strict=True):
+        torch.testing.assert_close(logits.grad, gradient, rtol=1e-4, atol=1e-6)

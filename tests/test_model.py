@@ -155,7 +155,7 @@ class TestDetect:
             with torch.no_grad():
                 # contiguous: another memory layout takes another convolution kernel, which rounds otherwise
                 feature = model.share(agent_type, agent(agent.collate([agent.prepare(frame.agents[0])]))).contiguous()
-                single = model.head.decode(model.head(model.neck(feature)), model.grid)[0]
+                single = model.head.decode(model.predict_alone(feature, [agent_type]), model.grid)[0]
             found = model.detect(model.encode(frame.agents[0], agent_type))
             assert len(found) > 1 and np.array_equal(found.boxes, single.boxes.numpy())
             assert np.array_equal(np.array(found.scores), single.scores.numpy())
@@ -536,7 +536,7 @@ class TestWarp:
     def test_age_and_deviation_reach_the_fusion(self, model: Collaboration, frame: Frame) -> None:
         ego = model.encode(frame.agents[0], "lidar64", captured_us=1_000_000)
         other = replace(model.encode(frame.agents[1], "lidar64", captured_us=800_000), sigma_m=0.3, sigma_rad=0.01)
-        links = links_of(ego, [other])
+        links = links_of(ego, [other], model.grid)
         assert float(links.age_s) == pytest.approx(0.2)
         assert float(links.sigma_m) == pytest.approx(0.3) and float(links.sigma_rad) == pytest.approx(0.01)
 
@@ -628,7 +628,7 @@ class TestForward:
         links = links_between([Pose.planar(0, 0, 0)] * 3, [0, 2], [[], []])
         with torch.no_grad():
             maps = model.collaborate(features, ["lidar64"] * 3, links)
-            wanted = model.predict(features[[0, 2]])
+            wanted = model.predict_alone(features[[0, 2]], ["lidar64"] * 2)
         assert all(torch.equal(maps[name], wanted[name]) for name in wanted)
 
     @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
@@ -637,7 +637,7 @@ class TestForward:
         features = torch.rand(2, CHANNELS, *GRID.shape)
         poses = [Pose.planar(0, 0, 0), Pose.planar(2, 1, 0.3)]
         with torch.no_grad():
-            alone = model.predict(features[:1])
+            alone = model.predict_alone(features[:1], ["lidar64"])
             empty = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[-1, -1]]))
             one = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[1]]))
             more = model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[-1, 1]]))
@@ -655,7 +655,7 @@ class TestWindows:
         features = torch.rand(3, CHANNELS, *GRID.shape, generator=torch.Generator().manual_seed(0))
         links = links_between(self.POSES, [0, 1], [[1, 2], [0, -1]])
         seen: list[Tensor] = []
-        hook = model.fusion.register_forward_hook(lambda _, __, output: seen.append(output))
+        hook = model.neck.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         types = ["lidar64"] * 3
         with torch.no_grad():
             whole = model.collaborate(features, types, links)["heatmap"]
@@ -843,6 +843,7 @@ def test_an_unknown_part_gets_the_nearest(wrong: dict[str, object]) -> None:
     [
         {"half_extent_m": 12.5},  # not a whole number of cells
         {"half_extent_m": 12.0},  # 15 cells: the neck halves the grid
+        {"half_extent_y_m": 12.0},
         {"cell_m": 0.0},
         {"channels": 0},
         {"channels": -3},
@@ -863,6 +864,14 @@ def test_defaults_make_a_model() -> None:
     model = Collaboration(ModelConfig())
     assert model.grid.shape == (64, 64) and model.known_types() == ["lidar64"]
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_500_000
+
+
+def test_a_grid_may_be_longer_than_wide(frame: Frame) -> None:
+    model = small_model("maximum", half_extent_y_m=6.4)
+    ego, *others = (model.encode(agent, "lidar64") for agent in frame.agents)
+    assert ego.feature is not None and ego.feature.shape == (CHANNELS, 8, 16)
+    found = model.detect(ego, others)
+    assert len(found) > 0 and np.abs(found.boxes[:, 1]).max() < 8
 
 
 def test_in_order_puts_rows_back() -> None:

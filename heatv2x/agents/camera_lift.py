@@ -7,39 +7,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x import config
 from heatv2x.agents.base import Agent, image_grid
-from heatv2x.errors import HeatError
 from heatv2x.grid import BevGrid
+from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
 from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
 from heatv2x.nn.residual import ResidualBlock, conv_block
 from heatv2x.structures import AgentFrame, Camera
-
-
-@dataclass
-class CameraInput:
-    """Images of one agent, or of N agents after `collate`.
-
-    Attributes:
-        images: (M, 3, H, W) float32, zero mean and unit scale; M = N agents times their cameras.
-        cells: (M, D, h, w) int64 cell of every lifted point, -1 outside.
-        depth: (M, h, w) float32 metres, 0 unknown; None when the dataset has no depth.
-        owners: (M,) int64 which agent each image belongs to; agents may carry different numbers of cameras.
-        agents: N.
-    """
-
-    images: Tensor
-    cells: Tensor
-    depth: Tensor | None
-    owners: Tensor
-    agents: int = 1
 
 
 class CameraLift(Agent):
@@ -92,35 +71,17 @@ class CameraLift(Agent):
 
     def reduce(self, frame: AgentFrame) -> AgentFrame:
         """The frame with its cameras scaled to this agent's image size and nothing else."""
-        cameras = tuple(camera.scaled(*self.config.image_size) for camera in frame.cameras)
-        return replace(frame, lidars={}, cameras=cameras)
+        return with_scaled_cameras(frame, self.config.image_size)
 
     def prepare(self, frame: AgentFrame) -> CameraInput:
         """Scaled images, the cells their pixels may lie in, and depth at the centres of feature cells."""
-        if not frame.cameras:
-            raise HeatError(f"agent {frame.agent_id} at {frame.timestamp} needs cameras, but its frame holds none")
-        cameras = self.reduce(frame).cameras
-        images = (
-            torch.from_numpy(np.stack([camera.image for camera in cameras])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        )
-        cells = torch.stack([self._cells(camera) for camera in cameras])
-        half = self.stride // 2
-        known = [
-            camera.depth[half :: self.stride, half :: self.stride] for camera in cameras if camera.depth is not None
-        ]
-        depth = torch.from_numpy(np.stack(known)) if len(known) == len(cameras) else None
-        return CameraInput(images, cells, depth, torch.zeros(len(images), dtype=torch.long))
+        cameras = cameras_of(frame, self.config.image_size)
+        images = pixels_of(cameras) / 127.5 - 1.0
+        return camera_input(cameras, images, [self._cells(camera) for camera in cameras], self.stride)
 
     def collate(self, items: Sequence[CameraInput]) -> CameraInput:
         """Images of N agents; depth only if all have it."""
-        depths = [item.depth for item in items if item.depth is not None]
-        return CameraInput(
-            torch.cat([item.images for item in items]),
-            torch.cat([item.cells for item in items]),
-            torch.cat(depths) if len(depths) == len(items) else None,
-            torch.cat([item.owners + n for n, item in enumerate(items)]),
-            sum(item.agents for item in items),
-        )
+        return collate_cameras(items)
 
     def forward(self, batch: CameraInput) -> Tensor:
         """(N, C, Y, X) feature on the shared grid."""

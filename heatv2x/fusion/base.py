@@ -1,6 +1,6 @@
 """What a fusion promises, and what it is given.
 
-Shapes: B egos, K message slots per ego, C channels, Y X grid.
+Shapes: B egos, K message slots per ego, C channels, C' fused channels, Y X grid.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x.config import Config
+from heatv2x.grid import BevGrid
 
 
 @dataclass
@@ -34,15 +35,39 @@ class Edges:
 
 
 @dataclass
-class Received:
-    """Messages at the ego, already warped into its frame.
+class Placement:
+    """Where the senders' maps lie, for a fusion that computes in their frames and warps maps of its own.
 
     Attributes:
-        features: (B, K, C, Y, X).
+        grid: the grid of the senders' maps, in the frame of each.
+        target: the grid of the result (for a window its corner is the origin, see `model.pull_to_windows`).
+        T_sender_target: (B, K, 4, 4) float64, identity in an empty slot.
+    """
+
+    grid: BevGrid
+    target: BevGrid
+    T_sender_target: Tensor
+
+    def warp(self, maps: Tensor) -> Tensor:
+        """(B, K, C, Y, X) maps in the senders' frames to the ego's; the grid may be coarser than the shared one."""
+        batch, slots, channels, rows, _ = maps.shape
+        factor = self.grid.shape[0] // rows
+        target = self.target.coarser(factor)
+        flat = self.grid.coarser(factor).warp(maps.flatten(0, 1), self.T_sender_target.flatten(0, 1), target)
+        return flat.view(batch, slots, channels, *target.shape)
+
+
+@dataclass
+class Received:
+    """Messages at the ego, warped into its frame unless the fusion asked for them in the senders' frames.
+
+    Attributes:
+        features: (B, K, C, Y, X) on the ego's grid, or on the senders' where `placement` says so.
         visible: (B, K, Y, X) bool, the sender's map covers the cell; False everywhere in an empty slot.
         edges: geometry, uncertainty and age.
         ego_types: (B,) names.
         sender_types: (B, K) names, "" in an empty slot.
+        placement: how to warp `features`; None where they are in the ego's frame already.
     """
 
     features: Tensor
@@ -50,32 +75,44 @@ class Received:
     edges: Edges
     ego_types: Sequence[str]
     sender_types: Sequence[Sequence[str]]
+    placement: Placement | None = None
 
 
 class Fusion(nn.Module, ABC):
     """Combines the ego's feature with the received ones.
 
-    Contract, checked for every part: fuse(x, no messages) is x bit for bit; the order of the slots does not matter;
-    cells that nobody else sees keep the ego's value. The constructor takes the part's `Config`, C, and the names of the
-    agent types.
+    Contract, checked for every part: fuse(x, no messages) is `alone(x)` bit for bit, which is x itself unless the part
+    goes on computing; the order of the slots does not matter; cells that nobody else sees keep the ego's value. The
+    constructor takes the part's `Config`, C, and the names of the agent types.
 
     Attributes:
         source: the paper, or "ours".
         level: what its messages carry: points, features or boxes.
-        local: a cell of the result depends on that cell alone, so that training on windows sees what the whole map
-            would show. Attention over windows of cells is not local.
+        frame: the frame in which it wants what it receives.
+        local: a cell of the result depends on that cell of the maps alone, so that training on windows sees what the
+            whole map would show. A part with context around a cell is not local, and what it gives for a cell that
+            nobody else sees may depend on others.
         selects: senders send the cells of `select` alone; what was not sent is not seen.
     """
 
     Config: type[Config]
     source: ClassVar[str]
     level: Literal["points", "features", "boxes"] = "features"
+    frame: ClassVar[Literal["ego", "sender"]] = "ego"
     local: ClassVar[bool] = True
     selects: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, ego: Tensor, received: Received) -> Tensor:
-        """(B, C, Y, X) fused feature."""
+        """(B, C', Y, X) fused feature."""
+
+    def alone(self, ego: Tensor, ego_types: Sequence[str]) -> Tensor:
+        """(B, C', Y, X) what comes out for egos that hear nobody; their own feature unless the part computes more."""
+        return ego
+
+    def fused_channels(self, channels: int) -> int:
+        """C' of the result for C channels of a message."""
+        return channels
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
         """(B, K, Y, X) in [0, 1]: how much of a cell comes from each sender.
@@ -95,6 +132,11 @@ class Fusion(nn.Module, ABC):
     def select(self, features: Tensor) -> Tensor | None:
         """(N, Y, X) bool, the cells that an agent sends, from its own (N, C, Y, X) feature alone; None sends all."""
         return None
+
+    def occupancies(self, features: Tensor) -> list[Tensor]:
+        """Occupancy logits of several levels, each at half the resolution of the one before; only one by default."""
+        occupancy = self.occupancy(features)
+        return [] if occupancy is None else [occupancy]
 
     def add_type(self, name: str, like: str) -> None:
         """Give a new agent type its own parameters, starting as those of a deployed type."""

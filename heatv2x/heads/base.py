@@ -60,6 +60,13 @@ class Head(nn.Module, ABC):
             margin: shared cells at the border of a window that do not count, because their context was cut off.
         """
 
+    def foreground(self, boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor] | None:
+        """(Y, X) bool: cells that hold an object, and cells that hold none, as this head tells them apart.
+
+        What a fusion's confidence learns from; None lets it learn from a heatmap of the boxes' centres.
+        """
+        return None
+
     @abstractmethod
     def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
         """Boxes of every scene after suppression of duplicates."""

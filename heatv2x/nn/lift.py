@@ -48,14 +48,39 @@ def image_rays(height: int, width: int, stride: int, K: Tensor) -> Tensor:
     """
     v = (torch.arange(height // stride) + 0.5) * stride - 0.5
     u = (torch.arange(width // stride) + 0.5) * stride - 0.5
+    return _directions(u, v, K)
+
+
+def published_rays(height: int, width: int, stride: int, K: Tensor) -> Tensor:
+    """(h, w, 3) directions as `image_rays`, but of pixels spread from the first to the last of the image.
+
+    So the code of Lift-Splat-Shoot and HEAL has it; only a cell in the middle of the image is met in its centre.
+    """
+    v = torch.linspace(0, height - 1, height // stride)
+    u = torch.linspace(0, width - 1, width // stride)
+    return _directions(u, v, K)
+
+
+def _directions(u: Tensor, v: Tensor, K: Tensor) -> Tensor:
     grid_v, grid_u = torch.meshgrid(v, u, indexing="ij")
     pixels = torch.stack([grid_u, grid_v, torch.ones_like(grid_u)], dim=-1).to(K)
     rays: Tensor = pixels @ torch.linalg.inv(K).T
     return rays
 
 
+def lifted_points(rays: Tensor, depths: Tensor, T_agent_camera: Tensor) -> Tensor:
+    """(D, h, w, 3) points in the agent's frame of (h, w, 3) rays at (D,) depths."""
+    points = depths[:, None, None, None] * rays
+    return points @ T_agent_camera[:3, :3].T.to(points) + T_agent_camera[:3, 3].to(points)
+
+
 def splat_cells(
-    rays: Tensor, depths: Tensor, T_agent_camera: Tensor, grid: BevGrid, z_range: tuple[float, float]
+    rays: Tensor,
+    depths: Tensor,
+    T_agent_camera: Tensor,
+    grid: BevGrid,
+    z_range: tuple[float, float],
+    truncate: bool = False,
 ) -> Tensor:
     """Which grid cell each lifted point falls into.
 
@@ -64,17 +89,19 @@ def splat_cells(
         depths: (D,) metres.
         T_agent_camera: (4, 4).
         z_range: lowest and highest z kept, metres.
+        truncate: round towards zero, as published code does: a cell's width (in z the range's height) below the lower
+            bounds still counts as the first cell.
 
     Returns:
         (D, h, w) int64 flat cell y * X + x, -1 outside the grid.
     """
-    points = depths[:, None, None, None] * rays
-    points = points @ T_agent_camera[:3, :3].T.to(points) + T_agent_camera[:3, 3].to(points)
+    points = lifted_points(rays, depths, T_agent_camera)
     rows, columns = grid.shape
-    x = torch.floor((points[..., 0] - grid.x_min) / grid.cell).long()
-    y = torch.floor((points[..., 1] - grid.y_min) / grid.cell).long()
-    z = points[..., 2]
-    inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows) & (z >= z_range[0]) & (z < z_range[1])
+    low = points.new_tensor([grid.x_min, grid.y_min, z_range[0]])
+    size = points.new_tensor([grid.cell, grid.cell, z_range[1] - z_range[0]])
+    cell = (points - low) / size
+    x, y, z = (cell.trunc() if truncate else cell.floor()).long().unbind(dim=-1)
+    inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows) & (z == 0)
     return torch.where(inside, y * columns + x, -1)
 
 

@@ -88,3 +88,13 @@ class TwoScaleNeck(nn.Module):
         )
         merged: Tensor = fine + coarse
         return merged
+
+
+def shrink_neck(channels_in: int, channels_out: int) -> nn.Sequential:
+    """Two plain 3x3 convolutions with ReLU: (N, C_in, Y, X) to (N, C_out, Y, X), as HEAL puts before its head."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels_out, channels_out, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )

@@ -7,6 +7,7 @@ import torch
 
 from heatv2x.evaluation import SceneResult
 from heatv2x.ground_truth import ground_truth
+from heatv2x.handedness import maps_on
 from heatv2x.message import Message
 from heatv2x.model import Collaboration, links_of
 from heatv2x.report.scene import (
@@ -87,9 +88,9 @@ def contributions(model: Collaboration, scene: SceneResult) -> list[str]:
     messages: list[Message] = [ego, *received]
     features = torch.stack([message.feature for message in messages if message.feature is not None])
     types = [message.agent_type for message in messages]
-    ego_feature, arrived = model.receive(features, features, types, links_of(ego, received))
+    ego_feature, arrived = model.receive(features, features, types, links_of(ego, received, model.grid))
     shares = model.fusion.contributions(ego_feature, arrived)[0]
-    return [pack_map(share.numpy()) for share in shares]
+    return [pack_map(maps_on(model.grid, share).numpy()) for share in shares]
 
 
 def _hits_by_agent(scene: SceneResult, members: list[int]) -> np.ndarray:

@@ -96,5 +96,10 @@ class BackwardAlignment(Stage):
         feature, auxiliary = self.model.agent(self.newcomer).supervised(batch.inputs)
         crops = torch.stack([self.model.grid.crop(f, w) for f, w in zip(feature, batch.windows, strict=True)])
         shared = self.model.share(self.newcomer, crops)
-        terms = self.model.head.loss(self.model.predict(shared), batch.boxes, batch.windows, self.window.margin)
+        terms = self.model.head.loss(
+            self.model.predict_alone(shared, [self.newcomer] * len(shared)),
+            batch.boxes,
+            batch.windows,
+            self.window.margin,
+        )
         return {**terms, "auxiliary": auxiliary}

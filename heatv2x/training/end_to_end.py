@@ -13,7 +13,7 @@ from torch import Tensor
 
 from heatv2x.agents.base import Agent
 from heatv2x.heads.center import heatmap_target
-from heatv2x.losses import heatmap_focal
+from heatv2x.losses import heatmap_focal, pyramid_foreground
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Batch, SceneConfig, collate_scenes, draw_scene
@@ -30,7 +30,7 @@ class CollaborativeTraining(Stage):
         scenes: how scenes are drawn; `senders=0` trains a single agent's network.
         batch_size: scenes per step.
         required: a type that every scene must contain.
-        occupancy_weight: weight of the confidence loss.
+        occupancy_weight: weight of the confidence loss, where the head has none of its own (`Head.foreground`).
     """
 
     def __init__(
@@ -79,9 +79,24 @@ class CollaborativeTraining(Stage):
         grids = batch.links.windows or [self.model.grid] * len(batch.boxes)
         terms = self.model.head.loss(maps, batch.boxes, grids)
         terms["auxiliary"] = torch.stack(auxiliary).sum()
-        occupancy = self.model.fusion.occupancy(features)
-        if occupancy is not None:
-            grid = self.model.grid
-            target = torch.stack([heatmap_target(boxes, grid) for boxes in batch.own_boxes])[:, None]
-            terms["occupancy"] = self.occupancy_weight * heatmap_focal(occupancy.float(), target.to(occupancy.device))
+        levels = self.model.fusion.occupancies(features)
+        if levels:
+            terms["occupancy"] = self._occupancy(levels, batch.own_boxes)
         return terms
+
+    def _occupancy(self, levels: list[Tensor], own_boxes: list[Tensor]) -> Tensor:
+        """How well each agent's confidence tells where it sees objects.
+
+        By the head's own cells where it has an opinion (published weights); otherwise by heatmaps, half the weight for
+        every level.
+        """
+        grid = self.model.grid
+        cells = [told for boxes in own_boxes if (told := self.model.head.foreground(boxes, grid)) is not None]
+        if cells:
+            positive, negative = (torch.stack(part) for part in zip(*cells, strict=True))
+            return pyramid_foreground(levels, positive, negative)
+        terms = []
+        for level, logits in enumerate(levels):
+            target = torch.stack([heatmap_target(boxes, grid.coarser(2**level)) for boxes in own_boxes])[:, None]
+            terms.append(self.occupancy_weight / 2**level * heatmap_focal(logits.float(), target.to(logits.device)))
+        return torch.stack(terms).sum()

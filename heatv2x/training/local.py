@@ -98,7 +98,12 @@ class LocalFineTuning(Stage):
     def losses(self, batch: LocalBatch) -> dict[str, Tensor]:
         """Single-agent detection through the frozen base, and the distance from its lesson."""
         feature = self.model.share(self.newcomer, batch.encoded)
-        terms = self.model.head.loss(self.model.predict(feature), batch.boxes, batch.windows, self.window.margin)
+        terms = self.model.head.loss(
+            self.model.predict_alone(feature, [self.newcomer] * len(feature)),
+            batch.boxes,
+            batch.windows,
+            self.window.margin,
+        )
         if self.lesson_loss is not None and batch.lesson is not None:
             terms["distill"] = self.distill * self.lesson_loss(feature, batch.lesson)
         return terms

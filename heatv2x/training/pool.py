@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 
 from heatv2x.agents.base import Agent
 from heatv2x.datasets.base import Dataset
+from heatv2x.handedness import frame_on
 from heatv2x.structures import AgentFrame, Frame
 
 
 @dataclass
 class Pool:
     """Frames without sensor data, and the sensor data of each agent reduced to what each type needs.
+
+    All in the axes of the agents' grid, like everything that is made of it in training.
 
     Attributes:
         frames: labels and poses; their agents carry no sensor data.
@@ -42,12 +45,13 @@ def load_pool(
         progress: called with (frames read, frames in all).
     """
     sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors})
+    grid = next(iter(agents.values())).grid
     total = len(dataset) if limit is None else min(limit, len(dataset))
     chosen = [(2 * place + 1) * len(dataset) // (2 * total) for place in range(total)]
     frames: list[Frame] = []
     sensed: dict[str, list[list[AgentFrame]]] = {name: [] for name in agents}
     for done, index in enumerate(chosen, start=1):
-        frame = dataset.read(index, sensors)
+        frame = frame_on(grid, dataset.read(index, sensors))
         for name, agent in agents.items():
             sensed[name].append([agent.reduce(agent_frame) for agent_frame in frame.agents])
         frames.append(frame.with_agents(tuple(replace(agent, lidars={}, cameras=()) for agent in frame.agents)))

@@ -135,3 +135,18 @@ def test_half_precision_maps_are_no_problem(head: Head) -> None:
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, total(head, maps, [BOXES, NOTHING]), rtol=0.05, atol=0.05)
     assert head.decode(half, GRID)[0].boxes.dtype == torch.float32
+
+
+def test_foreground_is_where_objects_are(head: Head) -> None:
+    """What a fusion's confidence learns from, if the head tells: cells at centres hold something, far ones nothing."""
+    told = head.foreground(BOXES, GRID)
+    if told is None:
+        return
+    positive, negative = told
+    assert positive.shape == negative.shape == GRID.shape and not (positive & negative).any()
+    distance = (GRID.centres()[:, :, None] - BOXES[:, :2]).norm(dim=-1)
+    assert negative[distance.amin(dim=-1) > 6].all()
+    for index in range(len(BOXES)):
+        assert positive[distance[..., index] < 4].any()  # a long box may claim any anchor inside it
+    nothing = head.foreground(NOTHING, GRID)
+    assert nothing is not None and not nothing[0].any() and nothing[1].all()

@@ -1,0 +1,223 @@
+"""Anchor head: a score, a box and a direction for two anchors per cell (SECOND, Yan et al. 2018; as HEAL uses it).
+
+The default is a head for our own models; with `hidden=0` and `largest_m`, `z_range` and `whole` set (`PUBLISHED`) it is
+the head of OpenCOOD and HEAL, parameter for parameter.
+
+Shapes: B scenes, C channels, Y X shared grid, A anchors, N boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatv2x import config
+from heatv2x.geometry import corners_3d, inside_range, nms
+from heatv2x.grid import BevGrid
+from heatv2x.heads.base import Detections, Head, no_detections
+from heatv2x.losses import sigmoid_focal
+from heatv2x.nn.anchors import (
+    BOX_TERMS,
+    YAWS,
+    Assignment,
+    anchors_of,
+    assign,
+    decode_terms,
+    direction_of,
+    encode_terms,
+    with_direction,
+)
+from heatv2x.nn.residual import conv_block
+
+PUBLISHED = {"hidden": 0, "largest_m": 6.0, "z_range": (-3.0, 1.0), "whole": True}
+_BOX_WEIGHT, _DIRECTION_WEIGHT, _POSITIVE_WEIGHT = 2.0, 0.2, 2.0  # HEAL
+_KNEE = 1 / 9  # of smooth L1, sigma 3 in SECOND's notation
+
+
+@dataclass
+class Targets:
+    """What the maps of B scenes should say.
+
+    Attributes:
+        positive, negative: (B, A) float32, 1 where an anchor counts as such.
+        terms: (B, A, 7) box terms of the positive anchors, 0 elsewhere.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    terms: Tensor
+
+
+class Anchor(Head):
+    """Two anchors per cell of the shared grid."""
+
+    source = "SECOND, Yan et al. 2018; as in HEAL, arXiv 2401.13964"
+
+    class Config(config.Config):
+        """Attributes:
+        size: length, width, height of the anchors, metres.
+        z: height of their centres, metres.
+        positive_iou, negative_iou: thresholds of the assignment, see `nn.anchors.assign`.
+        hidden: channels of a convolution before the outputs; 0 leaves it out, as published.
+        prior: probability of an object that the scores start with.
+        score_threshold: detections below it are dropped.
+        nms_iou: boxes that overlap a better one by more are dropped.
+        max_detections: detections kept per scene before suppression.
+        largest_m: boxes that reach further along x or y are dropped; None keeps all. Published: 6.
+        z_range: boxes that reach below or above, metres, are dropped; None keeps all. Published: -3 to 1.
+        whole: drop boxes that reach out of the grid, as published.
+        """
+
+        size: tuple[float, float, float] = (3.9, 1.6, 1.56)
+        z: float = -1.0
+        positive_iou: float = 0.6
+        negative_iou: float = 0.45
+        hidden: int = 48
+        prior: float = 0.01
+        score_threshold: float = 0.2
+        nms_iou: float = 0.15
+        max_detections: int = 1000
+        largest_m: float | None = None
+        z_range: tuple[float, float] | None = None
+        whole: bool = False
+
+    def __init__(self, config: Anchor.Config, channels: int, grid: BevGrid) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = grid
+        wide = config.hidden or channels
+        self.hidden = conv_block(channels, wide) if config.hidden else nn.Identity()
+        self.score = nn.Conv2d(wide, len(YAWS), 1)
+        self.box = nn.Conv2d(wide, BOX_TERMS * len(YAWS), 1)
+        self.direction = nn.Conv2d(wide, 2 * len(YAWS), 1)
+        assert self.score.bias is not None
+        nn.init.constant_(self.score.bias, -math.log((1 - config.prior) / config.prior))
+
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
+        """{"score": (B, 2, Y, X), "box": (B, 14, Y, X), "direction": (B, 4, Y, X)} from (B, C, Y, X).
+
+        Channels go anchor by anchor.
+        """
+        hidden = self.hidden(feature)
+        return {"score": self.score(hidden), "box": self.box(hidden), "direction": self.direction(hidden)}
+
+    def loss(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0
+    ) -> dict[str, Tensor]:
+        """{"score", "box", "direction"} losses."""
+        rows, columns = grids[0].shape
+        inner = torch.zeros(rows, columns, len(YAWS), dtype=torch.bool)
+        inner[margin : rows - margin, margin : columns - margin] = True
+        targets = [self._targets(b, g, inner.flatten()) for b, g in zip(boxes, grids, strict=True)]
+        together = Targets(*(torch.stack(part).to(maps["score"].device) for part in zip(*targets, strict=True)))
+        return anchor_losses(maps, together)
+
+    def foreground(self, boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
+        """(Y, X) bool: one of the cell's anchors is positive; all of them are negative."""
+        positive, negative, _ = self._targets(boxes, grid, torch.ones(1))
+        shape = (*grid.shape, len(YAWS))
+        return (positive > 0).view(shape).any(dim=-1), (negative > 0).view(shape).all(dim=-1)
+
+    @torch.no_grad()
+    def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
+        """Anchors with a score, their boxes and directions, rotated suppression."""
+        anchors = self._anchors(grid).to(maps["score"].device)
+        score, terms, direction = (per_anchor(maps[name].float()) for name in ("score", "box", "direction"))
+        probability = score[..., 0].sigmoid()
+        found = []
+        for scene in range(len(probability)):
+            index = torch.nonzero(probability[scene] > self.config.score_threshold)[:, 0]
+            found.append(
+                self._boxes(
+                    probability[scene, index], terms[scene, index], direction[scene, index], anchors[index], grid
+                )
+            )
+        return found
+
+    def _boxes(self, scores: Tensor, terms: Tensor, direction: Tensor, anchors: Tensor, grid: BevGrid) -> Detections:
+        config = self.config
+        boxes = decode_terms(terms, anchors)
+        boxes[:, 6] = with_direction(boxes[:, 6], direction.argmax(dim=1))
+        possible = self._possible(boxes)
+        boxes, scores = boxes[possible], scores[possible]
+        if len(boxes) == 0:
+            return no_detections(scores.device)
+        keep = nms(boxes, scores, config.nms_iou, config.max_detections)
+        boxes, scores = boxes[keep], scores[keep]
+        if config.whole:
+            low, high = config.z_range or (-math.inf, math.inf)
+            inside = inside_range(boxes, (grid.x_min, grid.y_min, low, grid.x_max, grid.y_max, high))
+            boxes, scores = boxes[inside], scores[inside]
+        return Detections(boxes, scores)
+
+    def _possible(self, boxes: Tensor) -> Tensor:
+        """(N,) bool, boxes that are neither too large nor too low or high."""
+        corners = corners_3d(boxes)
+        low, high = corners.amin(dim=1), corners.amax(dim=1)
+        keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+        if self.config.largest_m is not None:
+            keep &= ((high - low)[:, :2] <= self.config.largest_m).all(dim=1)
+        if self.config.z_range is not None:
+            keep &= (low[:, 2] >= self.config.z_range[0]) & (high[:, 2] <= self.config.z_range[1])
+        return keep
+
+    def _anchors(self, grid: BevGrid) -> Tensor:
+        return anchors_of(grid, self.config.size, self.config.z)
+
+    def _targets(self, boxes: Tensor, grid: BevGrid, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        anchors = self._anchors(grid)
+        boxes = boxes.to(anchors)
+        assigned = assign(anchors, boxes, self.config.positive_iou, self.config.negative_iou)
+        terms = box_terms(assigned, anchors, boxes)
+        return assigned.positive * inner.float(), assigned.negative * inner.float(), terms
+
+
+def box_terms(assigned: Assignment, anchors: Tensor, boxes: Tensor) -> Tensor:
+    """(A, 7) terms of the positive anchors' boxes, 0 elsewhere."""
+    terms = torch.zeros_like(anchors)
+    at = assigned.positive
+    terms[at] = encode_terms(boxes[assigned.matched[at]], anchors[at])
+    return terms
+
+
+def per_anchor(maps: Tensor) -> Tensor:
+    """(B, A, F) rows per anchor of (B, 2 F, Y, X) maps."""
+    batch, channels, rows, columns = maps.shape
+    split = maps.view(batch, len(YAWS), channels // len(YAWS), rows, columns)
+    return split.permute(0, 3, 4, 1, 2).reshape(batch, -1, channels // len(YAWS))
+
+
+def anchor_losses(maps: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    """Losses by name, HEAL's weights included.
+
+    Scores: focal loss, positive anchors twice. Boxes: smooth L1 over positive anchors, of the yaw the sine of the
+    difference. Directions: cross-entropy over positive anchors. Each is divided by the positive anchors of its scene
+    (at least 1), then averaged over the scenes.
+    """
+    score, terms, direction = (per_anchor(maps[name].float()) for name in ("score", "box", "direction"))
+    batch, positive = len(score), targets.positive
+    share = 1 / positive.sum(dim=1, keepdim=True).clamp(min=1)
+    weight = (_POSITIVE_WEIGHT * positive + targets.negative) * share
+    score_loss = (sigmoid_focal(score[..., 0], positive) * weight).sum()
+    error = terms - targets.terms
+    error = torch.cat([error[..., :6], error[..., 6:].sin()], dim=-1)
+    distance = functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=_KNEE)
+    box_loss = (distance.sum(dim=-1) * positive * share).sum()
+    front = direction_of(targets.terms[..., 6] + _anchor_yaws(positive))
+    entropy = functional.cross_entropy(direction.flatten(0, 1), front.flatten(), reduction="none").view_as(positive)
+    direction_loss = (entropy * positive * share).sum()
+    return {
+        "score": score_loss / batch,
+        "box": _BOX_WEIGHT * box_loss / batch,
+        "direction": _DIRECTION_WEIGHT * direction_loss / batch,
+    }
+
+
+def _anchor_yaws(positive: Tensor) -> Tensor:
+    """(A,) the yaw of every anchor."""
+    return positive.new_tensor(YAWS).repeat(positive.shape[1] // len(YAWS))

@@ -1,0 +1,1 @@
+"""Networks of other projects, brought in as packs."""
