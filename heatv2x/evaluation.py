@@ -344,7 +344,8 @@ class EvalConfig(Config):
         ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
         assignment: a file that assigns a type to each agent of each scenario; then `plays` says which of our types each
             of its types plays, `ego` is the type the ego must be of, and `senders` is unused.
-        plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types take no part.
+        plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types, or of a type that plays
+            null, take no part.
         agents: so many agents take part, the ego first; several numbers give one row each (in-order evaluation).
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
@@ -363,7 +364,7 @@ class EvalConfig(Config):
     senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False
     assignment: Path | None = None
-    plays: dict[str, str] = pydantic.Field(default_factory=dict)
+    plays: dict[str, str | None] = pydantic.Field(default_factory=dict)
     agents: tuple[pydantic.PositiveInt, ...] = ()
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
@@ -427,10 +428,11 @@ def _rosters(config: EvalConfig) -> dict[str, Cast]:
         name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"
         return {name: roster}
     assigned = Assignment.read(config.assignment)
+    plays = {name: ours for name, ours in config.plays.items() if ours is not None}
     counts = config.agents or (None,)
     return {
         "no_fusion" if config.drop else "assigned" if count is None else f"assigned/{count}": AssignedRoster(
-            assigned, config.plays, (config.ego,), count, config.drop
+            assigned, plays, (config.ego,), count, config.drop
         )
         for count in counts
     }

@@ -45,7 +45,7 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0, drop_nan: bool = F
     Args:
         path: an ascii, binary or binary_compressed PCD file with fields x, y, z and either `rgb` or `intensity`.
         intensity_max: the value of a float `intensity` field that means 1; unused for `rgb` and for bytes (255).
-        drop_nan: leave out points with a NaN coordinate, which some sensors write for rays without a return.
+        drop_nan: leave out points with a NaN in x, y, z or intensity, which some sensors write for rays without return.
 
     Returns:
         (P, 4) float32 x, y, z in metres in the FILE's axes (OPV2V: y to the right) and intensity in [0, 1].
@@ -60,13 +60,19 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0, drop_nan: bool = F
         _decode_binary(content, header, source) if header.encoding == "binary" else _decode(content, header, source)
     )
     if drop_nan:
-        records = records[~np.any([np.isnan(records[axis]) for axis in "xyz"], axis=0)]
+        records = _without_nan(records)
     points = _coordinates(records)
     points[:, 3] = _intensity(records, intensity_max, source)
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(axis=1).sum())
         raise DataError(source, f"{bad} of {len(points)} points have a NaN or infinite number", way_out=_WAY_OUT)
     return points
+
+
+def _without_nan(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    single = [name for name in records.dtype.names or () if not records.dtype[name].shape]
+    names = [name for name in single if name in ("x", "y", "z", "intensity")]
+    return records[~np.any([np.isnan(records[name]) for name in names], axis=0)]
 
 
 def _parse_header(content: bytes, source: Path) -> _Header:

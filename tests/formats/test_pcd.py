@@ -139,6 +139,20 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
     assert caught.value.key == key and caught.value.path == path and caught.value.way_out
 
 
+def test_points_with_nan_are_left_out_if_asked_for(tmp_path: Path) -> None:
+    rows = np.column_stack([POINTS[:, :3], 255 * POINTS[:, 3]]).astype("<f4")
+    rows[3, 1], rows[5, 3] = np.nan, np.nan
+    path = with_header(tmp_path / "a.pcd", "x y z intensity", "4 4 4 4", "F F F F", rows)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        read_pcd(path, intensity_max=255)
+    kept = read_pcd(path, intensity_max=255, drop_nan=True)
+    np.testing.assert_allclose(kept, np.delete(POINTS, [3, 5], axis=0), rtol=1e-6)
+    rows[7, 0] = np.inf
+    with_header(path, "x y z intensity", "4 4 4 4", "F F F F", rows)
+    with pytest.raises(DataError, match="1 of 38 points have a NaN or infinite"):
+        read_pcd(path, intensity_max=255, drop_nan=True)
+
+
 def test_a_missing_file_is_an_error_not_an_empty_cloud(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"000068\.pcd: the point cloud is missing"):
         read_pcd(tmp_path / "000068.pcd")
