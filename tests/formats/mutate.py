@@ -205,11 +205,17 @@ def pictures(mode: str, size: tuple[int, int]) -> tuple[bytes, ...]:
 
 
 @functools.cache
+def packed_zeros() -> bytes:
+    """120 MB of zeros as half a megabyte."""
+    zeros = zlib.compressobj(1)
+    return b"".join(zeros.compress(bytes(1_000_000)) for _ in range(120)) + zeros.flush()
+
+
+@functools.cache
 def picture_bombs(mode: str, size: tuple[int, int]) -> tuple[bytes, ...]:
     """Huge headers, wrong kinds, and text chunks that unpack to a gigabyte."""
     good = pictures(mode, size)[0]
-    zeros = zlib.compressobj(9)
-    bomb = b"".join(zeros.compress(bytes(1_000_000)) for _ in range(300)) + zeros.flush()  # 300 MB in 300 kB
+    bomb = packed_zeros()
     stream = io.BytesIO()
     Image.new("RGB", size, (1, 2, 3)).save(stream, "JPEG")
     return (
@@ -373,7 +379,7 @@ def arrays() -> tuple[bytes, ...]:
     """A cloud as .npy, of three and four columns, and other types."""
     points = np.random.default_rng(2).uniform(0, 1, (60, 4))
     files = []
-    for array in (points.astype(np.float32), points[:, :3], np.asfortranarray(points), (9 * points).astype(np.int16)):
+    for array in (points.astype(np.float32), points[:, :3], np.asfortranarray(points), (points > 0.5).astype(np.int16)):
         stream = io.BytesIO()
         np.save(stream, array)
         files.append(stream.getvalue())
