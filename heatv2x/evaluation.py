@@ -20,7 +20,7 @@ import torch
 
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
-from heatv2x.datasets.base import Dataset, open_dataset, reader_settings
+from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
@@ -29,6 +29,7 @@ from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
 from heatv2x.metrics.communication import Traffic, measure_traffic
 from heatv2x.model import Collaboration
+from heatv2x.model_config import PartConfig
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 from heatv2x.structures import Boxes3D, Frame
 
@@ -259,7 +260,7 @@ class Evaluator:
     ) -> bytes | None:
         """The bytes that arrive, with the pose as reported; None if they are lost, or the sender was not there yet."""
         agent_id, earlier = frame.agents[sender].agent_id, self._earlier(index)
-        if not self.channel.delivers(frame.name, agent_id) or agent_id not in self._agent_ids(earlier):
+        if not self.channel.delivers(frame.name, agent_id) or agent_id not in self._roles(roster, earlier, ego_id):
             return None
         message = self._send(model, roster, earlier, agent_id, ego_id)
         pose, sigma_m, sigma_rad = self.channel.reported_pose(frame.name, agent_id, message.pose)
@@ -329,14 +330,15 @@ class EvalConfig(Config):
     """One evaluation from packs.
 
     Attributes:
-        data, dataset, hetero_root: the data and the part that reads them.
-        reader: settings of that part, such as reader.annotations=original.
+        data, dataset, hetero_root: the data and the part that reads them; a part with settings of its own is written
+            dataset.part=NAME dataset.settings.KEY=VALUE.
         split: which split.
         packs: base, agent and adapter packs, any order.
         ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
         assignment: a file that assigns a type to each agent of each scenario; then `plays` says which of our types each
             of its types plays, `ego` is the type the ego must be of, and `senders` is unused.
-        plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types take no part.
+        plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types, or of a type that plays
+            null, take no part.
         agents: so many agents take part, the ego first; several numbers give one row each (in-order evaluation).
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
@@ -346,16 +348,15 @@ class EvalConfig(Config):
     """
 
     data: Path
-    dataset: str = "opv2v"
+    dataset: str | PartConfig = "opv2v"
     hetero_root: Path | None = None
-    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
     split: str = "test"
     packs: tuple[Path, ...]
     ego: str = "lidar64"
     senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False
     assignment: Path | None = None
-    plays: dict[str, str] = pydantic.Field(default_factory=dict)
+    plays: dict[str, str | None] = pydantic.Field(default_factory=dict)
     agents: tuple[pydantic.PositiveInt, ...] = ()
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
@@ -370,8 +371,7 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     rosters = _rosters(config)
     for name in next(iter(rosters.values())).types:
         model.agent(name)  # an unknown type is told before the data are read
-    reader = reader_settings(config.reader, config.hetero_root)
-    dataset = open_dataset(config.dataset, config.data, config.split, reader)
+    dataset = open_part(config.dataset, config.data, config.split, config.hetero_root)
     protocol = find_protocol(config.protocol)
     evaluator = Evaluator(dataset, config.channel, protocol, config.frames, refine_poses=config.refine_poses)
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
@@ -384,6 +384,13 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     content = {"rows": rows, "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     write_json(config.out / "metrics.json", content)
     return rows
+
+
+def open_part(dataset: str | PartConfig, data: Path, split: str, hetero_root: Path | None) -> Dataset:
+    """A split of the dataset part that a command names, with the settings it is given."""
+    part = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
+    root = {} if hetero_root is None else {"hetero_root": hetero_root}
+    return open_dataset(part.part, data, split, {**part.settings, **root})
 
 
 def _rosters(config: EvalConfig) -> dict[str, Cast]:
@@ -399,10 +406,11 @@ def _rosters(config: EvalConfig) -> dict[str, Cast]:
         name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.sender_types)}"
         return {name: roster}
     assigned = Assignment.read(config.assignment)
+    plays = {name: ours for name, ours in config.plays.items() if ours is not None}
     counts = config.agents or (None,)
     return {
         "no_fusion" if config.drop else "assigned" if count is None else f"assigned/{count}": AssignedRoster(
-            assigned, config.plays, (config.ego,), count, config.drop
+            assigned, plays, (config.ego,), count, config.drop
         )
         for count in counts
     }

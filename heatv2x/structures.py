@@ -235,17 +235,22 @@ class Frame:
         timestamp: the dataset's time stem.
         agents: vehicles in lexicographic order of their id, then roadside units.
         objects: the labelled objects, in the world.
+        egos: indices of the agents that may be the ego of a training scene; None for all.
     """
 
     scenario: str
     timestamp: str
     agents: tuple[AgentFrame, ...]
     objects: Objects
+    egos: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.agents) > 0, f"frame {self.scenario}/{self.timestamp} has no agents")
         expected = (len(self.objects), len(self.agents))
         _require(self.objects.hits.shape == expected, f"objects.hits must be (N, A) = {expected}")
+        _require(
+            self.egos is None or len(self.egos) > 0, f"no agent of {self.scenario}/{self.timestamp} may be the ego"
+        )
 
     @property
     def name(self) -> str:

@@ -355,7 +355,8 @@ class TestAssigned:
         with pytest.raises(ConfigError, match="plays and agents need an assignment"):
             _rosters(EvalConfig(**common, agents=(1, 2)))
         (tmp_path / "a.json").write_text('{"clip0": {"1": "m1"}}')
-        config = EvalConfig(**common, assignment=tmp_path / "a.json", plays={"m1": "lidar64"}, agents=(1, 2))
+        plays = {"m1": "lidar64", "m2": None}
+        config = EvalConfig(**common, assignment=tmp_path / "a.json", plays=plays, agents=(1, 2))
         casts = _rosters(config)
         assert list(casts) == ["assigned/1", "assigned/2"] and casts["assigned/2"].types == ("lidar64",)
 

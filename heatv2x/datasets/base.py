@@ -141,11 +141,6 @@ def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str,
     return dataset
 
 
-def reader_settings(settings: Mapping[str, Any], hetero_root: Path | None) -> dict[str, Any]:
-    """Settings of a dataset part, with `hetero_root`, which has a name of its own in every command."""
-    return {**settings, **({} if hetero_root is None else {"hetero_root": hetero_root})}
-
-
 def wanted_sensors(sensors: Sensors, agent_id: int) -> frozenset[str]:
     """Names of the sensors asked for of one agent; an agent that a mapping does not name gets none.
 

@@ -51,6 +51,7 @@ class Opv2v(Dataset):
             cameras: "complete" refuses an agent that lacks an image, "present" takes the cameras that have one.
             camera_truth: an object is visible to cameras by the "raster", or if it is "near": labelled by the agent and
                 within 45 m in x and y, which HEAL takes where V2XSet has no rasters.
+            roadside_ego: whether a roadside unit may be the ego of a training scene; false for V2XSet as HEAL means it.
             max_agents: agents after so many in the order of `Frame.agents` are left out, with what only they label.
         """
 
@@ -59,6 +60,7 @@ class Opv2v(Dataset):
         exclude: tuple[str, ...] = ()
         cameras: Literal["complete", "present"] = "complete"
         camera_truth: Literal["raster", "near"] = "raster"
+        roadside_ego: bool = True
         max_agents: int | None = pydantic.Field(None, gt=0)
 
     def __init__(
@@ -105,7 +107,15 @@ class Opv2v(Dataset):
             for number, folder in enumerate(record.folders)
         )
         objects = _near(record) if self.settings.camera_truth == "near" else record.objects
-        return Frame(scenario, timestamp, agents, objects)
+        egos = None if self.settings.roadside_ego else self._vehicles(record)
+        return Frame(scenario, timestamp, agents, objects, egos)
+
+    def _vehicles(self, record: FrameRecord) -> tuple[int, ...]:
+        vehicles = tuple(number for number, folder in enumerate(record.folders) if int(folder) >= 0)
+        if not vehicles:
+            path = self.layout.opv2v / self.layout.split / record.name.partition("/")[0]
+            raise DataError(path, "has roadside units only", way_out="exclude it, or say roadside_ego=true")
+        return vehicles
 
     @classmethod
     def recognise(cls, root: Path) -> Recognised | None:

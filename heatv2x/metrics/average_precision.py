@@ -133,7 +133,7 @@ HEAL_IN_ORDER = replace(
 GENCOMM_OPV2V_H = replace(
     HEAL_OPV2V,
     name="gencomm_opv2v_h",
-    description="GenComm on OPV2V-H: as HEAL's in-order evaluation, but 102.4 by 51.2 m",
+    description="GenComm on OPV2V-H: 102.4 by 51.2 m; the rest is taken to be as in HEAL's in-order evaluation",
     y_range_m=(-51.2, 51.2),
     comm_range_m=180.0,
 )

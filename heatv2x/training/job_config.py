@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
@@ -18,9 +18,8 @@ class JobConfig(LoopConfig):
 
     Attributes:
         data: the dataset's folder.
-        dataset: the dataset part that reads it.
+        dataset: the dataset part that reads it; with settings of its own: dataset.part=NAME dataset.settings.KEY=VALUE.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        reader: settings of the dataset part, such as reader.annotations=original.
         frames: use only the first training frames; None uses all.
         out: the run folder.
         device: "auto" takes CUDA if there is one.
@@ -29,9 +28,8 @@ class JobConfig(LoopConfig):
     """
 
     data: Path
-    dataset: str = "opv2v"
+    dataset: str | PartConfig = "opv2v"
     hetero_root: Path | None = None
-    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
     frames: int | None = pydantic.Field(None, gt=0)
     out: Path
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -20,9 +20,9 @@ from torch import distributed
 
 from heatv2x import __version__
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
-from heatv2x.datasets.base import Dataset, open_dataset, reader_settings
+from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluation import Evaluator, open_part
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import Collaboration
@@ -76,7 +76,7 @@ class JobResult:
 
 def open_split(config: JobConfig, split: str) -> Dataset:
     """One split of the job's dataset."""
-    return open_dataset(config.dataset, config.data, split, reader_settings(config.reader, config.hetero_root))
+    return open_part(config.dataset, config.data, split, config.hetero_root)
 
 
 def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
@@ -374,5 +374,4 @@ def _device(wanted: str) -> torch.device:
 def _portable(config: JobConfig) -> dict[str, Any]:
     """The settings without the places of files, for a pack's provenance."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter"} | (set() if config.reader else {"reader"})
-    return {k: v for k, v in settings.items() if k not in places}
+    return {k: v for k, v in settings.items() if k not in {"data", "out", "hetero_root", "base", "agents", "adapter"}}

@@ -130,7 +130,8 @@ def vary(agent: AgentFrame, flip: bool, config: SceneConfig, rng: np.random.Gene
 
 def draw_members(frame: Frame, config: SceneConfig, rng: np.random.Generator) -> list[int]:
     """A random ego and some of the agents in its range."""
-    ego = int(rng.integers(len(frame.agents)))
+    able = range(len(frame.agents)) if frame.egos is None else frame.egos
+    ego = able[int(rng.integers(len(able)))]
     pose = frame.agents[ego].pose
     near = [j for j, a in enumerate(frame.agents) if j != ego and a.pose.planar_distance(pose) <= config.range_m]
     count = 0 if rng.random() < config.alone else min(config.senders, len(near))

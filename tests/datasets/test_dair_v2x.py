@@ -60,7 +60,7 @@ class TestFrames:
     def test_names_agents_and_poses_of_the_whole_chain(self, written: Path) -> None:
         dataset = opened(written)
         assert plugins.find("datasets", "dair_v2x") is DairV2x
-        assert [dataset.name(i) for i in range(len(dataset))] == [f"7/{n:06d}" for n in BATCHES["7"]["vehicle"]]  # type: ignore[attr-defined]
+        assert [dataset.name(i) for i in range(len(dataset))] == [f"7/{n:06d}" for n in BATCHES["7"].vehicle]
         for index in range(4):  # with an offset, with another, without one, with an empty one
             frame = dataset.read(index, [])
             assert [agent.agent_id for agent in frame.agents] == [0, -1] == list(dataset.agent_ids(index))

@@ -422,6 +422,14 @@ class TestBadInput:
 
 
 class TestSettings:
+    def test_roadside_units_may_be_kept_from_being_the_ego(self, tmp_path: Path) -> None:
+        root = write_tree(tmp_path / "data", agents=(-1, *AGENTS)).parents[2]
+        assert Opv2v(root, "train").read(0, []).egos is None
+        assert Opv2v(root, "train", roadside_ego=False).read(0, []).egos == (0, 1)
+        alone = write_tree(tmp_path / "alone", agents=(-1,)).parents[2]
+        with pytest.raises(DataError, match="has roadside units only"):
+            Opv2v(alone, "train", roadside_ego=False).read(0, [])
+
     def test_no_more_than_so_many_agents(self, tmp_path: Path) -> None:
         root = write_tree(tmp_path / "data", agents=(-1, *AGENTS)).parents[2]
         whole, few = Opv2v(root, "train").read(0, []), Opv2v(root, "train", max_agents=2).read(0, [])

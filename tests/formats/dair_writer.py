@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,19 @@ OFFSETS = ({"delta_x": 0.8, "delta_y": -0.4}, {"delta_x": -0.3, "delta_y": 0.2},
 LATE = 2
 """Infrastructure frames of each batch before its first pair."""
 
+
+@dataclass(frozen=True)
+class Batch:
+    """A recording: its split in CoAlign's files, and the ids of the paired frames of both sides."""
+
+    split: str
+    vehicle: range
+    infrastructure: range
+
+
 BATCHES = {
-    "7": {"split": "train", "vehicle": range(2, 6), "infrastructure": range(19, 23)},
-    "12": {"split": "val", "vehicle": range(2000, 2003), "infrastructure": range(5000, 5003)},
+    "7": Batch("train", range(2, 6), range(19, 23)),
+    "12": Batch("val", range(2000, 2003), range(5000, 5003)),
 }
 UNRELEASED = [("000900", "000901")]
 
@@ -47,21 +58,21 @@ def write_dair_v2x(out: Path, *, images: bool = True, complemented: bool = True)
     infos: dict[str, list[dict[str, Any]]] = {"vehicle-side": [], "infrastructure-side": []}
     for number, (batch, what) in enumerate(BATCHES.items()):
         start = _level_pole(street((VEHICLE, POLE), seed=40 + number, parked=10))
-        first = min(what["infrastructure"])  # type: ignore[type-var]
-        for step in range(-LATE, len(what["vehicle"])):  # type: ignore[arg-type]
+        first = min(what.infrastructure)
+        for step in range(-LATE, len(what.vehicle)):
             moment, at_us = start.at(0.1 * step), 1_626_155_123_000_000 + 100_000 * step
             offset = OFFSETS[max(step, 0) % len(OFFSETS)]
             stem = f"{first + step:06d}"
             labels = _side(root, moment, POLE, stem, images, complemented, offset)
-            last = max(what["infrastructure"])  # type: ignore[type-var]
+            last = max(what.infrastructure)
             infos["infrastructure-side"].append(
                 _info("infrastructure-side", stem, batch, at_us + 30_000, first - LATE, last)
             )
             if step < 0:
                 continue
-            own = f"{what['vehicle'][step]:06d}"  # type: ignore[index]
+            own = f"{what.vehicle[step]:06d}"
             labels = _side(root, moment, VEHICLE, own, images, complemented, None) | labels
-            bounds = (min(what["vehicle"]), max(what["vehicle"]))  # type: ignore[type-var]
+            bounds = (min(what.vehicle), max(what.vehicle))
             infos["vehicle-side"].append(_info("vehicle-side", own, batch, at_us, *bounds))
             pairs.append(_pair(own, stem, offset))
             _cooperative(root, moment, own, sorted(labels), offset, complemented)
@@ -84,9 +95,7 @@ def _level_pole(moment: Street) -> Street:
     return Street(moment.T_world_car, moment.size, moment.speed, moment.ids, poles)
 
 
-def _side(
-    root: Path, moment: Street, agent: int, stem: str, images: bool, complemented: bool, offset: Any
-) -> dict[int, bool]:
+def _side(root: Path, moment: Street, agent: int, stem: str, images: bool, complemented: bool, offset: Any) -> set[int]:
     """Cloud, image, calibration and labels of one side; gives the rows of the cars it labels all around."""
     side, T = ("vehicle-side" if agent == VEHICLE else "infrastructure-side"), moment.lidar_matrix(agent)
     beams = (40, 360, -22.0, 5.0) if agent == VEHICLE else (64, 360, -50.0, -2.0)
@@ -116,7 +125,7 @@ def _side(
             written["lidar_backup"] = front
     for kind, content in written.items():
         _json(root / side / "label" / kind / f"{stem}.json", content)
-    return {int(n): True for n in around}
+    return {int(n) for n in around}
 
 
 def _calibration(folder: Path, moment: Street, agent: int, stem: str, offset: Any) -> None:
@@ -220,9 +229,9 @@ def _pair(own: str, other: str, offset: Any) -> dict[str, Any]:
 
 
 def _splits(root: Path) -> None:
-    ids = {"train": [], "val": [], "test": [own for own, _ in UNRELEASED]}  # type: ignore[var-annotated]
+    ids: dict[str, list[str]] = {"train": [], "val": [], "test": [own for own, _ in UNRELEASED]}
     for what in BATCHES.values():
-        ids[str(what["split"])] += [f"{number:06d}" for number in what["vehicle"]]  # type: ignore[union-attr]
+        ids[what.split] += [f"{number:06d}" for number in what.vehicle]
     _json(root / "train.json", ids["train"])
     _json(root / "val.json", ids["val"])
     # the official split differs a little from CoAlign's, as it really does

@@ -112,8 +112,8 @@ def _write(scenario: Scenario, root: Path, hetero: Path | None, *, images: bool,
             own.mkdir(exist_ok=True)
             seen_by_camera = np.zeros(len(moment.ids), bool)
             T_world_lidar = moment.lidar_matrix(agent)
-            if hetero is not None:
-                (hetero / scenario.split / scenario.name / str(agent)).mkdir(parents=True, exist_ok=True)
+            extra_sensors = (hetero or root) / scenario.split / scenario.name / str(agent)
+            extra_sensors.mkdir(parents=True, exist_ok=True)
             hits = np.zeros(len(moment.ids), np.int64)
             for suffix, (beams, steps) in _BEAMS.items():
                 if suffix and hetero is None:
@@ -121,7 +121,7 @@ def _write(scenario: Scenario, root: Path, hetero: Path | None, *, images: bool,
                 points, counts = moment.sweep(T_world_lidar, beams, steps)
                 hits = hits if suffix else counts
                 points[:, 1] *= -1
-                place = own if not suffix else hetero / scenario.split / scenario.name / str(agent)  # type: ignore[operator]
+                place = own if not suffix else extra_sensors
                 (place / f"{stem}{suffix}.pcd").write_bytes(pcd_bytes(points))
             content = agent_content(moment, agent, hits, old=scenario.old)
             (own / f"{stem}.yaml").write_text(yaml.dump(content, Dumper=getattr(yaml, "CDumper", yaml.Dumper)))
@@ -131,8 +131,7 @@ def _write(scenario: Scenario, root: Path, hetero: Path | None, *, images: bool,
                 (own / f"{stem}_camera{number}.png").write_bytes(png(image))
                 if hetero is not None:
                     metres = np.minimum(np.rint(depth), 255).astype(np.uint8)
-                    place = hetero / scenario.split / scenario.name / str(agent)
-                    (place / f"{stem}_depth{number}.png").write_bytes(png(metres))
+                    (extra_sensors / f"{stem}_depth{number}.png").write_bytes(png(metres))
             if rasters:
                 extra = root / "additional" / scenario.split / scenario.name / str(agent)
                 extra.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Damaged files of every format: a normal read or one clear error (`python -m tests.formats.mutate` runs thousands)."""
+"""Damaged files of every format: a normal read or one clear error (`python -m tests.formats mutate` runs thousands)."""
 
 from pathlib import Path
 
@@ -57,6 +57,21 @@ def test_a_hang_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(mutate, "SECONDS", 0.05)
     kind = mutate.Format("endless", "a.txt", lambda: (b"good",), endless, lambda: (b"",))
     assert mutate.run_case(kind, len(mutate.DISGUISES), tmp_path).what == "TimeoutError"
+
+
+def test_a_reader_that_kills_the_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done:
+        returncode, stderr = -11, "segmentation fault"
+        stdout = '["pcd/0", "refused", ""]\n'
+
+    answers = iter([Done, type("Rest", (), {"returncode": 0, "stderr": "", "stdout": '["pcd/2", "read", ""]\n'})])
+    monkeypatch.setattr(mutate.subprocess, "run", lambda *_, **__: next(answers))
+    endings = mutate.run_in_process(BY_NAME["pcd"], range(3))
+    assert [(ending.case, ending.is_defect) for ending in endings] == [
+        ("pcd/0", False),
+        ("pcd/1", True),
+        ("pcd/2", False),
+    ]
 
 
 @given(st.binary(max_size=300))

@@ -141,8 +141,12 @@ def test_the_sort_matters_as_facts_say() -> None:
     assert evaluate(frames, DAIR_OFFICIAL_BEV).average_precision(0.5) == pytest.approx((2 / 3) / 4)
 
 
+PLAIN = sorted(name for name, each in PROTOCOLS.items() if each.iou == "bev" and each.max_extent_m is None)
+"""What the plain loop knows: footprints, and no box dropped by its length."""
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from(sorted(set(PROTOCOLS) - {"dair_official_3d", "heal"})))
+@given(st.integers(0, 10_000), st.sampled_from(PLAIN))
 def test_equals_the_plain_loop(seed: int, name: str) -> None:
     frames = random_frames(seed, 5, decimals=1)
     accumulator = evaluate(frames, PROTOCOLS[name])
@@ -313,3 +317,23 @@ def test_ten_thousand_frames_are_feasible() -> None:
         accumulator.add(detections, ground_truth)
     # About 2 ms a frame when this was written; 20 ms would still be 200 s for 10,000 frames.
     assert (time.process_time() - start) / len(frames) < 0.02
+
+
+def test_a_subset_is_what_these_frames_alone_would_give() -> None:
+    frames = random_frames(3, 6, decimals=2)
+    whole = evaluate(frames)
+    assert whole.subset(range(6)).ap() == whole.result().ap
+    assert whole.subset([1, 4]).ap() == evaluate([frames[1], frames[4]]).result().ap
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_a_stored_protocol_says_all_that_differs_from_ours(name: str) -> None:
+    protocol, stored = PROTOCOLS[name], PROTOCOLS[name].to_dict()
+    scope = ("z_range_m", "range_rule", "comm_range_m", "max_agents", "visible_to", "own_body")
+    for key in scope:
+        value = getattr(protocol, key)
+        assert (key in stored) == (value != getattr(HEATV2X, key))
+    low, high = protocol.limits[:3], protocol.limits[3:]
+    assert all(a < b for a, b in zip(low, high, strict=True))
+    assert protocol.x_range_m is None or (low[0], high[0]) == protocol.x_range_m
+    assert (protocol.range_rule == "all_corners") <= (protocol.z_range_m is not None)

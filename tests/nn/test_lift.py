@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heatv2x.grid import BevGrid
 from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
 from tests.scene_factory import GRID, camera_mount
 
@@ -91,3 +93,78 @@ def test_splat_under_half_precision_sums_in_float32() -> None:
     cells = torch.zeros(1, 1, 40, 40, dtype=torch.long)
     bev = splat(features, depth, cells, torch.zeros(1, dtype=torch.long), 1, GRID)
     assert bev.dtype == torch.float32 and float(bev.max()) == 1600.0
+
+
+@pytest.fixture(scope="module")
+def vectors(golden: Path) -> dict[str, np.ndarray]:
+    with np.load(golden / "k_lss.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+class TestReferenceVectors:
+    """The reference's lift (tests/golden/README.md, k_lss): its pixel grid, its transforms, our splat."""
+
+    def rays(self, vectors: dict[str, np.ndarray], b: int, n: int) -> np.ndarray:
+        """(h, w, 3) directions of the reference's pixels, its image augmentation undone."""
+        pixels = vectors["frustum"][0] * [1, 1, 0] + [0, 0, 1]
+        shift = np.append(vectors["all_post_trans"][b, n, :2], 0)
+        K = vectors["all_intrins"][b, n]
+        rays: np.ndarray = (pixels - shift) @ np.linalg.inv(vectors["all_post_rots"][b, n]).T @ np.linalg.inv(K).T
+        return rays
+
+    def mount(self, vectors: dict[str, np.ndarray], b: int, n: int) -> np.ndarray:
+        T = np.eye(4)
+        T[:3, :3], T[:3, 3] = vectors["all_rots"][b, n], vectors["all_trans"][b, n]
+        return T
+
+    def points(self, vectors: dict[str, np.ndarray], b: int, n: int) -> np.ndarray:
+        """(D, h, w, 3) lifted points in the agent's frame."""
+        depths, T = vectors["frustum"][:, 0, 0, 2], self.mount(vectors, b, n)
+        lifted: np.ndarray = depths[:, None, None, None] * self.rays(vectors, b, n) @ T[:3, :3].T + T[:3, 3]
+        return lifted
+
+    @pytest.mark.parametrize(("d_max", "bins"), [(20.0, 8), (50.0, 48)])
+    def test_edges_of_depth_bins(self, vectors: dict[str, np.ndarray], d_max: float, bins: int) -> None:
+        theirs = vectors[f"depth_bins_LID_2_{d_max:g}_{bins}"]
+        np.testing.assert_allclose(depth_edges(2.0, d_max, bins), theirs, atol=2e-6 * d_max)
+
+    def test_bins_of_depths(self, vectors: dict[str, np.ndarray]) -> None:
+        """Where a depth is in range. In training the reference puts nearer ones into the last bin; ours are masked."""
+        index, valid = depth_bin(torch.from_numpy(vectors["depth_map"]), 2.0, 20.0, 8)
+        assert np.array_equal(valid.numpy(), vectors["depth_bin_infer_mask"]) and 0 < valid.float().mean() < 1
+        for theirs in (vectors["depth_bin_infer"], vectors["depth_bin_target"]):
+            assert np.array_equal(index.numpy()[valid.numpy()], theirs[valid.numpy()])
+
+    def test_lifted_points(self, vectors: dict[str, np.ndarray]) -> None:
+        theirs = vectors["geom_one_camera"]
+        single = {f"all_{name}": vectors[name] for name in ("rots", "trans", "intrins", "post_rots", "post_trans")}
+        for b in range(len(theirs)):
+            ours = self.points({**vectors, **single}, b, 0)
+            np.testing.assert_allclose(ours, theirs[b, 0], atol=2e-6 * np.abs(theirs).max())
+
+    def test_splat(self, vectors: dict[str, np.ndarray]) -> None:
+        """The reference truncates towards zero, so its first row and column swallow points of one cell further out."""
+        features = torch.from_numpy(vectors["pool_features"])  # (B, cameras, D, h, w, C)
+        batch, cameras, depths = features.shape[:3]
+        grid = BevGrid(-12.8, 12.8, -6.4, 6.4, 0.8)
+        assert grid.shape == (vectors["nx"][1], vectors["nx"][0])
+        cells, beside = [], torch.zeros(batch, features.shape[-1], *grid.shape)
+        for b in range(batch):
+            for n in range(cameras):
+                rays, T = self.rays(vectors, b, n), self.mount(vectors, b, n)
+                depth = torch.from_numpy(vectors["frustum"][:, 0, 0, 2])
+                cells.append(splat_cells(torch.from_numpy(rays).float(), depth, torch.from_numpy(T), grid, (-10, 10)))
+                place = (self.points(vectors, b, n) - [-12.8, -6.4, -10.0]) / vectors["dx"]
+                x, y, z = np.moveaxis(np.trunc(place).astype(int), -1, 0)
+                swallowed = (x >= 0) & (x < 32) & (y >= 0) & (y < 16) & (z == 0) & (place < 0).any(axis=-1)
+                for d, v, u in np.argwhere(swallowed & (place > -1).all(axis=-1)):
+                    beside[b, :, y[d, v, u], x[d, v, u]] += features[b, n, d, v, u]
+        owners = torch.arange(batch).repeat_interleave(cameras)
+        flat = features.flatten(0, 1)
+        ours = beside
+        for d in range(depths):
+            only = torch.zeros(len(flat), *features.shape[2:5])
+            only[:, d] = 1.0
+            ours = ours + splat(flat[:, d].permute(0, 3, 1, 2), only, torch.stack(cells), owners, batch, grid)
+        np.testing.assert_allclose(ours, vectors["pooled"], atol=2e-5 * np.abs(vectors["pooled"]).max())
+        assert beside.abs().sum() > 0 and not beside[:, :, 1:, 1:].abs().sum()

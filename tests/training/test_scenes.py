@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,15 @@ class TestDrawing:
             egos[members[0]] += 1
         assert set(egos) == {0, 1, 2, 3} and set(counts) == {1, 3}
         assert counts[1] / 800 == pytest.approx(0.25, abs=0.06)
+
+    def test_only_those_that_may_are_the_ego(self, pool: Pool) -> None:
+        last = len(pool.frames[0].agents) - 1
+        for may, egos in ((None, {*range(last + 1)}), (tuple(range(last)), {*range(last)})):
+            frame = replace(pool.frames[0], egos=may)
+            config = SceneConfig(senders=last, alone=0.0)
+            drawn = [draw_members(frame, config, np.random.default_rng(seed)) for seed in range(30)]
+            assert {members[0] for members in drawn} == egos
+            assert any(last in members[1:] for members in drawn)  # it is heard either way
 
     def test_agents_out_of_range_are_not_heard(self, pool: Pool) -> None:
         frame, rng = pool.frames[0], np.random.default_rng(0)
