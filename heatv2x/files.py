@@ -114,19 +114,15 @@ def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def parse_json(content: bytes, source: Path, way_out: str = "") -> Any:
-    """The same from bytes that were read already; NaN and infinity are no JSON.
+    """The same from bytes that were read already.
 
     Raises:
         DataError: not JSON, nested too deep, or a key is there twice.
     """
     try:
-        return json.loads(content, parse_constant=_no_number, object_pairs_hook=_unique)
+        return json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8, and integers of thousands of digits
         raise DataError(source, f"is not valid JSON: {error}", way_out=way_out) from error
-
-
-def _no_number(word: str) -> Any:
-    raise ValueError(f"{word} is not a number in JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

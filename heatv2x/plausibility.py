@@ -68,6 +68,11 @@ def absurd_poses(frame: Frame, before: Frame | None) -> Iterator[Absurdity]:
     """
     for agent in frame.agents:
         yield from _absurd_pose(agent)
+    earlier = {} if before is None else {agent.agent_id: agent for agent in before.agents}
+    for agent in frame.agents:
+        old = earlier.get(agent.agent_id)
+        if old is not None and (jump := agent.pose.planar_distance(old.pose)) > MAX_JUMP_M:
+            yield Absurdity("pose", agent.agent_id, "pose", f"jumps {jump:,.0f} m since frame {old.timestamp}")
     for number, agent in enumerate(frame.agents):
         for other in frame.agents[:number]:
             apart = agent.pose.planar_distance(other.pose)
@@ -75,11 +80,6 @@ def absurd_poses(frame: Frame, before: Frame | None) -> Iterator[Absurdity]:
                 yield Absurdity("pose", agent.agent_id, "pose", f"is {apart:,.0f} m away from agent {other.agent_id}")
             elif apart < MIN_APART_M:
                 yield Absurdity("pose", agent.agent_id, "pose", f"is where agent {other.agent_id} is ({apart:.2f} m)")
-    earlier = {} if before is None else {agent.agent_id: agent for agent in before.agents}
-    for agent in frame.agents:
-        old = earlier.get(agent.agent_id)
-        if old is not None and (jump := agent.pose.planar_distance(old.pose)) > MAX_JUMP_M:
-            yield Absurdity("pose", agent.agent_id, "pose", f"jumps {jump:,.0f} m since frame {old.timestamp}")
 
 
 def absurd_objects(frame: Frame) -> Iterator[Absurdity]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
 from heatv2x.training import jobs
 from tests.formats.opv2v_tree import write_tree
+from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
 from tests.scene_factory import same_state
 
 ROOT = Path(__file__).parent.parent
@@ -352,3 +354,42 @@ class TestRecipes:
         (tmp_path / "mine.yaml").write_text("stepz: 7\n")
         ended = run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d")
         assert ended.code == 2 and "mine.yaml" in ended.err and "did you mean 'steps'" in ended.err
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("small")
+    write_opv2v_h(root, OPV2V[:1], images=False)
+    return root
+
+
+class TestData:
+    def test_check_says_what_is_there_and_ends_with_0(self, run: Run, small: Path, tmp_path: Path) -> None:
+        ended = run("data", "check", small, f"json={tmp_path / 'check.json'}")
+        assert ended.code == 0 and "OPV2V-H" in ended.out and "No faults found." in ended.out
+        assert json.loads((tmp_path / "check.json").read_text())["ok"] is True
+
+    def test_check_names_a_missing_file_and_ends_with_2(self, run: Run, small: Path, tmp_path: Path) -> None:
+        root = Path(shutil.copytree(small, tmp_path / "small"))
+        missing = sorted(root.rglob("*_32.pcd"))[0]
+        missing.unlink()
+        ended = run("data", "check", root)
+        assert ended.code == 2 and str(missing) in ended.out and "complete OPV2V-H-LiDAR" in ended.out
+        ended = run("data", "check", root, "--json")
+        assert ended.code == 2 and json.loads(ended.out)["faults"][0]["path"] == str(missing)
+
+    def test_check_of_no_dataset_is_one_message(self, run: Run, tmp_path: Path) -> None:
+        ended = run("data", "check", tmp_path)
+        assert ended.code == 2 and "is not in a layout of" in ended.err and "Traceback" not in ended.err
+
+    def test_index_and_view(self, run: Run, small: Path, tmp_path: Path) -> None:
+        assert "train" in run("data", "index", small).out
+        ended = run("data", "view", small, 1, f"out={tmp_path / 'a.png'}")
+        assert ended.code == 0 and "frame 1 of 3" in ended.out and (tmp_path / "a.png").exists()
+        ended = run("data", "view", small, 1, 2)
+        assert ended.code == 2 and "one frame at a time" in ended.err
+
+    def test_bench(self, run: Run, small: Path, tmp_path: Path) -> None:
+        out = tmp_path / "speed.json"
+        ended = run("bench", "data", f"data={small}", "frames=4", "epoch=20", "index_frames=20", f"out={out}")
+        assert ended.code == 0 and "against naive" in ended.out and json.loads(out.read_text())["frames_per_s"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from heatv2x.formats.pcd import MAX_BYTES, MAX_POINTS
 from heatv2x.structures import Float32
 
 _MISSING, _COMPLETE = "the point cloud is missing", "complete the recording"
+_UNREADABLE = (ValueError, EOFError, OSError, TypeError, SyntaxError, TokenError, OverflowError, MemoryError)
 _WAY_OUT = "write the file again: points x, y, z, intensity"
 
 
@@ -27,7 +29,7 @@ def read_npy(path: str | Path, *, intensity_max: float = 1.0) -> Float32:
     try:
         # not np.load, which takes what begins like a zip file for one
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+    except _UNREADABLE as error:
         raise DataError(source, f"is not a readable .npy array: {error}", way_out=_WAY_OUT) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] not in (3, 4):
         shape = getattr(array, "shape", "no array")
