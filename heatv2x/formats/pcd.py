@@ -72,7 +72,8 @@ def read_pcd(path: str | Path, *, intensity_max: float = 1.0, drop_nan: bool = F
 def _without_nan(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     single = [name for name in records.dtype.names or () if not records.dtype[name].shape]
     names = [name for name in single if name in ("x", "y", "z", "intensity")]
-    return records[~np.any([np.isnan(records[name]) for name in names], axis=0)]
+    kept: npt.NDArray[np.void] = records[~np.any([np.isnan(records[name]) for name in names], axis=0)]
+    return kept
 
 
 def _parse_header(content: bytes, source: Path) -> _Header:
