@@ -198,7 +198,8 @@ def convert(weights: Mapping[str, Tensor], config: HealImport, source: str = "ch
         parts[name] = _part(architecture, own, number, config)
         types[name] = number
     model = Collaboration(_model_config(weights, parts, config)).eval()
-    _load(model, tensors, origin, unknown, source)
+    rows = [(name, str(tuple(weights[name].shape)), "-", "not known here") for name in unknown]
+    _load(model, tensors, origin, rows, source)
     return Imported(model, types, notes)
 
 
@@ -326,10 +327,14 @@ def _spconv_layout(name: str, value: Tensor, number: str, notes: list[str]) -> T
 
 
 def _load(
-    model: Collaboration, tensors: Mapping[str, Tensor], origin: Mapping[str, str], unknown: list[str], source: str
+    model: Collaboration,
+    tensors: Mapping[str, Tensor],
+    origin: Mapping[str, str],
+    unknown: list[tuple[str, str, str, str]],
+    source: str,
 ) -> None:
-    wanted = model.state_dict()
-    rows = [(name, "-", "-", "not known here") for name in unknown]
+    """Fill the model, if every tensor has its place; `unknown` are rows of the table of differences."""
+    wanted, rows = model.state_dict(), list(unknown)
     for name in sorted(set(wanted) | set(tensors)):
         given, needed = (str(tuple(state[name].shape)) if name in state else "-" for state in (tensors, wanted))
         if given != needed:
