@@ -81,9 +81,8 @@ class _Seed:
         if len(config.newcomers) > 1:
             found += self._together()
         found.append(self._links("links", "graph", "maximum"))
-        if self.seed in config.parts_seeds:
-            found += [self._base("base_gate"), self._base("base_attention")]
-            found.append(self._links("links_parts", "gate", "attention"))
+        if self.seed in config.gate_seeds:
+            found += [self._base("base_gate"), self._links("links_gate", "gate")]
         return found
 
     def _base(self, name: str) -> Cell:

@@ -28,7 +28,7 @@ class AdaptationConfig(Config):
     backward_steps: backward alignment.
     full_steps: full fine-tuning of base and LiDAR newcomer until well past its plateau.
     full_steps_more: the same with a camera newcomer, and with all types together.
-    parts_seeds: for which of the seeds bases with one of the graph's two mechanisms are trained as well.
+    gate_seeds: for which of the seeds a base with the graph's gate, but without its attention, is trained as well.
     scratch_steps: training everything from scratch on the mix.
     budgets: shorter full fine-tunings for the curve, in steps.
     shares: shorter and longer adaptations and alignments for the curve, as multiples of their steps.
@@ -54,7 +54,7 @@ class AdaptationConfig(Config):
     backward_steps: int = pydantic.Field(300, gt=0)
     full_steps: int = pydantic.Field(600, gt=0)
     full_steps_more: int = pydantic.Field(250, gt=0)
-    parts_seeds: tuple[int, ...] = (0,)
+    gate_seeds: tuple[int, ...] = (0,)
     scratch_steps: int = pydantic.Field(800, gt=0)
     budgets: tuple[int, ...] = (75, 150, 300)
     shares: tuple[float, ...] = (0.5,)
@@ -68,7 +68,7 @@ class AdaptationConfig(Config):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide results, whatever the places and the seeds."""
-        return self.model_dump(mode="json", exclude={"out", "docs", "seeds", "parts_seeds", "processes", "newcomers"})
+        return self.model_dump(mode="json", exclude={"out", "docs", "seeds", "gate_seeds", "processes", "newcomers"})
 
     def world(self) -> dict[str, Any]:
         """The settings that decide the data of every cell."""
@@ -102,7 +102,7 @@ def quick(config: AdaptationConfig) -> AdaptationConfig:
         "full_steps": 90,
         "full_steps_more": 60,
         "scratch_steps": 100,
-        "parts_seeds": config.seeds[:1],
+        "gate_seeds": config.seeds[:1],
         "budgets": (30,),
         "shares": (0.5,),
         "out": config.out.with_name(f"{config.out.name}_quick"),

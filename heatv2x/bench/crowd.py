@@ -166,7 +166,7 @@ def ego_seconds(model: Collaboration, own: Message, data: Sequence[bytes]) -> Se
     everyone = [own, *messages]
     features = torch.stack([message.feature for message in everyone if message.feature is not None])
     types = [message.agent_type for message in everyone]
-    ego, received = model.receive(features, features, types, links_of(own, messages))
+    ego, received = model.receive(features, features, types, links_of(own, messages, model.grid))
     marks.append(time.process_time())
     fused = model.fusion(ego, received)
     marks.append(time.process_time())

@@ -54,7 +54,7 @@ class DataBenchConfig(Config):
     frames: int = pydantic.Field(40, ge=4)
     epoch: int = pydantic.Field(200, ge=20)
     index_frames: int = pydantic.Field(11_000, ge=1)
-    out: Path = Path("data_speed.json")
+    out: Path = Path("runs/bench/data_speed.json")
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,6 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "base": {"part": "hetero_graph"},
     "base_maximum": {"part": "maximum"},
     "base_gate": {"part": "hetero_graph", "settings": {"attention": False}},
-    "base_attention": {"part": "hetero_graph", "settings": {"gate": False}},
 }
 """The bases by their fusion."""
 
@@ -133,7 +132,7 @@ def train_base(config: AdaptationConfig, seed: int, out: str, tell: Tell) -> dic
     settings = {**recipe, "data": place.world, "out": place.run(out), "steps": config.base_steps, "seed": seed}
     record = place.train(out, job_config.BaseConfig(**settings), jobs.train_base, tell)
     model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, BASE))
-    if out in ("base_gate", "base_attention"):  # only there to be compared, see compare_fusions
+    if out == "base_gate":  # only there to be compared, see compare_fusions
         return place.content()
     prefix = "" if out == "base" else "maximum/"
     place.evaluate(
@@ -363,8 +362,8 @@ LINKS: Mapping[str, ChannelConfig] = {
     "quality": ChannelConfig(sigma_m=1.0, sigma_deg=1.0, precise_share=0.5),
 }
 """What fusions are compared on: exact poses, 0.4 m and degrees, half of the senders with 1 m and half with 0.1 m."""
-FUSIONS = {"graph": "base", "gate": "base_gate", "attention": "base_attention", "maximum": "base_maximum"}
-"""The graph, each of its two mechanisms without the other, and maximum; every base trained with the same noise."""
+FUSIONS = {"graph": "base", "gate": "base_gate", "maximum": "base_maximum"}
+"""The graph, its gate without the attention, and maximum; every base trained with the same noise."""
 
 
 def compare_fusions(config: AdaptationConfig, seed: int, fusions: tuple[str, ...], tell: Tell) -> dict[str, Any]:

@@ -74,7 +74,6 @@ LINKS = {
 FUSIONS = {
     "graph": "gate and attention",
     "gate": "the gate alone",
-    "attention": "the attention residual alone",
     "maximum": "maximum fusion",
     "maximum_drop": "maximum fusion; senders that report 0.5 m or more are ignored",
 }

@@ -110,7 +110,7 @@ def _seed(seed: int) -> Contents:
     cells["links"] = {
         "rows": [
             row(f"links/{fusion}{refined}/{link}", "lidar64", "lidar64", ap50 - lower - (0.0 if refined else 0.02), 0.4)
-            for fusion, ap50 in (("graph", 0.8), ("gate", 0.79), ("attention", 0.77), ("maximum", 0.7))
+            for fusion, ap50 in (("graph", 0.8), ("gate", 0.79), ("maximum", 0.7))
             for link, lower in (("clean", 0.0), ("noise", 0.05), ("quality", 0.1))
             for refined in ("", "_refined")
             if not (refined and link == "clean")
