@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -108,12 +109,8 @@ def test_a_picture_and_a_page(view: View, tmp_path: Path) -> None:
         replace(view, frame=view.frame.with_agents(tuple(replace(a, cameras=()) for a in view.frame.agents))),
         tmp_path / "b.html",
     )
-    page = (tmp_path / "b.html").read_text()
-    assert (
-        "data:image/png;base64," in page
-        and "http" not in page
-        and page.count("<tr>") == 2 + 2 + len(view.frame.objects)
-    )
+    page, pictures = re.subn(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", (tmp_path / "b.html").read_text())
+    assert pictures == 1 and "http" not in page and page.count("<tr>") == 2 + 2 + len(view.frame.objects)
 
 
 def test_without_rerun_the_extra_is_named(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,5 +47,10 @@ def test_memory_that_grows_is_seen(root: Path, monkeypatch: pytest.MonkeyPatch) 
     dataset = Opv2v(root, "train")
     kept = []
     read = dataset.read
-    monkeypatch.setattr(dataset, "read", lambda index, sensors: kept.append(np.ones(500_000)) or read(index, sensors))
-    assert bench.memory_over(dataset, 20)["growth_mb"] > 20
+
+    def keep(index: int, sensors: Any) -> Any:
+        kept.append(np.ones(34_000_000, np.uint8))  # too large to be served from memory that was freed before
+        return read(index, sensors)
+
+    monkeypatch.setattr(dataset, "read", keep)
+    assert bench.memory_over(dataset, 10)["growth_mb"] > 100

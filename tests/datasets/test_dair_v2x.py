@@ -233,7 +233,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "NaN": (
         VEHICLE_LABEL,
         edit(lambda labels: labels[0].update(rotation=float("nan"))),
-        "NaN is not a number in JSON",
+        r"\[0\].rotation': expected a finite",
     ),
     "word": (
         VEHICLE_LABEL,
