@@ -136,6 +136,7 @@ def page(summary: Summary, drawn: Mapping[str, str]) -> str:
     parts += ["## AP50 by distance", *_distances(rows)]
     parts += ["## Pretraining", *_pretraining(summary)]
     parts += ["## What the names mean", _meanings(rows), "## What is not shown", _not_shown()]
+    parts += _what_is_missing(summary)
     return "\n\n".join(parts) + "\n"
 
 
@@ -143,17 +144,31 @@ def page(summary: Summary, drawn: Mapping[str, str]) -> str:
 
 
 def _unfinished(summary: Summary) -> list[str]:
-    if not summary["missing"]:
+    """One sentence at the top; which rows is told at the end."""
+    whole, partly = _lacking(summary)
+    if not (whole or partly):
         return []
+    told = [f"{len(whole)} rows are not measured"] if whole else []
+    told += [f"{len(partly)}{'' if whole else ' rows'} lack seeds"] if partly else []
+    return [f"**This study is not finished:** {', '.join(told)}; see [What is missing](#what-is-missing)."]
+
+
+def _lacking(summary: Summary) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """What is missing altogether, and for some seeds."""
     whole = [m for m in summary["missing"] if m["name"] not in {row["name"] for row in summary["rows"]}]
-    partly = [m for m in summary["missing"] if m not in whole]
-    text = "**This study is not finished.**"
+    return whole, [m for m in summary["missing"] if m not in whole]
+
+
+def _what_is_missing(summary: Summary) -> list[str]:
+    whole, partly = _lacking(summary)
+    parts = ["## What is missing"] if whole or partly else []
     if whole:
-        text += f" Rows not measured and left out: {_names(m['name'] for m in whole)}."
-    if partly:
-        which = (f"`{m['name']}` (seed {', '.join(map(str, m['seeds']))})" for m in partly)
-        text += f" Rows without all seeds: {', '.join(which)}."
-    return [text]
+        parts.append(f"Rows not measured and left out: {_names(m['name'] for m in whole)}.")
+    by_seeds: dict[str, list[str]] = {}
+    for line in partly:
+        by_seeds.setdefault(", ".join(map(str, line["seeds"])), []).append(line["name"])
+    parts += [f"Rows without seed {seeds}: {_names(names)}." for seeds, names in by_seeds.items()]
+    return parts
 
 
 def _introduction(summary: Summary) -> list[str]:

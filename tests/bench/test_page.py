@@ -130,8 +130,10 @@ def test_an_unfinished_study_says_so_first() -> None:
     text = page(summary_of(contents), {})
     first = text.split("\n\n")[1]
     assert "not finished" in first
-    assert "left out: `maximum`, `ego_lidar16/maximum`." in first
-    assert "`control/gcft_homogeneous` (seed 1)" in first
+    assert "2 rows are not measured, 1 lack seeds" in first
+    missing = section(text, "## What is missing")
+    assert "left out: `maximum`, `ego_lidar16/maximum`." in missing
+    assert "Rows without seed 1: `control/gcft_homogeneous`." in missing
     assert "| `maximum` |" not in text
 
 
