@@ -333,7 +333,7 @@ def _agents(view: View) -> tuple[str, list[str], list[list[str]]]:
         T, sweep = agent.pose.relative_to(view.ego.pose), view.lidars.get(agent.agent_id)
         yaw = np.degrees(np.arctan2(T[1, 0], T[0, 0]))
         points = f"{len(agent.lidars[sweep]):,}" if sweep else "-"
-        place = [f"{T[0, 3]:.1f}", f"{T[1, 3]:.1f}", f"{T[2, 3]:.1f}", f"{yaw:.0f}°"]
+        place = [*(_number(value) for value in T[:3, 3]), f"{_number(yaw, 0)}°"]
         rows.append([_name(view, agent), *place, sweep or "-", points, str(len(agent.cameras))])
     return "Agents", ["agent", "x", "y", "z", "yaw", "sweep", "points", "cameras"], rows
 
@@ -343,8 +343,14 @@ def _objects(view: View) -> tuple[str, list[str], list[list[str]]]:
     T = view.ego.pose.inverse() @ objects.T_world_object
     for n in np.argsort(np.hypot(T[:, 0, 3], T[:, 1, 3])):
         size = " × ".join(f"{side:.1f}" for side in objects.size[n])
-        rows.append([str(objects.ids[n]), f"{T[n, 0, 3]:.1f}", f"{T[n, 1, 3]:.1f}", size, *map(str, objects.hits[n])])
-    return "Objects", ["object", "x", "y", "size", *(f"hits of {a.agent_id}" for a in view.frame.agents)], rows
+        seen = [str(hits) if objects.counted else "yes" if hits else "" for hits in objects.hits[n]]
+        rows.append([str(objects.ids[n]), _number(T[n, 0, 3]), _number(T[n, 1, 3]), size, *seen])
+    column = "hits of" if objects.counted else "seen by"
+    return "Objects", ["object", "x", "y", "size", *(f"{column} {a.agent_id}" for a in view.frame.agents)], rows
+
+
+def _number(value: float, digits: int = 1) -> str:
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"  # minus zero becomes zero
 
 
 def log_to_rerun(view: View, out: Path) -> None:
