@@ -42,7 +42,7 @@ MEANINGS = {
     "maximum": "LHFT and GCFT on a base that fuses by a per-cell maximum, trained with the same noise",
     "backward_alignment": "the newcomer's whole encoder is trained against the frozen base, as HEAL does",
     "full_finetune": "everything is trained again, the deployed networks included: the yardstick",
-    "scratch_mix": "everything is trained from random weights on the mix of all types",
+    "scratch_mix": "everything is trained from random weights on the mix of all types, not to a plateau",
     "homogeneous": "everybody has the base's type: what collaboration brings when nobody differs",
     "homogeneous_boxes": "the same with boxes on the messages",
     "homogeneous_late": "the same with late fusion",
