@@ -40,7 +40,12 @@ def page(summary: Summary) -> str:
     Args:
         summary: of `heatv2x.bench.scaling_summary.summarise`.
     """
-    parts = [f"# {summary['title']}", *_introduction(summary), _provenance(summary), f"![Figure]({FIGURE})"]
+    parts = [
+        f"# {summary['title']}",
+        *_introduction(summary),
+        _provenance(summary),
+        f"![What grows with types and agents, and what does not]({FIGURE})",
+    ]
     parts += [_targets(summary), "## Types join one after another", *_joinings(summary)]
     parts += ["## AP of every type after every joining", *_precision(summary)]
     parts += ["## Many agents in a scene", *_crowd(summary), "## What is not shown", _not_shown()]
@@ -76,7 +81,8 @@ def _introduction(summary: Summary) -> list[str]:
     return [
         f"A base of 64-beam LiDARs is trained and frozen, then {len(summary['joinings'])} other types join it one by "
         f"one. Each brings an encoder that was trained alone and trains adapters against that base in two stages "
-        f"(LHFT, {settings['local_steps']} steps, then GCFT, {settings['collaborative_steps']} steps). **No newcomer "
+        f"(LHFT, {settings['local_steps']} steps, then GCFT, {settings['collaborative_steps']} steps, cameras "
+        f"{settings['collaborative_steps_more']}). **No newcomer "
         f"ever meets another newcomer before it is measured.** After every joining the whole fleet is loaded into one "
         f"model and every type is measured again on {frames} frames of the test towns.",
         f"Average precision ({protocol['name']}): {protocol['description']}. "
