@@ -91,7 +91,7 @@ def _without_numbers(count: Callable[[torch.device], tuple[int, int]]) -> tuple[
     """A count on tensors without content, or with, where a shape depends on it, as in sparse convolution."""
     try:
         return count(_META)
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError) as error:  # torch raises either for what needs the content
         if isinstance(error, RuntimeError) and "meta" not in str(error):
             raise
         return count(torch.device("cpu"))

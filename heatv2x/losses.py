@@ -84,13 +84,13 @@ def pyramid_foreground(
     Args:
         levels: logits (N, 1, Y / f, X / f), f = 1, 2, 4, ...
         positive, negative: (N, Y, X) bool; what is neither does not count.
-        weights: of the levels; there may be more of them than levels.
+        weights: of the levels, at least as many; what is over is not used.
 
     Returns:
         A scalar.
     """
     terms = []
-    for logits, weight in zip(levels, weights, strict=False):
+    for logits, weight in zip(levels, weights[: len(levels)], strict=True):
         factor = positive.shape[-1] // logits.shape[-1]
         here = functional.max_pool2d(positive[:, None].float(), factor).to(logits.device)
         nothing = 1 - functional.max_pool2d(1 - negative[:, None].float(), factor).to(logits.device)

@@ -134,7 +134,7 @@ def row_points(summary: Mapping[str, Any], path: Path) -> Path:
     points = [100 * value for rows in groups.values() for row in rows.values() for value in row["ap"]["0.5"]["values"]]
     low, high = (min(points), max(points)) if points else (0.0, 100.0)
     width = max(high - low, 1.0)
-    for axes, (title, rows) in zip(grid, groups.items(), strict=False):
+    for axes, (title, rows) in zip(grid, groups.items(), strict=True):
         for height, method in enumerate(reversed(methods)):
             if method in rows:
                 _draw_row(axes, height, look(method), [100 * value for value in rows[method]["ap"]["0.5"]["values"]])
@@ -210,7 +210,7 @@ def curves(panels: Sequence[Panel], path: Path, y_label: str = "AP50", columns: 
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     figure, grid = _figure(lines, columns, 0.5 + 2.15 * lines, sharey=True)
-    for place, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
+    for place, (axes, panel) in enumerate(zip(grid[: len(panels)], panels, strict=True)):
         for curve in panel.curves:
             _draw_band(axes, curve, looks[curve.label])
         axes.set_title(panel.title, loc="left", fontsize=SMALL, fontweight="bold")
@@ -282,7 +282,7 @@ def growth(panels: Sequence[Growth], path: Path, columns: int = 2) -> Path:
         for rank, name in enumerate(panel.lines):
             looks.setdefault(name, Look(name, PALETTE[rank % len(PALETTE)], MARKERS[rank % len(MARKERS)]))
     figure, grid = _figure(-(-len(panels) // columns), columns, 0.3 + 2.1 * -(-len(panels) // columns))
-    for axes, panel in zip(grid, panels, strict=False):
+    for axes, panel in zip(grid[: len(panels)], panels, strict=True):
         for name, points in panel.lines.items():
             axes.plot(list(points), list(points.values()), **_style(looks[name]))
         axes.set_title(panel.title, loc="left", fontsize=SMALL, fontweight="bold")
