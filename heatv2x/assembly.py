@@ -92,10 +92,7 @@ def exchanging(model: Collaboration, fusion: str) -> Collaboration:
 
 def base_pack(model: Collaboration, provenance: dict[str, Any]) -> Pack:
     """The base of a model as a pack."""
-    config = model.config
-    parts = {"fusion": resolved("fusion", config.fusion), "head": resolved("heads", config.head)}
-    agents = {name: resolved("agents", part) for name, part in config.agents.items()}
-    settings = config.model_copy(update={**parts, "agents": agents}).model_dump(mode="json")
+    settings = resolved_model(model.config).model_dump(mode="json")
     return Pack("base", "", model.feature_space.hex(), settings, dict(model.base_state()), provenance)
 
 
@@ -120,6 +117,13 @@ def resolved(kind: str, part: PartConfig) -> PartConfig:
     """A part with every setting written out, so that a pack does not depend on defaults that may change."""
     settings = build(plugins.find(kind, part.part).Config, part.settings).model_dump(mode="json")
     return PartConfig(part=part.part, settings=settings)
+
+
+def resolved_model(config: ModelConfig) -> ModelConfig:
+    """A model with every setting of its parts written out."""
+    parts = {"fusion": resolved("fusion", config.fusion), "head": resolved("heads", config.head)}
+    agents = {name: resolved("agents", part) for name, part in config.agents.items()}
+    return config.model_copy(update={**parts, "agents": agents})
 
 
 def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]:

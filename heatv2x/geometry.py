@@ -89,6 +89,15 @@ def transform_points(points: Tensor, T: Tensor) -> Tensor:
     return torch.cat((moved.to(points.dtype), points[..., 3:]), dim=-1)
 
 
+def inverse_rigid(T: Tensor) -> Tensor:
+    """(..., 4, 4) inverses of rigid transforms: the transposed rotation, and the translation turned back by it."""
+    inverse = torch.zeros_like(T)
+    inverse[..., :3, :3] = T[..., :3, :3].mT
+    inverse[..., :3, 3:] = -T[..., :3, :3].mT @ T[..., :3, 3:]
+    inverse[..., 3, 3] = 1.0
+    return inverse
+
+
 def transform_boxes(boxes: Tensor, T: Tensor) -> Tensor:
     """Boxes in another frame: all eight corners are moved by the full transform, then stood upright again.
 

@@ -26,7 +26,7 @@ from heatv2x.config import nearest
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled
-from heatv2x.geometry import nms, transform_boxes
+from heatv2x.geometry import inverse_rigid, nms, transform_boxes
 from heatv2x.grid import BevGrid
 from heatv2x.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
@@ -161,7 +161,7 @@ class Collaboration(nn.Module):
         else:
             offered = self._adapt_received(sent, flat_names)
             placement = Placement(self.grid, target, pull.view(batch, slots, 4, 4))
-        edges = Edges(torch.linalg.inv(links.T_sender_ego), links.sigma_m, links.sigma_rad, links.age_s)
+        edges = Edges(inverse_rigid(links.T_sender_ego), links.sigma_m, links.sigma_rad, links.age_s)
         received = Received(
             offered.view(batch, slots, *offered.shape[1:]),
             visible.view(batch, slots, *visible.shape[1:]),

@@ -123,9 +123,9 @@ class TestBuild:
             build(LocalConfig, given_settings)
 
     def test_what_a_nested_default_says_stays_unless_it_is_named(self) -> None:
-        words = ["data=d", "base=b", "agents=[a]", "newcomer=n", "after.settings.rank=8", "scenes.thin=0"]
+        words = ["data=d", "base=b", "agents=[a]", "newcomer=n", "after.part=hetero_aware", "scenes.thin=0"]
         config = build(LocalConfig, parse_overrides(words))
-        assert config.after is not None and config.after.settings == {"kernel": 1, "rank": 8}
+        assert config.after is not None and config.after.settings == {"kernel": 1}
         assert config.before == LocalConfig.model_fields["before"].default and config.scenes.thin == 0
         encoder = build(EncoderConfig, parse_overrides(["data=d", "name=n", "agent.part=a", "scenes.thin=0"]))
         assert (encoder.scenes.senders, encoder.scenes.alone, encoder.scenes.thin) == (0, 1.0, 0.0)

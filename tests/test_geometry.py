@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heatv2x import geometry
+from heatv2x.structures import Pose
 
 GOLDEN = Path(__file__).parent / "golden"
 FAST = settings(max_examples=50, deadline=None)
@@ -130,6 +131,12 @@ def test_float32_points_far_from_the_origin_are_moved_exactly() -> None:
     assert moved.dtype == torch.float32
     expected = torch.tensor([[0.5 * math.cos(1) - 0.25 * math.sin(1), -0.5 * math.sin(1) - 0.25 * math.cos(1), 2.0]])
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
+
+
+def test_the_inverse_of_rigid_transforms() -> None:
+    poses = [Pose.planar(30.0, -40.0, 0.7), Pose.planar(-5.0, 2.0, -3.0), Pose.planar(0.0, 0.0, 0.0)]
+    T = torch.from_numpy(np.stack([pose.matrix for pose in poses])).view(3, 1, 4, 4)
+    torch.testing.assert_close(geometry.inverse_rigid(T), torch.linalg.inv(T), rtol=0, atol=1e-12)
 
 
 def test_transforms_are_exact_under_autocast() -> None:

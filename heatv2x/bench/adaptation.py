@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from heatv2x.bench import experiments
-from heatv2x.bench.cells import Cell, Content, defaults_of, finished, run_cells
+from heatv2x.bench.cells import Cell, Content, defaults_of, finished, run_cells, written_out
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.config import build
 from heatv2x.rows import OneBar
@@ -76,27 +76,33 @@ class _Seed:
         found.append(self._cell("twin", experiments.join_twin, (), 40, ("base",), GCFT))
         steps = config.scratch_steps
         found.append(
-            self._cell("scratch_mix", experiments.scratch_mix, (), 0.6 * steps, steps=steps, newcomers=config.newcomers)
+            self._cell(
+                "scratch_mix",
+                experiments.scratch_mix,
+                (),
+                0.6 * steps,
+                steps=steps,
+                recipe=written_out(experiments.mix_recipe(config.newcomers)),
+            )
         )
         if len(config.newcomers) > 1:
             found += self._together()
-        found.append(self._links("links", "graph", "maximum"))
-        if self.seed in config.gate_seeds:
-            found += [self._base("base_gate"), self._links("links_gate", "gate")]
+        found += [self._base("base_gate"), self._links()]
         return found
 
     def _base(self, name: str) -> Cell:
-        steps, fusion = self.config.base_steps, dict(experiments.PARTS[name])
-        return self._cell(name, experiments.train_base, (name,), 0.3 * steps, steps=steps, fusion=fusion)
+        steps, recipe = self.config.base_steps, written_out(experiments.base_recipe(name))
+        return self._cell(name, experiments.train_base, (name,), 0.3 * steps, steps=steps, recipe=recipe)
 
-    def _links(self, name: str, *fusions: str) -> Cell:
-        needs = tuple(experiments.FUSIONS[fusion] for fusion in fusions)
+    def _links(self) -> Cell:
+        needs = tuple(experiments.FUSIONS.values())
         links = {link: channel.model_dump() for link, channel in experiments.LINKS.items()}
-        return self._cell(name, experiments.compare_fusions, (fusions,), 120, needs, links=links)
+        return self._cell("links", experiments.compare_fusions, (), 120, needs, links=links)
 
     def _alone(self, name: str) -> Cell:
-        steps = self.config.encoder_steps
-        return self._cell(f"encoder_{name}", experiments.train_alone, (name,), 0.3 * steps, steps=steps)
+        steps, alone = self.config.encoder_steps, {"model": {"fusion": {"part": "none"}}}
+        recipe = written_out(alone | experiments.encoder_recipe(name))
+        return self._cell(f"encoder_{name}", experiments.train_alone, (name,), 0.3 * steps, steps=steps, recipe=recipe)
 
     def _joining(self, name: str) -> list[Cell]:
         config, cell = self.config, self._cell

@@ -17,9 +17,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from heatv2x import __version__
+from heatv2x.assembly import resolved, resolved_model
 from heatv2x.errors import HeatError
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
+from heatv2x.model_config import ModelConfig, PartConfig
 from heatv2x.rows import machine
 from heatv2x.workers import Task, Tell, run_tasks
 
@@ -117,12 +119,28 @@ def path_of(name: str, folder: Path) -> Path:
 
 
 def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
-    """A job's own defaults: when one changes, what was measured with the old one is done again."""
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for name, field in job.model_fields.items()
-        if not field.is_required() and not isinstance(value := field.get_default(), Path)
-    }
+    """A job's own defaults, those of its adapters included.
+
+    When one changes, what was measured with the old one is done again.
+    """
+    found: dict[str, Any] = {}
+    for name, about in job.model_fields.items():
+        value = None if about.is_required() else about.get_default()
+        if isinstance(value, PartConfig):
+            value = resolved("adapters", value)
+        if not about.is_required() and not isinstance(value, Path):
+            found[name] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return found
+
+
+def written_out(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with every setting of its networks, for the same reason."""
+    found = dict(recipe)
+    if "model" in recipe:
+        found["model"] = resolved_model(ModelConfig(**recipe["model"])).model_dump(mode="json")
+    if "agent" in recipe:
+        found["agent"] = resolved("agents", PartConfig(**recipe["agent"])).model_dump(mode="json")
+    return found
 
 
 def _is_done(cell: Cell, identity: str, folder: Path) -> bool:

@@ -28,7 +28,6 @@ class AdaptationConfig(Config):
     backward_steps: backward alignment.
     full_steps: full fine-tuning of base and LiDAR newcomer until well past its plateau.
     full_steps_more: the same with a camera newcomer, and with all types together.
-    gate_seeds: for which of the seeds a base with the graph's gate, but without its attention, is trained as well.
     scratch_steps: training everything from scratch on the mix.
     budgets: shorter full fine-tunings for the curve, in steps.
     shares: shorter and longer adaptations and alignments for the curve, as multiples of their steps.
@@ -54,7 +53,6 @@ class AdaptationConfig(Config):
     backward_steps: int = pydantic.Field(300, gt=0)
     full_steps: int = pydantic.Field(600, gt=0)
     full_steps_more: int = pydantic.Field(250, gt=0)
-    gate_seeds: tuple[int, ...] = (0,)
     scratch_steps: int = pydantic.Field(800, gt=0)
     budgets: tuple[int, ...] = (75, 150, 300)
     shares: tuple[float, ...] = (0.5,)
@@ -68,7 +66,7 @@ class AdaptationConfig(Config):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide results, whatever the places and the seeds."""
-        return self.model_dump(mode="json", exclude={"out", "docs", "seeds", "gate_seeds", "processes", "newcomers"})
+        return self.model_dump(mode="json", exclude={"out", "docs", "seeds", "processes", "newcomers"})
 
     def world(self) -> dict[str, Any]:
         """The settings that decide the data of every cell."""
@@ -102,7 +100,6 @@ def quick(config: AdaptationConfig) -> AdaptationConfig:
         "full_steps": 90,
         "full_steps_more": 60,
         "scratch_steps": 100,
-        "gate_seeds": config.seeds[:1],
         "budgets": (30,),
         "shares": (0.5,),
         "out": config.out.with_name(f"{config.out.name}_quick"),

@@ -124,11 +124,30 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
 """The bases by their fusion."""
 
 
+def base_recipe(out: str) -> dict[str, Any]:
+    """How a base is trained."""
+    recipe = read_recipe(RECIPES / "demo_base.yaml")
+    return {**recipe, "model": {**recipe["model"], "fusion": dict(PARTS[out])}}
+
+
+def encoder_recipe(agent_type: str) -> dict[str, Any]:
+    """How a dedicated network is trained: a newcomer's, or one with the encoder of the base's type."""
+    if agent_type != BASE:
+        return read_recipe(RECIPES / f"demo_{agent_type}.yaml")
+    base = read_recipe(RECIPES / "demo_base.yaml")
+    return {"name": BASE, "agent": base["model"]["agents"][BASE], "lr": base["lr"]}
+
+
+def mix_recipe(newcomers: Sequence[str]) -> dict[str, Any]:
+    """How a base of all types is trained from scratch."""
+    recipe = read_recipe(RECIPES / "demo_base.yaml")
+    agents = {BASE: recipe["model"]["agents"][BASE]} | {name: encoder_recipe(name)["agent"] for name in newcomers}
+    return {**recipe, "model": {**recipe["model"], "agents": agents}}
+
+
 def train_base(config: AdaptationConfig, seed: int, out: str, tell: Tell) -> dict[str, Any]:
     """A base of this seed, and the deployed alliance's own rows."""
-    place = Place(config, seed)
-    recipe = read_recipe(RECIPES / "demo_base.yaml")
-    recipe["model"] = {**recipe["model"], "fusion": dict(PARTS[out])}
+    place, recipe = Place(config, seed), base_recipe(out)
     settings = {**recipe, "data": place.world, "out": place.run(out), "steps": config.base_steps, "seed": seed}
     record = place.train(out, job_config.BaseConfig(**settings), jobs.train_base, tell)
     model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, BASE))
@@ -151,11 +170,7 @@ def train_base(config: AdaptationConfig, seed: int, out: str, tell: Tell) -> dic
 
 def train_alone(config: AdaptationConfig, seed: int, agent_type: str, tell: Tell) -> dict[str, Any]:
     """A dedicated single-agent network; its encoder is what a newcomer brings."""
-    place = Place(config, seed)
-    base = read_recipe(RECIPES / "demo_base.yaml")
-    own = {"name": BASE, "agent": base["model"]["agents"][BASE], "lr": base["lr"]}
-    recipe = own if agent_type == BASE else read_recipe(RECIPES / f"demo_{agent_type}.yaml")
-    out = f"encoder_{agent_type}"
+    place, recipe, out = Place(config, seed), encoder_recipe(agent_type), f"encoder_{agent_type}"
     settings = {**recipe, "data": place.world, "out": place.run(out), "steps": config.encoder_steps, "seed": seed}
     record = place.train(out, job_config.EncoderConfig(**settings), jobs.train_encoder, tell)
     model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, agent_type))
@@ -166,14 +181,12 @@ def train_alone(config: AdaptationConfig, seed: int, agent_type: str, tell: Tell
 
 def scratch_mix(config: AdaptationConfig, seed: int, tell: Tell) -> dict[str, Any]:
     """Everything from scratch on the mix of all types: what it would take to start over."""
-    place = Place(config, seed)
-    recipe = read_recipe(RECIPES / "demo_base.yaml")
-    agents = {BASE: recipe["model"]["agents"][BASE]}
-    agents |= {name: read_recipe(RECIPES / f"demo_{name}.yaml")["agent"] for name in config.newcomers}
-    recipe["model"] = {**recipe["model"], "agents": agents}
+    place, recipe = Place(config, seed), mix_recipe(config.newcomers)
     settings = {**recipe, "data": place.world, "out": place.run("scratch_mix"), "steps": config.scratch_steps}
     record = place.train("scratch_mix", job_config.BaseConfig(**settings, seed=seed), jobs.train_base, tell)
-    model = Collaboration.from_packs(place.pack("scratch_mix", "base"), *(place.pack("scratch_mix", n) for n in agents))
+    model = Collaboration.from_packs(
+        place.pack("scratch_mix", "base"), *(place.pack("scratch_mix", n) for n in (BASE, *config.newcomers))
+    )
     cost = cost_of(record)
     for newcomer in config.newcomers:
         rosters = both_egos(newcomer).items()
@@ -298,10 +311,6 @@ def join_partly(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) 
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "no_multi_cognitive": {"received": None},
-    "no_bottleneck": {
-        "before": {"part": "hetero_aware", "settings": {"rank": 0}},
-        "after": {"part": "hetero_aware", "settings": {"kernel": 1, "rank": 0}},
-    },
     "no_closed_form": {"closed_form": False},
     "no_teacher": {"teacher": "none"},
 }
@@ -366,11 +375,10 @@ FUSIONS = {"graph": "base", "gate": "base_gate", "maximum": "base_maximum"}
 """The graph, its gate without the attention, and maximum; every base trained with the same noise."""
 
 
-def compare_fusions(config: AdaptationConfig, seed: int, fusions: tuple[str, ...], tell: Tell) -> dict[str, Any]:
+def compare_fusions(config: AdaptationConfig, seed: int, tell: Tell) -> dict[str, Any]:
     """Bases that differ in their fusion alone, on clean and disturbed links, everybody of the base's type."""
     place = Place(config, seed)
-    for name in fusions:
-        out = FUSIONS[name]
+    for name, out in FUSIONS.items():
         model = Collaboration.from_packs(place.pack(out, "base"), place.pack(out, BASE))
         links = [(name, link, channel, False) for link, channel in LINKS.items()]
         links += [(f"{name}_refined", link, channel, True) for link, channel in LINKS.items() if link != "clean"]

@@ -59,7 +59,6 @@ CONTROLS = {
 }
 ABLATIONS = {
     "no_multi_cognitive": "LHFT and GCFT without the Multi-Cognitive Adapter",
-    "no_bottleneck": "adapters of the identity-initialised convolution alone",
     "no_closed_form": "adapters start from the identity",
     "no_teacher": "nothing is learned from the base's features: the detection loss alone",
     "closed_form_only": "two ridge regressions, and no step of descent",

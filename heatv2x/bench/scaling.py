@@ -13,9 +13,9 @@ from typing import Any
 
 import pydantic
 
-from heatv2x.bench import crowd, fleet
+from heatv2x.bench import crowd, experiments, fleet
 from heatv2x.bench.adaptation import world_of
-from heatv2x.bench.cells import Cell, Content, defaults_of, run_cells
+from heatv2x.bench.cells import Cell, Content, defaults_of, run_cells, written_out
 from heatv2x.bench.config import BASE
 from heatv2x.bench.fleet import FleetConfig
 from heatv2x.rows import OneBar
@@ -73,8 +73,9 @@ class _Seed:
     def cells(self) -> list[Cell]:
         networks, place = self.config.networks, self.place
         base = (place.pack("base", "base"), place.pack("base", BASE))
+        recipe = written_out(experiments.base_recipe("base"))
         found = [
-            self._cell("base", fleet.train_base, (), {}, 0.3 * networks.base_steps, packs=base),
+            self._cell("base", fleet.train_base, (), {"recipe": recipe}, 0.3 * networks.base_steps, packs=base),
         ]
         for name in self.config.types:
             found += [self._pretraining(name), self._joining(name)]
@@ -93,7 +94,7 @@ class _Seed:
 
     def _pretraining(self, name: str) -> Cell:
         packs = (self.place.pack(f"encoder_{name}", "base"), self.place.encoder(name))
-        about = {"recipe": fleet.recipe_of(name), "EncoderConfig": defaults_of(job_config.EncoderConfig)}
+        about = {"recipe": written_out(fleet.recipe_of(name)), "EncoderConfig": defaults_of(job_config.EncoderConfig)}
         seconds = 0.3 * self.config.networks.encoder_steps
         return self._cell(f"{name}/encoder", fleet.pretrain, (name,), about, seconds, packs=packs)
 

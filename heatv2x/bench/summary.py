@@ -152,10 +152,8 @@ def link_rows(fusion: str) -> list[str]:
 
 def _missing(table: Table, config: AdaptationConfig) -> list[dict[str, Any]]:
     found = []
-    wanted = dict.fromkeys(expected_rows(config), config.seeds)
-    wanted |= dict.fromkeys(link_rows("gate"), config.gate_seeds)  # fewer seeds by design
-    for name in sorted(wanted, key=place_of):
-        seeds = [seed for seed in wanted[name] if seed not in table.rows.get(name, {})]
+    for name in sorted(expected_rows(config), key=place_of):
+        seeds = [seed for seed in config.seeds if seed not in table.rows.get(name, {})]
         if seeds:
             found.append({"name": name, "seeds": seeds})
     return found

@@ -153,8 +153,13 @@ def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
     """
     if features.shape[1] == 0:
         return ego
-    others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)
-    return torch.maximum(ego, others)
+    if torch.is_grad_enabled():  # all at once: agents that are equal in a cell share its gradient evenly
+        others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)
+        return torch.maximum(ego, others)
+    best = ego
+    for feature, seen in zip(features.unbind(dim=1), visible[:, :, None].unbind(dim=1), strict=True):
+        best = torch.where(seen, torch.maximum(best, feature), best)
+    return best
 
 
 def everyone(ego: Tensor, received: Received) -> tuple[Tensor, Tensor]:

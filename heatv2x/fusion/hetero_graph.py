@@ -14,12 +14,13 @@ identity of maximum fusion at the start:
 
 A newcomer's projections are low-rank deltas on those of the type it starts from.
 
-Shapes: B egos, K slots, C channels, H heads, d channels per head, E edge features, Y X grid.
+Shapes: B egos, K slots, C channels, H heads, d channels per head, E edge features, h hidden, Y X grid, P = Y * X cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,22 @@ class AgentTypeParameters(nn.Module):
         self.output = TypedProjection(inner, channels, rank)
         if rank is None:
             nn.init.zeros_(self.output.weight)
+
+
+@dataclass
+class _Views:
+    """Linear views of the senders' features; P cells in a row.
+
+    Attributes:
+        content: (B, K, h, P) the sender's part of the content network's hidden layer.
+        confidence: (B, K, 1, P) logits that a cell holds an object.
+        key, value: (B, K, H * d, P), without rows if there is no attention.
+    """
+
+    content: Tensor
+    confidence: Tensor
+    key: Tensor
+    value: Tensor
 
 
 class HeteroGraph(Fusion):
@@ -126,19 +143,16 @@ class HeteroGraph(Fusion):
         """(B, C, Y, X): gate, maximum, typed attention."""
         if received.features.shape[1] == 0:
             return ego
+        views = self._views(received)
         hidden = self._edge_hidden(received)
-        confidence = self.occupancy(received.features.flatten(0, 1)).view(received.visible.shape)
-        fused = maximum_with(ego, self._gated(ego, received.features, confidence, hidden), received.visible)
-        if self.config.attention:
-            fused = fused + self._attend(ego, received, confidence, hidden)
-        return fused
+        fused = maximum_with(ego, self._gated(ego, received.features, views, hidden), received.visible)
+        return fused + self._attend(ego, received, views, hidden) if self.config.attention else fused
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
         """(B, K, Y, X) share of channels that a sender wins after its gate."""
         if received.features.shape[1] == 0:
             return received.visible.float()
-        confidence = self.occupancy(received.features.flatten(0, 1)).view(received.visible.shape)
-        gated = self._gated(ego, received.features, confidence, self._edge_hidden(received))
+        gated = self._gated(ego, received.features, self._views(received), self._edge_hidden(received))
         return channel_wins(ego, gated, received.visible)
 
     def occupancy(self, features: Tensor) -> Tensor:
@@ -183,52 +197,71 @@ class HeteroGraph(Fusion):
         hidden: Tensor = self.edge(torch.cat([features, receiver, sender], dim=-1))
         return hidden
 
-    def _gated(self, ego: Tensor, features: Tensor, confidence: Tensor, hidden: Tensor) -> Tensor:
+    def _views(self, received: Received) -> _Views:
+        """What all cells of all senders look like, by one product for all linear layers on a sender's feature."""
+        channels = received.features.shape[2]
+        shared = [self.content.weight[:, :channels, 0, 0], self.confidence.weight[:, :, 0, 0]]
+        typed = ("key", "value") if self.config.attention else ()
+        # an empty slot is seen nowhere: any type will do
+        names = [[name or received.ego_types[b] for name in row] for b, row in enumerate(received.sender_types)]
+        matrices = {
+            name: torch.cat([*shared, *(self._matrix(role, name) for role in typed)])
+            for name in sorted({name for row in names for name in row})
+        }
+        stacked = torch.stack([torch.stack([matrices[name] for name in row]) for row in names])
+        rows = stacked @ received.features.flatten(3)
+        hidden, inner = self.config.content_hidden, self.config.inner if typed else 0
+        content, confidence, key, value = torch.split(rows, [hidden, 1, inner, inner], dim=2)
+        assert self.confidence.bias is not None
+        return _Views(content, confidence + self.confidence.bias, key, value)
+
+    def _gated(self, ego: Tensor, features: Tensor, views: _Views, hidden: Tensor) -> Tensor:
         """(B, K, C, Y, X) features times their gates, which are exactly 1 at the start."""
         if not self.config.gate:
             return features
-        egos = ego[:, None].expand_as(features)
-        pair = torch.cat([features, egos, confidence[:, :, None].sigmoid()], dim=2).flatten(0, 1)
-        content = self.content_gate(functional.gelu(self.content(pair))).view(features.shape)
-        logits = _OPEN + self.edge_gate(hidden)[..., None, None] + content
-        gated: Tensor = features * (logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN)))
-        return gated
+        channels = ego.shape[1]
+        assert self.content.bias is not None
+        of_ego, of_confidence = torch.split(self.content.weight[:, channels:, 0, 0], [channels, 1], dim=1)
+        own = of_ego @ ego.flatten(2) + self.content.bias[:, None]  # once for all senders
+        content = functional.gelu(
+            torch.addcmul(views.content + own[:, None], of_confidence, views.confidence.sigmoid())
+        )
+        # the edge's part is the same in all cells: one more column beside the hidden channels, over ones
+        batch, slots, width, cells = content.shape
+        matrix = self.content_gate.weight[:, :, 0, 0].expand(batch, slots, -1, width)
+        edge = (_OPEN + self.edge_gate(hidden))[..., None].to(matrix.dtype)
+        ones = content.new_ones(batch, slots, 1, cells)
+        logits = torch.cat([matrix, edge], dim=3) @ torch.cat([content, ones], dim=2)
+        opened = torch.sigmoid(logits.new_tensor(_OPEN))
+        if torch.is_grad_enabled():
+            gated = features.flatten(3) * (logits.sigmoid() / opened)
+        else:  # the same numbers in place: on large maps fresh memory costs more than the arithmetic
+            gated = logits.sigmoid_().div_(opened).mul_(features.flatten(3))
+        return gated.view(features.shape)
 
-    def _attend(self, ego: Tensor, received: Received, confidence: Tensor, hidden: Tensor) -> Tensor:
+    def _attend(self, ego: Tensor, received: Received, views: _Views, hidden: Tensor) -> Tensor:
         """(B, C, Y, X) residual, zero where no sender sees the cell."""
-        batch, slots, _, rows, columns = received.features.shape
-        heads, inner = self.config.heads, self.config.inner
-        per_sender = [[name or received.ego_types[b] for name in row] for b, row in enumerate(received.sender_types)]
-        senders = [name for row in per_sender for name in row]
-        query = self._project("query", ego, received.ego_types).view(batch, 1, heads, inner // heads, rows, columns)
-        keys = self._project("key", received.features.flatten(0, 1), senders).view(
-            batch, slots, heads, -1, rows, columns
-        )
-        values = self._project("value", received.features.flatten(0, 1), senders).view(
-            batch, slots, heads, -1, rows, columns
-        )
-        score = (query * keys).sum(dim=3) / (inner // heads) ** 0.5
-        score = (
-            score
-            + self.edge_bias(hidden)[..., None, None]
-            + (self.temperature * functional.logsigmoid(confidence))[:, :, None]
-        )
-        unseen = ~received.visible[:, :, None]
+        heads, depth = self.config.heads, self.config.inner // self.config.heads
+        batch, slots, _, cells = views.key.shape
+        query = self._project("query", ego.flatten(2), received.ego_types).view(batch, 1, heads, depth, cells)
+        score = (query * views.key.reshape(batch, slots, heads, depth, cells)).sum(dim=3) / depth**0.5
+        bias = self.edge_bias(hidden)[..., None]
+        score = score + bias + self.temperature * functional.logsigmoid(views.confidence)
         # a cell that nobody sees would be a softmax over nothing: give it any finite weights, the residual is cleared
         # below
-        score = score.masked_fill(unseen, -1e4)
-        mixed = (score.softmax(dim=1)[:, :, :, None] * values).sum(dim=1).flatten(1, 2)
-        residual = self._project("output", mixed, received.ego_types)
+        score = score.masked_fill(~received.visible.flatten(2)[:, :, None], -1e4)
+        mixed = (
+            (score.softmax(dim=1)[:, :, :, None] * views.value.reshape(batch, slots, heads, depth, cells))
+            .sum(dim=1)
+            .flatten(1, 2)
+        )
+        residual = self._project("output", mixed, received.ego_types).view(ego.shape)
         return residual.masked_fill(~received.visible.any(dim=1)[:, None], 0.0)
 
     def _project(self, role: str, features: Tensor, types: Sequence[str]) -> Tensor:
-        """(N, C_in, Y, X) to (N, C_out, Y, X), each row with the matrix of its type."""
+        """(B, C_in, P) to (B, C_out, P), each row with the matrix of its type."""
         matrices = {name: self._matrix(role, name) for name in sorted(set(types))}
-        if len(matrices) == 1:
-            return functional.conv2d(features, next(iter(matrices.values()))[:, :, None, None])
-        stacked = torch.stack([matrices[name] for name in types])
-        projected = stacked @ features.flatten(2)
-        return projected.view(*projected.shape[:2], *features.shape[2:])
+        return torch.stack([matrices[name] for name in types]) @ features
 
 
 def edge_features(edges: Edges) -> Tensor:

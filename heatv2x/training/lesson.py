@@ -93,7 +93,7 @@ def start_from_lesson(model: Collaboration, newcomer: str, encoded: Tensor, less
     """Set the linear part of the newcomer's Hetero-Aware Adapters to the least-squares solution.
 
     First the convolution before the backbone, from the newcomer's encoder output to the base's; then the one after it,
-    from what the backbone makes of that to the base's shared feature. The bottlenecks stay at zero.
+    from what the backbone makes of that to the base's shared feature.
 
     Args:
         encoded: (R, C, Y, X) the newcomer's encoder outputs, row by row what the lesson is of.
@@ -128,7 +128,7 @@ def _solve(
     """Ridge regression of target cells on k x k patches of the source, into the adapter's convolution."""
     if not isinstance(adapter, HeteroAware):
         return
-    kernel = adapter.config.kernel
+    kernel = adapter.remix.kernel_size[0]
     patches, wanted = [], []
     for row, pick in zip(rows.tolist(), picks, strict=True):
         patches.append(functional.unfold(source(row)[None], kernel, padding=kernel // 2)[0].T[pick])

@@ -175,7 +175,7 @@ def _joining(cells: Contents, row: Any, newcomer: str, offset: float) -> None:
         row(f"control/deployed_after_full_finetune_{newcomer}", newcomer, "lidar64", 0.79, 0.44)
     )
     heard = "" if newcomer == "lidar16" else "camera/"
-    taken = ("no_multi_cognitive", "no_bottleneck", "no_closed_form", "no_teacher", "closed_form_only")
+    taken = ("no_multi_cognitive", "no_closed_form", "no_teacher", "closed_form_only")
     cells[f"{newcomer}/ablation"] = {
         "rows": [
             row(f"{prefix}ablation/{name}", newcomer, ego, 0.7 + offset, 0.35 + offset)

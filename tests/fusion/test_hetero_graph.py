@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -52,22 +53,22 @@ def test_everything_on_the_edge_matters(what: str) -> None:
         "sender type": replace(received, sender_types=[["lidar64"]]),
         "content": received,
     }[what]
-    before = fusion._gated(*gate_inputs(fusion, ego, received)) / received.features
+    before = gates(fusion, ego, received)
     ego_after = ego + 0.1 if what == "content" else ego
-    after = fusion._gated(*gate_inputs(fusion, ego_after, other)) / received.features
+    after = gates(fusion, ego_after, other)
     assert (before - after).abs().max() > 1e-3
 
 
-def gate_inputs(fusion: HeteroGraph, ego: Tensor, received: Received) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    confidence = fusion.occupancy(received.features.flatten(0, 1)).view(received.visible.shape)
-    return ego, received.features, confidence, fusion._edge_hidden(received)
+def gates(fusion: HeteroGraph, ego: Tensor, received: Received) -> Tensor:
+    hidden = fusion._edge_hidden(received)
+    return fusion._gated(ego, received.features, fusion._views(received), hidden) / received.features
 
 
 def test_gates_scale_between_shut_and_a_little_more_than_open() -> None:
     fusion = built()
     ego, received = scene([["camera", "lidar64"]], hidden=False)
-    gates = fusion._gated(*gate_inputs(fusion, ego, received)) / received.features
-    assert (gates > 0).all() and (gates <= 1 / torch.sigmoid(torch.tensor(3.0)) + 1e-5).all() and gates.std() > 1e-3
+    found = gates(fusion, ego, received)
+    assert (found > 0).all() and (found <= 1 / torch.sigmoid(torch.tensor(3.0)) + 1e-5).all() and found.std() > 1e-3
 
 
 def test_a_shut_gate_leaves_the_ego_alone_where_features_are_positive() -> None:
@@ -84,6 +85,33 @@ def test_switched_off_it_is_maximum_fusion() -> None:
     ego, received = scene([["camera", "lidar64", ""]])
     fused = built(gate=False, attention=False)(ego, received)
     assert torch.equal(fused, maximum_with(ego, received.features, received.visible))
+
+
+def test_gates_against_plain_loops() -> None:
+    """Two egos, senders of three types, cell by cell, as the formula has it; with and without gradients."""
+    fusion = built(attention=False)
+    fusion.add_type("lidar16", "camera")
+    shaken(fusion.typed_module("lidar16"), 0.3)  # type: ignore[arg-type]
+    ego, received = scene([["camera", "lidar16"], ["lidar64", ""]], ["lidar64", "camera"], seed=3)
+    fused = fusion(ego, received)
+    codes = {name: fusion._of(name) for name in ("lidar64", "camera", "lidar16")}
+    described = edge_features(received.edges)
+    for b, y, x in itertools.product(range(2), (0, 4, 11), (2, 9)):
+        own = ego[b, :, y, x]
+        offers = [own]
+        for k, name in enumerate(received.sender_types[b]):
+            if not received.visible[b, k, y, x]:
+                continue
+            cell = received.features[b, k, :, y, x]
+            both = torch.cat([described[b, k], codes[received.ego_types[b]].receiver_code, codes[name].sender_code])
+            edge = fusion.edge_gate(fusion.edge(both))
+            confidence = torch.sigmoid(fusion.confidence(cell[:, None, None])).flatten()
+            hidden = functional.gelu(fusion.content(torch.cat([cell, own, confidence])[:, None, None]))
+            content = fusion.content_gate(hidden).flatten()
+            offers.append(cell * torch.sigmoid(3 + edge + content) / torch.sigmoid(torch.tensor(3.0)))
+        torch.testing.assert_close(fused[b, :, y, x], torch.stack(offers).amax(dim=0), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(fusion(ego, received), fused)
 
 
 def test_attention_against_plain_loops() -> None:
