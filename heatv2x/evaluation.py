@@ -26,8 +26,9 @@ from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import ground_truth, in_range
 from heatv2x.message import Message, pack, unpack
-from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
+from heatv2x.metrics.average_precision import ApAccumulator, ApResult
 from heatv2x.metrics.communication import Traffic, measure_traffic
+from heatv2x.metrics.protocols import HEATV2X, Protocol, find_protocol
 from heatv2x.model import Collaboration
 from heatv2x.model_config import PartConfig
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster

@@ -16,7 +16,7 @@ from heatv2x.errors import ConfigError, HeatError
 from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, without_hidden
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
-from heatv2x.metrics.average_precision import HEAL, HEAL_IN_ORDER, HEATV2X
+from heatv2x.metrics.protocols import HEAL, HEAL_IN_ORDER, HEATV2X
 from heatv2x.model import Collaboration
 from heatv2x.roster import AssignedRoster, Assignment, Roster
 from heatv2x.structures import Boxes3D, Frame
