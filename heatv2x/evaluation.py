@@ -18,6 +18,7 @@ import numpy as np
 import pydantic
 import torch
 
+from heatv2x.assembly import reaching
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
@@ -352,6 +353,8 @@ class EvalConfig(Config):
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
         protocol: of average precision.
+        half_extent_m, half_extent_y_m: evaluate on a grid that reaches so far ahead and aside; by default as far as in
+            training.
         frames: evaluate only the first frames.
         out: folder for metrics.json.
     """
@@ -371,6 +374,8 @@ class EvalConfig(Config):
     refine_poses: bool = False
     share_boxes: bool = False
     protocol: str = HEATV2X.name
+    half_extent_m: float | None = pydantic.Field(None, gt=0)
+    half_extent_y_m: float | None = pydantic.Field(None, gt=0)
     frames: int | None = None
     out: Path = Path("runs/eval")
 
@@ -378,6 +383,9 @@ class EvalConfig(Config):
 def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
     """Evaluate packs on a split and write metrics.json; gives its rows."""
     model = Collaboration.from_packs(*config.packs)
+    if config.half_extent_m is not None or config.half_extent_y_m is not None:
+        own = model.grid
+        model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)
     rosters = _rosters(config)
     for name in next(iter(rosters.values())).types:
         model.agent(name)  # an unknown type is told before the data are read

@@ -6,9 +6,9 @@ Shapes: B egos, K message slots per ego, C channels, C' fused channels, Y X grid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,11 @@ class Fusion(nn.Module, ABC):
     def fused_channels(self, channels: int) -> int:
         """C' of the result for C channels of a message."""
         return channels
+
+    @classmethod
+    def on_longer_grid(cls, settings: Mapping[str, Any], ahead: float, aside: float) -> dict[str, Any]:
+        """The part's settings on a grid that is so many times as long and as wide."""
+        return dict(settings)
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
         """(B, K, Y, X) in [0, 1]: how much of a cell comes from each sender.
