@@ -266,8 +266,8 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     if len(frames) > 1:
         raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
     config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
-    name, _, tree = recognise(path, config.dataset)
-    dataset = open_dataset(name, path, config.split or tree.splits[0], config.reader)
+    part, _, tree = recognise(path, config.dataset)
+    dataset = open_dataset(part.part, path, config.split or tree.splits[0], part.settings)
     index = frame_number(dataset, config.frame)
     draw(look(dataset, index, config), config.out)
     _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
