@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from heatv2x.assembly import resolved
+from heatv2x.bench.parameters import count_newcomer
 from heatv2x.config import build, merge, read_recipe
 from heatv2x.evaluation import EvalConfig, run_eval
 from heatv2x.published_types import TYPES
@@ -102,8 +103,9 @@ def test_from_the_dataset_to_the_table(
         for stage in (lhft, gcft):
             assert stage.record.steps == 1 and stage.record.frozen_proof["bit_identical"]
             assert stage.record.curve[0]["loss"] > 0
-        whole = sum(p.numel() for part in (base.model, gcft.model.agent(newcomer)) for p in part.parameters())
-        assert gcft.record.trained_parameters <= 0.02 * whole
+        counted = count_newcomer(f"{dataset}{kind}", newcomer)
+        assert lhft.record.trained_parameters == counted.lhft and gcft.record.trained_parameters == counted.gcft
+        assert base.record.trained_parameters == counted.base_parameters
     table = {k: v for k, v in about.table.items() if k != "recipe"}
     table = recipe(about.table["recipe"], **table) if "recipe" in about.table else table | {"senders": newcomer}
     if dataset == "opv2v_h":
