@@ -1,10 +1,13 @@
-"""The published recipes run from a dataset in its real layout to the table: every stage, every newcomer, both bases.
+"""The commands of docs/recipes.md run, from a dataset in its real layout to the table: every stage, newcomer and base.
 
-The networks have their published sizes; only the grid, the images and the steps are cut down.
+The networks have their published sizes; only the grid, the images, the frames and the steps are cut down.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,119 +16,153 @@ from typing import Any
 import pytest
 
 from heatv2x.assembly import resolved
-from heatv2x.bench.parameters import count_newcomer
-from heatv2x.config import build, merge, read_recipe
+from heatv2x.bench.parameters import NEWCOMERS, count_newcomer
+from heatv2x.config import Config, build, merge, parse_overrides, read_recipe
 from heatv2x.evaluation import EvalConfig, run_eval
+from heatv2x.model_config import PartConfig
 from heatv2x.published_types import TYPES
 from heatv2x.training import job_config, jobs
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.opv2v_writer import Scenario, write_opv2v_h
 
-RECIPES = Path(__file__).parent.parent / "heatv2x" / "recipes"
-GRID = {"half_extent_m": 25.6, "half_extent_y_m": 12.8}
-QUICK = {"steps": 1, "batch_size": 1, "precision": "float32", "frames": 1, "checkpoint_every": 0, "device": "cpu"}
-SMALL_IMAGES = {"agent": {"settings": {"image_size": [64, 96], "own_half_extent_m": [12.8, 12.8]}}}
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "heatv2x" / "recipes"
 STREET = (
     Scenario("train", "2021_08_18_19_48_05", (1045, 1054), ("000068",)),
     Scenario("test", "2021_08_18_19_11_02", (102, 111, 120, 13), ("000090",)),
 )
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "opv2v_h": lambda out: write_opv2v_h(out, STREET),
+    "dair_v2x": write_dair_v2x,
+}
+HEADINGS = {"opv2v_h": "## OPV2V-H", "dair_v2x": "## DAIR-V2X-C"}
+JOBS: dict[str, tuple[type[Config], Callable[..., Any]]] = {
+    "train base": (job_config.BaseConfig, jobs.train_base),
+    "train encoder": (job_config.EncoderConfig, jobs.train_encoder),
+    "adapt local": (job_config.LocalConfig, jobs.adapt_local),
+    "adapt collaborative": (job_config.CollaborativeConfig, jobs.adapt_collaborative),
+    "adapt backward": (job_config.BackwardConfig, jobs.align_backward),
+    "adapt full": (job_config.FullConfig, jobs.full_finetune),
+    "eval": (EvalConfig, run_eval),
+}
+QUICK = {"steps": 1, "batch_size": 1, "precision": "float32", "frames": 1, "checkpoint_every": 0, "device": "cpu"}
+SMALL_IMAGES = {"settings": {"image_size": [64, 96], "own_half_extent_m": [12.8, 12.8]}}
 
 
 @dataclass
-class Study:
-    """One dataset's recipes."""
+class Command:
+    """One command of the page, as a shell expands it."""
 
-    base_type: str
-    newcomers: tuple[str, ...]
-    write: Callable[[Path], Any]
-    table: Mapping[str, Any]
+    verb: str
+    settings: dict[str, Any]
 
-
-STUDIES = {
-    "opv2v_h": Study(
-        "lidar64_pillars",
-        ("camera_efficientnet", "lidar32_voxels", "camera_resnet"),
-        lambda out: write_opv2v_h(out, STREET),
-        {"recipe": "opv2v_h_in_order", "half_extent_m": 51.2, "half_extent_y_m": 25.6},
-    ),
-    "dair_v2x": Study(
-        "lidar",
-        ("camera", "lidar_voxels"),
-        write_dair_v2x,
-        {"dataset": "dair_v2x", "split": "validate", "protocol": "heal_dair", "ego": "lidar"},
-    ),
-}
+    def config(self, cut: Mapping[str, Any] | None = None) -> Any:
+        """What the command line makes of it, with further settings laid over it."""
+        settings = dict(self.settings)
+        if "recipe" in settings:
+            settings = merge(read_recipe(RECIPES / f"{settings.pop('recipe')}.yaml"), settings)
+        return build(JOBS[self.verb][0], merge(settings, cut or {}))
 
 
-def recipe(name: str, **settings: Any) -> dict[str, Any]:
-    return merge(read_recipe(RECIPES / f"{name}.yaml"), settings)
+def commands(heading: str, **variables: object) -> list[Command]:
+    """The commands below a heading, with some of the variables they start with changed."""
+    section = (ROOT / "docs" / "recipes.md").read_text().partition(heading)[2]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    first, _, rest = block[1].partition("\n")
+    changed = " ".join(f"{name}={value}" for name, value in variables.items())
+    script = f'heatv2x() {{ printf "%s\\t" "$@"; printf "\\n"; }}\n{first}\n{changed}\n{rest}'
+    ran = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
+    found = []
+    for line in ran.stdout.splitlines():
+        words = line.rstrip("\t").split("\t")
+        plain = [word for word in words if "=" not in word]
+        found.append(Command(" ".join(plain[:2]), parse_overrides(word for word in words if "=" in word)))
+    return found
 
 
-@pytest.fixture(scope="module", params=STUDIES)
-def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A dataset's name, and its tree in the real layout."""
+@pytest.fixture(scope="module", params=WRITERS)
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+    """A dataset's name, its tree in the real layout, and a folder for runs."""
     root = tmp_path_factory.mktemp(request.param)
-    STUDIES[request.param].write(root)
-    return request.param, root
+    WRITERS[request.param](root / "data")
+    return request.param, root / "data", root / "runs"
 
 
-@pytest.fixture(scope="module")
-def encoders(study: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every newcomer's encoder, pretrained for a step on its own grid."""
-    dataset, data = study
-    out = tmp_path_factory.mktemp("encoders")
-    packs = {}
-    for name in STUDIES[dataset].newcomers:
-        cut = SMALL_IMAGES if name.startswith("camera") else {}
-        wanted = recipe(f"{dataset}_{name}", **QUICK, **cut, model={"half_extent_m": 12.8, "half_extent_y_m": 12.8})
-        result = jobs.train_encoder(build(job_config.EncoderConfig, {**wanted, "data": data, "out": out / name}))
-        packs[name] = next(path for path in result.packs if path.stem == name)
-    return packs
+def cut_down(command: Command) -> dict[str, Any]:
+    """Settings that make a command short; the networks stay as they are."""
+    if command.verb == "eval":
+        return {"frames": 1, "half_extent_m": 51.2, "half_extent_y_m": 25.6}
+    model = {"half_extent_m": 25.6, "half_extent_y_m": 12.8}
+    if command.verb == "train encoder":
+        model = {"half_extent_m": 12.8, "half_extent_y_m": 12.8}
+        return QUICK | {"model": model} | ({"agent": SMALL_IMAGES} if "camera" in command.settings["recipe"] else {})
+    return QUICK | ({"model": model} if command.verb == "train base" else {})
 
 
 @pytest.mark.parametrize("kind", ["", "_pyramid"])
-def test_from_the_dataset_to_the_table(
-    study: tuple[str, Path], encoders: dict[str, Path], kind: str, tmp_path: Path
-) -> None:
-    dataset, data = study
-    about = STUDIES[dataset]
-    settings = recipe(f"{dataset}{kind}", **QUICK, model=GRID)
-    base = jobs.train_base(build(job_config.BaseConfig, {**settings, "data": data, "out": tmp_path / "base"}))
-    base_pack, own = (tmp_path / "base" / f"{name}.safetensors" for name in ("base", about.base_type))
-    packs = [base_pack, own, *encoders.values()]
-    for newcomer, encoder in encoders.items():
-        common = {"data": data, "newcomer": newcomer, "base": base_pack, "agents": [own, encoder], **QUICK}
-        local = recipe(f"{dataset}{kind}_local", **common, out=tmp_path / f"local_{newcomer}")
-        lhft = jobs.adapt_local(build(job_config.LocalConfig, local))
-        together = recipe(f"{dataset}{kind}_collaborative", **common, out=tmp_path / newcomer, adapter=lhft.packs[0])
-        gcft = jobs.adapt_collaborative(build(job_config.CollaborativeConfig, together))
-        packs += gcft.packs
-        for stage in (lhft, gcft):
-            assert stage.record.steps == 1 and stage.record.frozen_proof["bit_identical"]
-            assert stage.record.curve[0]["loss"] > 0
-        counted = count_newcomer(f"{dataset}{kind}", newcomer)
-        assert lhft.record.trained_parameters == counted.lhft and gcft.record.trained_parameters == counted.gcft
-        assert base.record.trained_parameters == counted.base_parameters
-    table = {k: v for k, v in about.table.items() if k != "recipe"}
-    table = recipe(about.table["recipe"], **table) if "recipe" in about.table else table | {"senders": newcomer}
-    if dataset == "opv2v_h":
-        table["assignment"] = data / "opv2v_4modality_in_order.json"
-    rows = run_eval(build(EvalConfig, {**table, "data": data, "packs": packs, "frames": 1, "out": tmp_path / "eval"}))
-    assert all(row["n_ground_truth"] >= 3 and row["protocol"]["name"] == table["protocol"] for row in rows)
-    if dataset == "opv2v_h":
+def test_from_the_dataset_to_the_table(study: tuple[str, Path, Path], kind: str) -> None:
+    dataset, data, runs = study
+    check, *rest = commands(HEADINGS[dataset], DATA=data, RUNS=runs, BASE=dataset + kind)
+    assert check.verb == "data check"
+    trained: dict[str, int] = {}
+    for command in rest:
+        config = command.config(cut_down(command))
+        if command.verb == "train encoder" and (config.out / f"{config.name}.safetensors").exists():
+            continue  # serves both bases
+        result = JOBS[command.verb][1](config)
+        if command.verb == "eval":
+            check_table(config, result)
+            continue
+        trained[f"{command.verb} {getattr(config, 'newcomer', '')}"] = result.record.trained_parameters
+        assert result.record.steps == 1 and result.record.curve[0]["loss"] > 0
+        assert not command.verb.startswith("adapt") or result.record.frozen_proof["bit_identical"]
+        if command.verb == "adapt collaborative":
+            counted = count_newcomer(dataset + kind, config.newcomer)
+            assert trained["train base "] == counted.base_parameters
+            assert trained[f"adapt local {config.newcomer}"] == counted.lhft
+            assert trained[f"adapt collaborative {config.newcomer}"] == counted.gcft
+    assert [f"adapt collaborative {name}" in trained for name in NEWCOMERS[dataset]] == [True] * len(NEWCOMERS[dataset])
+
+
+def check_table(config: EvalConfig, rows: list[dict[str, Any]]) -> None:
+    """Ground truth is there, the protocol stands beside the numbers, and agents are heard in the asked order."""
+    assert all(row["n_ground_truth"] >= 3 and row["protocol"]["name"] == config.protocol for row in rows)
+    assert json.loads((config.out / "metrics.json").read_text())["rows"]
+    if config.agents and not config.drop:
         assert [row["name"] for row in rows] == [f"assigned/{count}" for count in (1, 2, 3, 4)]
         assert [bool(row["message_bytes"]) for row in rows] == [False, True, True, True]
+    else:
+        assert [bool(row["message_bytes"]) for row in rows] == [not config.drop]
+
+
+@pytest.mark.parametrize("kind", ["", "_pyramid"])
+@pytest.mark.parametrize("heading", [*HEADINGS.values(), "## Rivals", "## A base from a HEAL checkpoint"])
+def test_commands_read_what_earlier_ones_write(heading: str, kind: str) -> None:
+    """Every setting is known, and every pack comes from the page: here, or from the commands before the rivals'."""
+    dataset = "dair_v2x" if "DAIR" in heading else "opv2v_h"
+    variables = {"RUNS": "runs", "BASE": dataset + kind}
+    before = commands(HEADINGS["opv2v_h"], **variables) if heading == "## Rivals" else []
+    imported = [Path("runs") / f"{name}.safetensors" for name in ("base", "lidar64_pillars")]
+    written = set(imported if "HEAL" in heading else [])
+    for command in [*before, *commands(heading, **variables)]:
+        if command.verb not in JOBS:
+            assert command.verb in ("data check", "import heal")
+            continue
+        config = command.config()
+        read = getattr(config, "packs", ()) or (
+            () if command.verb.startswith("train") else (config.base, *config.agents, config.adapter)
+        )
+        assert {path for path in read if path is not None} <= written, command
+        own = {"train base": ["base", *getattr(getattr(config, "model", None), "agents", {})]}
+        own |= {"train encoder": [getattr(config, "name", "")]}
+        written |= {config.out / f"{name}.safetensors" for name in own.get(command.verb, ["adapter"])}
 
 
 def test_recipes_hold_the_published_types() -> None:
-    base = [recipe(name)["model"]["agents"]["lidar64_pillars"] for name in ("opv2v_h", "opv2v_h_pyramid")]
-    found = {name: recipe(f"opv2v_h_{name}")["agent"] for name in STUDIES["opv2v_h"].newcomers}
-    for part, name in [*((part, "lidar64_pillars") for part in base), *((found[name], name) for name in found)]:
-        published = jobs.PartConfig(**part)
-        assert published.part == TYPES[name].part.part
-        assert whole(published) == whole(TYPES[name].part)
-
-
-def whole(part: jobs.PartConfig) -> dict[str, Any]:
-    """Every setting of an agent kind, defaults included."""
-    return resolved("agents", part).settings
+    bases = [read_recipe(RECIPES / f"{name}.yaml") for name in ("opv2v_h", "opv2v_h_pyramid")]
+    parts = [("lidar64_pillars", base["model"]["agents"]["lidar64_pillars"]) for base in bases]
+    newcomers = [name for name in TYPES if name != "lidar64_pillars"]
+    parts += [(name, read_recipe(RECIPES / f"opv2v_h_{name}.yaml")["agent"]) for name in newcomers]
+    for name, part in parts:
+        assert resolved("agents", PartConfig(**part)) == resolved("agents", TYPES[name].part)
