@@ -13,7 +13,7 @@ from heatv2x.config import build
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.fusion.base import Fusion
 from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
+from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig, build_part
 from heatv2x.packs import Pack, read_pack
 
 SIDES = ("sender", "receiver")
@@ -88,7 +88,8 @@ def exchanging(model: Collaboration, fusion: str) -> Collaboration:
     stays, and agents exchange boxes or points instead of features.
 
     Raises:
-        ConfigError: such a fusion should give way to another one of features: neck and head were trained behind it.
+        ConfigError: the other fusion has parameters, which nobody trained; or the model's own computes alone and should
+            give way to another one of features: neck and head were trained behind it.
     """
     level = plugins.find("fusion", fusion).level
     computes = type(model.fusion).alone is not Fusion.alone
@@ -98,6 +99,8 @@ def exchanging(model: Collaboration, fusion: str) -> Collaboration:
             "what it computes. Way out: 'late' or 'early', or train a base with the other fusion"
         )
     part = model.config.fusion if computes else PartConfig(part=fusion)
+    if not computes and list(build_part("fusion", part, model.config.channels, list(model.config.agents)).parameters()):
+        raise ConfigError(f"fusion '{fusion}' has parameters, which this base does not hold: train a base with it")
     other = _same_networks(model, model.config.model_copy(update={"fusion": part}), features=level == "features")
     if computes:
         other.fusion.level = level

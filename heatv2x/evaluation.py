@@ -19,7 +19,7 @@ import numpy as np
 import pydantic
 import torch
 
-from heatv2x.assembly import reaching
+from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
@@ -353,6 +353,8 @@ class EvalConfig(Config):
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
+        fusion: exchange boxes ("late") or points ("early") instead of features, or fuse them by another part without
+            parameters, such as "maximum".
         share: senders send only this share of their cells, those they are most confident about; several numbers give a
             row each.
         codec: how features travel; by default as the base says.
@@ -377,6 +379,7 @@ class EvalConfig(Config):
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
     share_boxes: bool = False
+    fusion: str | None = None
     share: float | tuple[float, ...] = ()
     codec: str | None = None
     protocol: str = HEATV2X.name
@@ -394,6 +397,8 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     if config.half_extent_m is not None or config.half_extent_y_m is not None:
         own = model.grid
         model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)
+    if config.fusion is not None:
+        model = exchanging(model, config.fusion)
     rosters = _rosters(config)
     for name in next(iter(rosters.values())).types:
         model.agent(name)  # an unknown type is told before the data are read

@@ -48,6 +48,8 @@ def test_early_fusion_sends_points(model: Collaboration, frame: Frame) -> None:
 def test_a_fusion_of_features_must_fit_what_comes_after_it(model: Collaboration) -> None:
     if model.config.fusion.part == "hetero_graph":
         assert exchanging(model, "maximum").config.fusion.part == "maximum"
+        with pytest.raises(ConfigError, match="'disco' has parameters"):
+            exchanging(model, "disco")
         return
     with pytest.raises(ConfigError, match="'pyramid' cannot be exchanged for 'maximum'") as caught:
         exchanging(model, "maximum")

@@ -382,6 +382,18 @@ class TestShare:
         assert rows[1]["message_bytes"] < rows[0]["message_bytes"] and rows[0]["codec"] == "sparse"
 
 
+@pytest.mark.parametrize("fusion", ["hetero_graph", "pyramid"])
+def test_the_command_exchanges_boxes_on_a_longer_grid(
+    fusion: str, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(fusion), shake=0.1))
+    monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
+    words = ["data=d", "packs=[]", "fusion=late", "half_extent_m=25.6", "senders=lidar16", f"out={tmp_path}"]
+    (row,) = run_eval(build(EvalConfig, parse_overrides(words)))
+    assert row["codec"] == "boxes" and row["message_bytes"] > 0
+    assert row["protocol"]["x_range_m"] == [-25.6, 25.6] and row["protocol"]["y_range_m"] == [-12.8, 12.8]
+
+
 class TestAssigned:
     """In-order evaluation: one clip's ego and types from an assignment, one to three agents fused."""
 
