@@ -58,7 +58,7 @@ class EncoderConfig(JobConfig):
     Attributes:
         name: the type's name.
         agent: its kind.
-        model: sizes; grid and channels must be those of the base it will join.
+        model: sizes; cells and channels must be those of the base it will join, whose grid may reach further.
     """
 
     out: Path = Path("runs/encoder")
