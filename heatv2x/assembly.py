@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from heatv2x import plugins
 from heatv2x.config import build
-from heatv2x.errors import PackError
+from heatv2x.errors import ConfigError, PackError
+from heatv2x.fusion.base import Fusion
 from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
+from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig, build_part
 from heatv2x.packs import Pack, read_pack
 
 SIDES = ("sender", "receiver")
@@ -81,10 +82,51 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
 
 
 def exchanging(model: Collaboration, fusion: str) -> Collaboration:
-    """The same networks with another fusion that has no parameters: "late" exchanges boxes, "early" points."""
-    other = Collaboration(ModelConfig(**{**model.config.model_dump(), "fusion": {"part": fusion}}))
+    """The same networks with another fusion that has no parameters: "late" exchanges boxes, "early" points.
+
+    A fusion that goes on computing when nobody is heard (`Fusion.alone`) is part of what each agent detects with: it
+    stays, and agents exchange boxes or points instead of features.
+
+    Raises:
+        ConfigError: the other fusion has parameters, which nobody trained; or the model's own computes alone and should
+            give way to another one of features: neck and head were trained behind it.
+    """
+    level = plugins.find("fusion", fusion).level
+    computes = type(model.fusion).alone is not Fusion.alone
+    if computes and level == "features":
+        raise ConfigError(
+            f"fusion '{model.config.fusion.part}' cannot be exchanged for '{fusion}': neck and head were trained on "
+            "what it computes. Way out: 'late' or 'early', or train a base with the other fusion"
+        )
+    part = model.config.fusion if computes else PartConfig(part=fusion)
+    if not computes and list(build_part("fusion", part, model.config.channels, list(model.config.agents)).parameters()):
+        raise ConfigError(f"fusion '{fusion}' has parameters, which this base does not hold: train a base with it")
+    other = _same_networks(model, model.config.model_copy(update={"fusion": part}), features=level == "features")
+    if computes:
+        other.fusion.level = level
+    return other
+
+
+def reaching(model: Collaboration, half_extent_m: float, half_extent_y_m: float) -> Collaboration:
+    """The same networks on a grid that reaches further, or less far, than the one they were trained on.
+
+    HEAL trains on 102.4 by 51.2 m and evaluates up to 204.8 by 102.4 m. Messages name another base, for all agents must
+    agree on the grid.
+    """
+    grid, fusion = model.grid, model.config.fusion
+    longer = half_extent_m / grid.x_max, half_extent_y_m / grid.y_max
+    settings = type(model.fusion).on_longer_grid(fusion.settings, *longer)
+    extents = {"half_extent_m": half_extent_m, "half_extent_y_m": half_extent_y_m}
+    changed = {**model.config.model_dump(), **extents, "fusion": {"part": fusion.part, "settings": settings}}
+    config = build(ModelConfig, changed, "the wanted grid", complete=True)
+    return _same_networks(model, config)
+
+
+def _same_networks(model: Collaboration, config: ModelConfig, features: bool = True) -> Collaboration:
+    """A model of another config with all tensors that both have; without features nothing received is adapted."""
+    other = Collaboration(config)
     for name, joining in model.joined.items():
-        other.join(name, joining.model_copy(update={} if other.fusion.level == "features" else {"received": None}))
+        other.join(name, joining.model_copy(update={} if features else {"received": None}))
     own = other.state_dict()
     other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
     return other.eval()

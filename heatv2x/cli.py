@@ -162,6 +162,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     """The settings of a verb, their defaults and what they mean."""
     from heatv2x.bench.config import AdaptationConfig
     from heatv2x.bench.data import DataBenchConfig
+    from heatv2x.bench.parameters import ParametersConfig
     from heatv2x.bench.robustness import RobustnessConfig
     from heatv2x.bench.scaling import ScalingConfig
     from heatv2x.config import nearest, settings_of
@@ -190,6 +191,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "bench adaptation": AdaptationConfig,
         "bench scaling": ScalingConfig,
         "bench data": DataBenchConfig,
+        "bench parameters": ParametersConfig,
         "robustness": RobustnessConfig,
     }
     name = " ".join(verb)
@@ -266,8 +268,8 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     if len(frames) > 1:
         raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
     config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
-    name, _, tree = recognise(path, config.dataset)
-    dataset = open_dataset(name, path, config.split or tree.splits[0], config.reader)
+    part, _, tree = recognise(path, config.dataset)
+    dataset = open_dataset(part.part, path, config.split or tree.splits[0], part.settings)
     index = frame_number(dataset, config.frame)
     draw(look(dataset, index, config), config.out)
     _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
@@ -435,6 +437,20 @@ def bench_data(settings: Settings = None) -> None:
         content = run_data_bench(config, report)
     print_speed(content, out)
     _say(f"Numbers: {config.out}")
+
+
+@bench_app.command("parameters")
+def bench_parameters(settings: Settings = None) -> None:
+    """How much a newcomer trains at published size, against full fine-tuning: counted from the recipes."""
+    from heatv2x.bench import parameters
+
+    config = _config(parameters.ParametersConfig, settings)
+    counts = parameters.count()
+    table = Table("base", "newcomer", "full fine-tuning", "trained", "share", box=None)
+    for each in counts:
+        table.add_row(each.base, each.newcomer, f"{each.full:,}", f"{each.gcft:,}", f"{100 * each.share:.2f} %")
+    out.print(table)
+    _say(f"Page: {parameters.write_page(counts, config.docs)}")
 
 
 @app.command()

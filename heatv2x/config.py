@@ -97,7 +97,7 @@ def build(
     try:
         return config_class.model_validate(filled)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(config_class, detail, source) for detail in error.errors())) from error
+        raise ConfigError("\n".join(_explain(config_class, detail, source) for detail in _chosen(error))) from error
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -122,8 +122,20 @@ def _under_default(default: Any, value: Any) -> Any:
     return default.under(value) if isinstance(default, Config) and isinstance(value, Mapping) else value
 
 
+def _chosen(error: pydantic.ValidationError) -> list[Any]:
+    """The complaints without those of the plain form of what was given in parts, such as dataset.part=NAME."""
+    details: list[Any] = error.errors()
+    parts = {detail["loc"][:-2] for detail in details if len(detail["loc"]) > 1 and _is_class(detail["loc"][-2])}
+    return [detail for detail in details if detail["type"] != "string_type" or detail["loc"][:-1] not in parts]
+
+
+def _is_class(step: object) -> bool:
+    """Whether a step of a place is no key but the name of a config that the value was tried as."""
+    return any(known.__name__ == step for known in Config.__subclasses__())
+
+
 def _explain(config_class: type[Config], detail: Any, source: str) -> str:
-    location = [str(part) for part in detail["loc"]]
+    location = [str(step) for step in detail["loc"] if not _is_class(step)]
     key = ".".join(location) or "the settings"
     if detail["type"] == "extra_forbidden":
         return f"{source}: unknown key '{key}'; {nearest(location[-1], _fields_at(config_class, location[:-1]))}"
@@ -141,7 +153,7 @@ def _fields_at(config_class: type[Config], location: list[str]) -> list[str]:
             current = current.model_fields[part].annotation if part in current.model_fields else None
         else:  # a dict's key: go on with its values
             current = next((inner for inner in typing.get_args(current) if inner is not str), None)
-        options = [option for option in typing.get_args(current) if option is not type(None)]
+        options = [option for option in typing.get_args(current) if option not in (str, type(None))]
         if len(options) == 1 and typing.get_origin(current) is not dict:
             current = options[0]
     if not (isinstance(current, type) and issubclass(current, pydantic.BaseModel)):

@@ -9,6 +9,7 @@ without the ego's own body. A second score counts only what the ego itself sees.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pydantic
 import torch
 
+from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
@@ -26,8 +28,9 @@ from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import ground_truth, in_range
 from heatv2x.message import Message, pack, unpack
-from heatv2x.metrics.average_precision import HEATV2X, ApAccumulator, ApResult, Protocol, find_protocol
+from heatv2x.metrics.average_precision import ApAccumulator, ApResult
 from heatv2x.metrics.communication import Traffic, measure_traffic
+from heatv2x.metrics.protocols import HEATV2X, Protocol, find_protocol
 from heatv2x.model import Collaboration
 from heatv2x.model_config import PartConfig
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
@@ -350,7 +353,14 @@ class EvalConfig(Config):
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
+        fusion: exchange boxes ("late") or points ("early") instead of features, or fuse them by another part without
+            parameters, such as "maximum".
+        share: senders send only this share of their cells, those they are most confident about; several numbers give a
+            row each.
+        codec: how features travel; by default as the base says.
         protocol: of average precision.
+        half_extent_m, half_extent_y_m: evaluate on a grid that reaches so far ahead and aside; by default as far as in
+            training.
         frames: evaluate only the first frames.
         out: folder for metrics.json.
     """
@@ -369,7 +379,12 @@ class EvalConfig(Config):
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
     share_boxes: bool = False
+    fusion: str | None = None
+    share: float | tuple[float, ...] = ()
+    codec: str | None = None
     protocol: str = HEATV2X.name
+    half_extent_m: float | None = pydantic.Field(None, gt=0)
+    half_extent_y_m: float | None = pydantic.Field(None, gt=0)
     frames: int | None = None
     out: Path = Path("runs/eval")
 
@@ -377,6 +392,13 @@ class EvalConfig(Config):
 def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
     """Evaluate packs on a split and write metrics.json; gives its rows."""
     model = Collaboration.from_packs(*config.packs)
+    if config.codec is not None:
+        model.use_codec(config.codec)
+    if config.half_extent_m is not None or config.half_extent_y_m is not None:
+        own = model.grid
+        model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)
+    if config.fusion is not None:
+        model = exchanging(model, config.fusion)
     rosters = _rosters(config)
     for name in next(iter(rosters.values())).types:
         model.agent(name)  # an unknown type is told before the data are read
@@ -392,7 +414,12 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     )
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
     rows = []
-    for name, roster in rosters.items():
+    shares = config.share if isinstance(config.share, tuple) else (config.share,)
+    for (who, roster), share in itertools.product(rosters.items(), shares or (None,)):
+        name = who if share is None else f"{who}/{100 * share:g}%"
+        if share is not None:
+            model.fusion.sends_at_most(share)
+            evaluator.forget()
         evaluation = evaluator.evaluate(model, roster, tell)
         row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}

@@ -19,6 +19,7 @@ from heatv2x import plugins
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
+from heatv2x.model_config import PartConfig
 from heatv2x.plausibility import PointsAndLabels, Verdict, absurd_objects, absurd_poses
 from heatv2x.structures import Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
@@ -44,14 +45,13 @@ class CheckConfig(Config):
 
 class IndexConfig(Config):
     """Attributes:
-    dataset: the dataset part, if the folder is not recognised.
+    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
+        dataset.settings.KEY=VALUE.
     splits: only these; all by default.
-    reader: settings of the dataset part, such as reader.annotations=original.
     """
 
-    dataset: str | None = None
+    dataset: str | PartConfig | None = None
     splits: tuple[str, ...] = ()
-    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class Inspection:
         return {"ok": self.ok, **asdict(self), "files": files}
 
 
-def recognise(root: Path, dataset: str | None = None) -> tuple[str, type[Dataset], Recognised]:
-    """The dataset part whose layout a folder has.
+def recognise(root: Path, dataset: str | PartConfig | None = None) -> tuple[PartConfig, type[Dataset], Recognised]:
+    """The dataset part whose layout a folder has, with its settings.
 
     Args:
         dataset: take this part.
@@ -155,7 +155,8 @@ def recognise(root: Path, dataset: str | None = None) -> tuple[str, type[Dataset
     """
     if not root.is_dir():
         raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
-    names = plugins.available("datasets") if dataset is None else [dataset]
+    given = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
+    names = plugins.available("datasets") if given is None else [given.part]
     found = [(name, plugins.find("datasets", name)) for name in names]
     known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
     if len(known) > 1:
@@ -165,7 +166,8 @@ def recognise(root: Path, dataset: str | None = None) -> tuple[str, type[Dataset
         inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
         problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
         raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
-    return known[0]
+    name, part, tree = known[0]
+    return given or PartConfig(part=name), part, tree
 
 
 def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
@@ -175,7 +177,7 @@ def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
         DataError: the folder is no dataset, or a descriptive file is missing or corrupt.
         ConfigError: a setting names what is not there.
     """
-    name, _, tree = recognise(root, config.dataset)
+    part, _, tree = recognise(root, config.dataset)
     splits = _chosen(root, tree, config.splits)
     found = []
     for number, split in enumerate(splits):
@@ -183,7 +185,7 @@ def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
         seconds = []
         for _ in range(2):
             start = time.perf_counter()
-            dataset = open_dataset(name, root, split, config.reader)
+            dataset = open_dataset(part.part, root, split, part.settings)
             seconds.append(time.perf_counter() - start)
         found.append(Indexed(split, len(dataset), *seconds))
     tell("indexing", len(splits), len(splits))
@@ -204,7 +206,7 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
         ConfigError: a setting names what is not there.
     """
     config = config or CheckConfig()
-    name, part, tree = recognise(root, config.dataset)
+    named, part, tree = recognise(root, config.dataset)
     inspector = _Inspector(root, config.every)
     for split in _chosen(root, tree, config.splits):
         inspector.walk(part, split, tree.published.get(split), tell or _silent)
@@ -212,7 +214,7 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
     verdicts = [inspector.poses(), inspector.sensors(), *inspector.matching.verdicts()]
     return Inspection(
         str(root),
-        name,
+        named.part,
         tree.title,
         inspector.splits,
         list(inspector.files.values()),

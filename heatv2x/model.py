@@ -363,6 +363,15 @@ class Collaboration(nn.Module):
             raise MessageError(f"agent {message.sender} has unknown type '{message.agent_type}'; {hint}")
         return message.feature.to(self._device)
 
+    def use_codec(self, name: str) -> None:
+        """Let features travel in another way from now on; receivers find the codec in each message.
+
+        Raises:
+            ConfigError: there is no such codec.
+        """
+        self.codec = plugins.find("codecs", name)()
+        self.config = self.config.model_copy(update={"codec": name})
+
     @property
     def payload(self) -> str:
         """How the content of a message travels: the codec of features, or "boxes", or "points"."""

@@ -25,6 +25,7 @@ from heatv2x.config import Config, nearest
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
 from heatv2x.files import atomic_path, write_text
+from heatv2x.model_config import PartConfig
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Float64, Frame
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#6f4fb0", "#7f7f7f")
@@ -40,20 +41,19 @@ _SUFFIXES = (".png", ".html", ".rrd")
 class ViewConfig(Config):
     """Attributes:
     out: the picture: .png, .html, or .rrd for rerun.
-    dataset: the dataset part, if the folder is not recognised.
+    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
+        dataset.settings.KEY=VALUE.
     split: the first one of the folder by default.
     frame: its number, or "scenario/timestamp"; also the word after the folder.
-    reader: settings of the dataset part, such as reader.hetero_root=FOLDER.
     lidar: which sweep of those who have several; the one with most beams by default.
     cameras: whether images are drawn.
     reach_m: how far around the agents, metres.
     """
 
     out: Path = Path("frame.png")
-    dataset: str | None = None
+    dataset: str | PartConfig | None = None
     split: str | None = None
     frame: str | int = 0
-    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
     lidar: str | None = None
     cameras: bool = True
     reach_m: float = pydantic.Field(50.0, gt=0, le=500)

@@ -28,6 +28,7 @@ class Settings(Config):
     sizes: tuple[int, ...] = ()
     inner: Inner = Inner()
     maybe: Inner | None = None
+    either: str | Inner = "named"
     by_name: dict[str, Inner] = pydantic.Field(default_factory=dict)
     out: Path = Path("runs")
 
@@ -121,6 +122,19 @@ class TestBuild:
         given_settings = parse_overrides(["data=d", "base=b", "agents=[a]", "newcomer=n", "before.prt=hetero_aware"])
         with pytest.raises(ConfigError, match="did you mean 'part'"):
             build(LocalConfig, given_settings)
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["either.chanels=4"], "command line: unknown key 'either.chanels'; did you mean 'channels'?"),
+            (["either.channels=many"], "command line: either.channels: Input should be a valid integer"),
+            (["Steps=4"], "command line: unknown key 'Steps'"),
+        ],
+    )
+    def test_a_setting_in_parts_or_as_a_name_is_explained_in_parts(self, words: list[str], says: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            built(*words)
+        assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
 
     def test_what_a_nested_default_says_stays_unless_it_is_named(self) -> None:
         words = ["data=d", "base=b", "agents=[a]", "newcomer=n", "after.part=hetero_aware", "scenes.thin=0"]

@@ -9,15 +9,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from heatv2x.channel import ChannelConfig
+from heatv2x.config import build, parse_overrides
 from heatv2x.datasets.base import Sensors
 from heatv2x.errors import ConfigError, HeatError
-from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, without_hidden
+from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, run_eval, without_hidden
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
-from heatv2x.metrics.average_precision import HEAL, HEAL_IN_ORDER, HEATV2X
-from heatv2x.model import Collaboration
+from heatv2x.metrics.protocols import HEAL, HEAL_IN_ORDER, HEATV2X
+from heatv2x.model import Collaboration, links_of
 from heatv2x.roster import AssignedRoster, Assignment, Roster
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
@@ -332,6 +334,64 @@ def test_what_was_found_has_a_digest(model: Collaboration, dataset: SmallScenes)
     first, alone, other = digest(model), digest(model, drop=True), digest(joined(small_model(seed=1), shake=0.1))
     assert first == digest(model)
     assert len({first[0], alone[0], other[0]}) == 3
+
+
+class TestShare:
+    """Senders that send only the cells they are most confident about."""
+
+    def test_fewer_cells_arrive_and_take_fewer_bytes(self, dataset: SmallScenes) -> None:
+        model = joined(small_model(), shake=0.1)
+        model.use_codec("sparse")
+        every = Evaluator(dataset).run(model, ROSTER, 0)
+        model.fusion.sends_at_most(0.25)
+        some = Evaluator(dataset).run(model, ROSTER, 0)
+        cells = [int((message.feature != 0).any(dim=0).sum()) for message in some.messages]  # type: ignore[union-attr]
+        assert cells and max(cells) <= 0.25 * 16 * 16 and sum(some.message_bytes) < 0.5 * sum(every.message_bytes)
+        assert some.ego_message.codec == "sparse" and len(every.messages) == len(some.messages)
+
+    def test_what_was_not_sent_is_not_seen(self, dataset: SmallScenes) -> None:
+        """Zeros that stand for nothing must not look like empty ground to the graph."""
+        model = joined(small_model(), shake=0.1)
+        agents = dataset.read(0, ["lidar64"]).agents
+        model.fusion.sends_at_most(0.1)
+        ego, sent = (model.encode(agent, "lidar64") for agent in agents[:2])
+        assert sent.cells is not None and sent.cells.sum() == 25
+        features = torch.stack([ego.feature, sent.feature * sent.cells])  # type: ignore[list-item, operator]
+        links = links_of(ego, [sent], model.grid)
+        own, received = model.receive(features, features, ["lidar64"] * 2, links)
+        assert 0 < received.visible.sum() < 100
+        unseen = ~received.visible[0, 0]
+        assert torch.equal(model.fusion(own, received)[0][:, unseen], own[0][:, unseen])
+
+    @pytest.mark.parametrize("fusion", ["maximum", "pyramid"])
+    def test_a_fusion_without_a_choice_says_so(self, fusion: str) -> None:
+        with pytest.raises(ConfigError, match="cannot choose the cells"):
+            small_model(fusion).fusion.sends_at_most(0.1)
+        with pytest.raises(ConfigError, match="above 0 and up to 1"):
+            small_model().fusion.sends_at_most(0.0)
+
+    def test_the_command_gives_a_row_for_each(
+        self, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = joined(small_model(), shake=0.1)
+        monkeypatch.setattr(Collaboration, "from_packs", lambda *_: model)
+        monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
+        words = ["data=d", "packs=[]", "share=[1,0.1]", "codec=sparse", f"out={tmp_path}", "senders=lidar16"]
+        rows = run_eval(build(EvalConfig, parse_overrides(words)))
+        assert [row["name"] for row in rows] == ["lidar64<-lidar16/100%", "lidar64<-lidar16/10%"]
+        assert rows[1]["message_bytes"] < rows[0]["message_bytes"] and rows[0]["codec"] == "sparse"
+
+
+@pytest.mark.parametrize("fusion", ["hetero_graph", "pyramid"])
+def test_the_command_exchanges_boxes_on_a_longer_grid(
+    fusion: str, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(fusion), shake=0.1))
+    monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
+    words = ["data=d", "packs=[]", "fusion=late", "half_extent_m=25.6", "senders=lidar16", f"out={tmp_path}"]
+    (row,) = run_eval(build(EvalConfig, parse_overrides(words)))
+    assert row["codec"] == "boxes" and row["message_bytes"] > 0
+    assert row["protocol"]["x_range_m"] == [-25.6, 25.6] and row["protocol"]["y_range_m"] == [-12.8, 12.8]
 
 
 class TestAssigned:

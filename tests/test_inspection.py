@@ -245,8 +245,8 @@ def test_indexes_are_built(tree: Path) -> None:
 
 
 def test_recognise_names_the_part(tree: Path) -> None:
-    name, part, found = recognise(tree)
-    assert name == "opv2v" and part is plugins.find("datasets", "opv2v") and found.splits == ("train",)
+    named, part, found = recognise(tree)
+    assert named.part == "opv2v" and part is plugins.find("datasets", "opv2v") and found.splits == ("train",)
     assert next(iter(part.survey(tree, "train"))).of == 6
 
 

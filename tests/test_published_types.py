@@ -11,6 +11,14 @@ from heatv2x.model import Collaboration
 from heatv2x.model_config import ModelConfig, PartConfig
 from heatv2x.published_types import ALIASES, TYPES, published_type
 
+PARAMETERS = {
+    "lidar64_pillars": 226_944,
+    "camera_efficientnet": 15_012_372,
+    "lidar32_voxels": 1_076_032,
+    "camera_resnet": 1_911_792,
+}
+"""Published, encoder, trunk and aligner together."""
+
 
 def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
@@ -34,15 +42,7 @@ def model() -> Collaboration:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("lidar64_pillars", 226_944),
-        ("camera_efficientnet", 15_012_372),
-        ("lidar32_voxels", 1_076_032),
-        ("camera_resnet", 1_911_792),
-    ],
-)
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_agents_have_the_published_number_of_parameters(model: Collaboration, name: str, parameters: int) -> None:
     assert count(model.agent(name)) == parameters
 

@@ -33,7 +33,7 @@ class LidarVoxel(Agent):
         """Numbers of a voxel agent; the defaults are the published ones.
 
         Attributes:
-            sensor: which LiDAR.
+            sensor: which LiDAR; "lidar" is the agent's own, whatever it is.
             widths: channels of the sparse stages. Each but the first halves the resolution, so a voxel is that often
                 smaller than the shared cell.
             height_m: height of a voxel.
@@ -46,7 +46,7 @@ class LidarVoxel(Agent):
             backend: torch runs everywhere; spconv (the `cuda` extra) computes the same on a GPU, see `spconv_backend`.
         """
 
-        sensor: Literal["lidar64", "lidar32", "lidar16"] = "lidar32"
+        sensor: Literal["lidar64", "lidar32", "lidar16", "lidar"] = "lidar32"
         widths: tuple[int, ...] = pydantic.Field((16, 32, 64, 64), min_length=2)
         height_m: float = pydantic.Field(0.1, gt=0)
         z_range: tuple[float, float] = (-3.0, 1.0)

@@ -24,6 +24,7 @@ from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.files import write_json
 from heatv2x.formats.frame_index import synthetic_index_seconds
 from heatv2x.inspection import recognise
+from heatv2x.model_config import PartConfig
 from heatv2x.rows import machine
 from heatv2x.structures import LIDARS, Frame
 from heatv2x.survey import Visit
@@ -38,9 +39,9 @@ _TUPLE = "tag:yaml.org,2002:python/tuple"
 class DataBenchConfig(Config):
     """Attributes:
     data: the dataset's folder.
-    dataset: the dataset part, if the folder is not recognised.
+    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
+        dataset.settings.KEY=VALUE.
     split: the first one of the folder by default.
-    reader: settings of the dataset part, such as reader.hetero_root=FOLDER.
     frames: how many reads per measurement; a smaller split is read again.
     epoch: how many reads the memory is watched for.
     index_frames: size of the made-up index that is opened.
@@ -48,9 +49,8 @@ class DataBenchConfig(Config):
     """
 
     data: Path
-    dataset: str | None = None
+    dataset: str | PartConfig | None = None
     split: str | None = None
-    reader: dict[str, Any] = pydantic.Field(default_factory=dict)
     frames: int = pydantic.Field(40, ge=4)
     epoch: int = pydantic.Field(200, ge=20)
     index_frames: int = pydantic.Field(11_000, ge=1)
@@ -93,10 +93,10 @@ def run_data_bench(config: DataBenchConfig, tell: Tell) -> dict[str, Any]:
     Raises:
         DataError: the folder is no dataset, or a file is missing or corrupt.
     """
-    name, part, tree = recognise(config.data, config.dataset)
+    named, part, tree = recognise(config.data, config.dataset)
     split = config.split or tree.splits[0]
     visits = _some(part.survey(config.data, split), config.frames)
-    build = functools.partial(open_dataset, name, config.data, split, config.reader)
+    build = functools.partial(open_dataset, named.part, config.data, split, named.settings)
     speeds = list(_speeds(build, visits, config, tell))
     tell("memory over an epoch", 0, 1)
     memory = memory_over(build(), config.epoch)

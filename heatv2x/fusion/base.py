@@ -6,14 +6,16 @@ Shapes: B egos, K message slots per ego, C channels, C' fused channels, Y X grid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from heatv2x.config import Config
+from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 
 
@@ -93,6 +95,8 @@ class Fusion(nn.Module, ABC):
             whole map would show. A part with context around a cell is not local, and what it gives for a cell that
             nobody else sees may depend on others.
         selects: senders send the cells of `select` alone; what was not sent is not seen.
+        budget: at most this share of a sender's cells is sent, those it is most confident about; None leaves it to the
+            part, and most send all. Set on a finished model to see what fewer bytes cost.
     """
 
     Config: type[Config]
@@ -100,7 +104,8 @@ class Fusion(nn.Module, ABC):
     level: Literal["points", "features", "boxes"] = "features"
     frame: ClassVar[Literal["ego", "sender"]] = "ego"
     local: ClassVar[bool] = True
-    selects: ClassVar[bool] = False
+    selects: bool = False
+    budget: float | None = None
 
     @abstractmethod
     def forward(self, ego: Tensor, received: Received) -> Tensor:
@@ -113,6 +118,11 @@ class Fusion(nn.Module, ABC):
     def fused_channels(self, channels: int) -> int:
         """C' of the result for C channels of a message."""
         return channels
+
+    @classmethod
+    def on_longer_grid(cls, settings: Mapping[str, Any], ahead: float, aside: float) -> dict[str, Any]:
+        """The part's settings on a grid that is so many times as long and as wide."""
+        return dict(settings)
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
         """(B, K, Y, X) in [0, 1]: how much of a cell comes from each sender.
@@ -131,7 +141,27 @@ class Fusion(nn.Module, ABC):
 
     def select(self, features: Tensor) -> Tensor | None:
         """(N, Y, X) bool, the cells that an agent sends, from its own (N, C, Y, X) feature alone; None sends all."""
-        return None
+        if self.budget is None:
+            return None
+        logits = self.occupancy(features.detach())
+        assert logits is not None, "sends_at_most has checked it"
+        return most_confident(logits, self.budget)
+
+    def sends_at_most(self, share: float) -> None:
+        """Let senders send only this share of their cells from now on.
+
+        Raises:
+            ConfigError: the fusion has no confidence to choose by, or computes in the senders' frames, where what was
+                not sent would be seen as empty ground.
+        """
+        if not 0 < share <= 1:
+            raise ConfigError(f"share={share}: a share of the cells is above 0 and up to 1")
+        if self.frame == "sender" or type(self).occupancy is Fusion.occupancy:
+            raise ConfigError(
+                f"fusion {type(self).__name__} cannot choose the cells that are sent: that takes a confidence of its "
+                "own and messages in the ego's frame, as hetero_graph and where2comm have"
+            )
+        self.budget, self.selects = share, True
 
     def occupancies(self, features: Tensor) -> list[Tensor]:
         """Occupancy logits of several levels, each at half the resolution of the one before; only one by default."""
@@ -144,6 +174,29 @@ class Fusion(nn.Module, ABC):
     def typed_module(self, name: str) -> nn.Module | None:
         """The parameters that belong to one agent type alone: what a newcomer may train. None if there are none."""
         return None
+
+
+def most_confident(logits: Tensor, share: float, smooth: float = 1.0) -> Tensor:
+    """(N, Y, X) bool, the share of cells with the greatest confidence, from (N, 1, Y, X) logits (Hu et al. 2022).
+
+    Args:
+        smooth: standard deviation of a Gaussian filter that gives chosen cells some context, cells; 0 leaves it out.
+    """
+    kernel = _gaussian(smooth).to(logits.device)
+    confidence = logits.detach().sigmoid().float()
+    smoothed = functional.conv2d(confidence, kernel, padding=kernel.shape[-1] // 2).flatten(1)
+    count = max(1, int(share * smoothed.shape[1]))
+    chosen = torch.zeros_like(smoothed, dtype=torch.bool).scatter_(1, smoothed.topk(count, dim=1).indices, True)
+    return chosen.view(len(logits), *logits.shape[2:])
+
+
+def _gaussian(sigma: float) -> Tensor:
+    """(1, 1, k, k) filter that sums to one and reaches two deviations to each side."""
+    reach = int(2 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    profile = torch.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
+    kernel = torch.outer(profile, profile)
+    return (kernel / kernel.sum())[None, None]
 
 
 def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ Shapes: B egos, K slots, R = egos and senders that are really there, C channels,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,12 @@ class Pyramid(Fusion):
         self.stages = grouped_stages(channels, widths, config.blocks)
         self.foreground = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths)
         self.enlarge = nn.ModuleList(enlarge(width, config.enlarged, 2**level) for level, width in enumerate(widths))
+
+    @classmethod
+    def on_longer_grid(cls, settings: Mapping[str, Any], ahead: float, aside: float) -> dict[str, Any]:
+        """The cameras' own maps stay as large, so their share of the grid changes."""
+        crop = {name: (x * ahead, y * aside) for name, (x, y) in settings.get("crop", {}).items()}
+        return {**settings, "crop": crop}
 
     def fused_channels(self, channels: int) -> int:
         """The levels side by side."""

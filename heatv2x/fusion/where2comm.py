@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from heatv2x import config
 from heatv2x.errors import ConfigError
-from heatv2x.fusion.base import Fusion, Received, everyone, where_seen
+from heatv2x.fusion.base import Fusion, Received, everyone, most_confident, where_seen
 
 
 class Where2comm(Fusion):
@@ -46,8 +46,6 @@ class Where2comm(Fusion):
         hidden: int = pydantic.Field(2, gt=0)
         smooth: float = pydantic.Field(1.0, ge=0)
 
-    kernel: Tensor
-
     def __init__(self, config: Where2comm.Config, channels: int, types: Sequence[str]) -> None:
         super().__init__()
         if channels % config.heads:
@@ -65,7 +63,6 @@ class Where2comm(Fusion):
             nn.GELU(),
             nn.Conv2d(config.hidden * channels, channels, 1),
         )
-        self.register_buffer("kernel", _gaussian(config.smooth), persistent=False)
 
     def forward(self, ego: Tensor, received: Received) -> Tensor:
         """(B, C, Y, X)."""
@@ -87,12 +84,8 @@ class Where2comm(Fusion):
 
     def select(self, features: Tensor) -> Tensor:
         """(N, Y, X) bool: the most confident cells, as many as the budget allows."""
-        confidence = self.occupancy(features.detach()).detach().sigmoid().float()
-        padding = self.kernel.shape[-1] // 2
-        smoothed = functional.conv2d(confidence, self.kernel, padding=padding).flatten(1)
-        count = max(1, int(self.config.share * smoothed.shape[1]))
-        chosen = torch.zeros_like(smoothed, dtype=torch.bool).scatter_(1, smoothed.topk(count, dim=1).indices, True)
-        return chosen.view(len(features), *features.shape[2:])
+        logits = self.occupancy(features.detach())
+        return most_confident(logits, self.budget or self.config.share, self.config.smooth)
 
     def _weights(self, ego: Tensor, features: Tensor, seen: Tensor) -> Tensor:
         """(B, 1 + K, H, Y, X), over agents they sum to one."""
@@ -107,12 +100,3 @@ class Where2comm(Fusion):
         batch, agents, channels, rows, columns = features.shape
         projected: Tensor = projection(features.flatten(0, 1))
         return projected.view(batch, agents, self.config.heads, channels // self.config.heads, rows, columns)
-
-
-def _gaussian(sigma: float) -> Tensor:
-    """(1, 1, k, k) filter that sums to one and reaches two deviations to each side."""
-    reach = int(2 * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    profile = torch.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
-    kernel = torch.outer(profile, profile)
-    return (kernel / kernel.sum())[None, None]

@@ -21,6 +21,8 @@ class JobConfig(LoopConfig):
         dataset: the dataset part that reads it; with settings of its own: dataset.part=NAME dataset.settings.KEY=VALUE.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
         frames: use only so many training frames, spread evenly; None uses all.
+        hold_data: keep their sensor data in memory; false reads them from the disk whenever they are drawn, with the
+            same result.
         out: the run folder.
         device: "auto" takes CUDA if there is one.
         batch_size: scenes (or agents) per step.
@@ -31,6 +33,7 @@ class JobConfig(LoopConfig):
     dataset: str | PartConfig = "opv2v"
     hetero_root: Path | None = None
     frames: int | None = pydantic.Field(None, gt=0)
+    hold_data: bool = True
     out: Path
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = pydantic.Field(4, gt=0)
@@ -55,7 +58,7 @@ class EncoderConfig(JobConfig):
     Attributes:
         name: the type's name.
         agent: its kind.
-        model: sizes; grid and channels must be those of the base it will join.
+        model: sizes; cells and channels must be those of the base it will join, whose grid may reach further.
     """
 
     out: Path = Path("runs/encoder")

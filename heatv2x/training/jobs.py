@@ -268,7 +268,7 @@ def _run(
     model.to(_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
-        pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b))
+        pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data)
         stage = make_stage(pool, tell)
     with _log_to(config.out / "log.txt"):
         log.debug("%s: %s", name, identity)
@@ -388,7 +388,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _portable(config: JobConfig) -> dict[str, Any]:
-    """The settings without the places of files, for a pack's provenance."""
+    """The settings without the places of files and of data in memory, for a pack's provenance."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache"}
+    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data"}
     return {k: v for k, v in settings.items() if k not in places}

@@ -1,4 +1,4 @@
-"""A split held in memory, ready to be drawn from: every agent as every type that may be asked of it."""
+"""A split ready to be drawn from, in memory or on the disk: every agent as every type that may be asked of it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,33 @@ class Pool:
         return self.sensed[agent_type][frame][agent]
 
 
+@dataclass
+class DiskPool(Pool):
+    """A pool that holds labels only and reads an agent's sensor data whenever it is drawn.
+
+    Attributes:
+        dataset: the split; `sensed` stays empty.
+        agents: the types by name.
+        chosen: the split's index of each frame.
+    """
+
+    dataset: Dataset
+    agents: Mapping[str, Agent]
+    chosen: list[int]
+
+    def agent(self, frame: int, agent: int, agent_type: str) -> AgentFrame:
+        """One agent of one frame as the given type, from the disk."""
+        kind, index = self.agents[agent_type], self.chosen[frame]
+        read = self.dataset.read(index, {self.frames[frame].agents[agent].agent_id: kind.sensors})
+        return kind.reduce(frame_on(kind.grid, read).agents[agent])
+
+
 def load_pool(
     dataset: Dataset,
     agents: Mapping[str, Agent],
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    hold: bool = True,
 ) -> Pool:
     """Read a split once, decoding only the sensors that the given types declare.
 
@@ -43,8 +65,9 @@ def load_pool(
         agents: the types by name; each decides what it keeps of a frame.
         limit: read only so many frames, spread evenly over the split.
         progress: called with (frames read, frames in all).
+        hold: keep the sensor data in memory; otherwise they are read again whenever an agent is drawn.
     """
-    sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors})
+    sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors}) if hold else []
     grid = next(iter(agents.values())).grid
     total = len(dataset) if limit is None else min(limit, len(dataset))
     chosen = [(2 * place + 1) * len(dataset) // (2 * total) for place in range(total)]
@@ -52,9 +75,9 @@ def load_pool(
     sensed: dict[str, list[list[AgentFrame]]] = {name: [] for name in agents}
     for done, index in enumerate(chosen, start=1):
         frame = frame_on(grid, dataset.read(index, sensors))
-        for name, agent in agents.items():
+        for name, agent in agents.items() if hold else ():
             sensed[name].append([agent.reduce(agent_frame) for agent_frame in frame.agents])
         frames.append(frame.with_agents(tuple(replace(agent, lidars={}, cameras=()) for agent in frame.agents)))
         if progress:
             progress(done, total)
-    return Pool(frames, sensed)
+    return Pool(frames, sensed) if hold else DiskPool(frames, {}, dataset, agents, chosen)

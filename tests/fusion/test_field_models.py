@@ -87,6 +87,11 @@ class TestWhere2comm:
         features[0, :, 4, 6] = 1.0
         assert fusion.select(features)[0].nonzero().tolist() == [[3, 6], [4, 5], [4, 6], [4, 7], [5, 6]]
 
+    def test_a_budget_from_outside_goes_before_its_own(self) -> None:
+        fusion = self.fusion(share=0.5)
+        fusion.sends_at_most(0.1)
+        assert fusion.select(torch.randn(1, CHANNELS, 10, 12)).sum() == 12
+
     def test_a_confident_sender_weighs_more(self) -> None:
         """With attention that likes everybody alike the weights are the confidences."""
         ego, received = scene([["camera", "lidar64"]], hidden=False)

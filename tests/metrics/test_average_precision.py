@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from heatv2x.errors import ConfigError
 from heatv2x.geometry import boxes_from_corners, rotated_iou_bev
-from heatv2x.metrics.average_precision import (
+from heatv2x.metrics.average_precision import ApAccumulator
+from heatv2x.metrics.protocols import (
     DAIR_OFFICIAL_3D,
     DAIR_OFFICIAL_BEV,
     HEAL,
     HEATV2X,
     OPENCOOD_UNSORTED,
     PROTOCOLS,
-    ApAccumulator,
     Protocol,
     find_protocol,
 )

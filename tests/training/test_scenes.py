@@ -67,6 +67,18 @@ class TestPool:
             assert np.array_equal(agent.lidars[name].points, frame.agents[1].lidars[name].points)
         assert all(not agent.lidars and not agent.cameras for frame in pool.frames for agent in frame.agents)
 
+    def test_on_the_disk_it_gives_the_same_and_holds_nothing(self, model: Collaboration, pool: Pool) -> None:
+        dataset = SmallScenes(frames=4, agents=4)
+        agents = {name: model.agent(name) for name in TYPES}
+        on_disk = load_pool(dataset, agents, hold=False)
+        assert not on_disk.sensed and {str(sensors) for _, sensors in dataset.reads} == {"[]"}
+        one, other = draw(pool, seed=3), draw(on_disk, seed=3)
+        assert dataset.reads[-1] == (one.where, {one.members[-1] + 1: model.agent(one.types[-1]).sensors})
+        for mine, theirs in zip(one.agents, other.agents, strict=True):
+            for name, cloud in mine.lidars.items():
+                assert np.array_equal(cloud.points, theirs.lidars[name].points)
+            assert np.array_equal(mine.pose.matrix, theirs.pose.matrix)
+
 
 class TestDrawing:
     def test_the_generator_decides(self, pool: Pool) -> None:
