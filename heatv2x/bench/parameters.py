@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,9 +69,12 @@ class Count:
         return self.gcft / self.full
 
 
-def count() -> list[Count]:
+@functools.cache
+def count() -> tuple[Count, ...]:
     """Every newcomer on every base of the published recipes."""
-    return [count_newcomer(base, newcomer) for base in BASES for newcomer in NEWCOMERS[base.removesuffix("_pyramid")]]
+    return tuple(
+        count_newcomer(base, newcomer) for base in BASES for newcomer in NEWCOMERS[base.removesuffix("_pyramid")]
+    )
 
 
 def count_newcomer(base: str, newcomer: str) -> Count:
