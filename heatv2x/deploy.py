@@ -64,8 +64,10 @@ class Deployed(Collaboration):
         _fold_pillars(self, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
         _lay_out(self)
         if self.precision == "bfloat16":
-            for module in (self.agents, self.senders, self.receivers, self.backbone, self.fusion, self.neck, self.head):
+            for module in (self.agents, self.senders, self.receivers, self.backbone, self.neck, self.head):
                 _narrow(module)
+            if self.fusion.narrow:
+                _narrow(self.fusion)
 
     @property
     def feature_space(self) -> bytes:

@@ -90,6 +90,7 @@ class HeteroGraph(Fusion):
     """Edge-conditioned, gated, typed attention that starts as maximum fusion."""
 
     source = "ours, for HeatV2X, arXiv 2511.10211"
+    narrow = False  # its 1x1 convolutions are matrices of a product in float32
 
     class Config(config.Config):
         """Attributes:
