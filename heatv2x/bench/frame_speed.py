@@ -11,6 +11,8 @@ The work here runs in a process of its own, so that its peak memory is that of o
 
 from __future__ import annotations
 
+import importlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,6 +149,7 @@ def measure(
         HeatError: the timed stages do not do what the model does.
     """
     torch.set_num_threads(variant.threads)
+    load = [round(value, 1) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
     plain = seeded(config, seed)
     parameters = count_parameters(plain).total
     before = time.process_time()
@@ -154,10 +157,12 @@ def measure(
     preparing = time.process_time() - before
     del plain
     types = list(config.agents)
-    frames = sweeps.agent_frames(max(agents), seed)
+    seeing = any("camera" in model.agent(name).sensors for name in types)
+    frames = sweeps.agent_frames(max(agents), seed, seeing)
     names = [types[number % len(types)] for number in range(len(frames))]
     held, flops = {}, {}
     boxes = torch.zeros(0)
+    before = time.process_time()
     with torch.no_grad(), running(variant):
         messages: list[Message] = []
         for count in agents:  # ascending, so that the peak is that of the largest frame so far
@@ -168,26 +173,51 @@ def measure(
             held[str(count)] = peak_memory().resident_bytes
             flops[str(count)] = laps.flops
             tell(f"{variant.name}: warming up", count, max(agents))
+        warming = time.process_time() - before
         flops["agent"] = _flops_of_an_agent(model, frames[0], names[0]) if variant.build == "plain" else {}
         check(model, frames[0], Ears(messages[0], [pack(message) for message in messages[1:2]]))
         peak_gflops()  # makes its kernels
         rounds = list(_rounds(model, variant, frames, names, agents, repeats, objects, tell))
-    points = [len(next(iter(frame.lidars.values())).points) for frame in frames]
+    clouds = [next(iter(frame.lidars.values())).points for frame in frames]
     return {
         "rounds": rounds,
         "peak_bytes": held,
         "flops": flops,
         "parameters": parameters,
         "preparing_s": preparing,
+        "warming_up_s": warming,
         "message_bytes": len(pack(messages[-1])),
-        "points": points,
+        "points": [len(cloud) for cloud in clouds],
+        "pillars": [sweeps.pillars(cloud) for cloud in clouds],
+        "load": load,
         "boxes": len(boxes),
         "grid": list(model.grid.shape),
     }
 
 
+def measure_compiled(
+    config: ModelConfig,
+    variant: Variant,
+    agents: Sequence[int],
+    repeats: Repeats,
+    objects: int,
+    seed: int,
+    tell: Tell,
+) -> dict[str, Any]:
+    """The same for a network that torch compiles, or the reason why it did not."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - imports the compiler, seconds long
+
+    try:
+        return measure(config, variant, agents, repeats, objects, seed, tell)
+    except TorchDynamoException as error:
+        return {"failed": (str(error).splitlines() or [type(error).__name__])[0]}
+
+
 def prepared(model: Collaboration, variant: Variant) -> Collaboration:
     """The model as this variant runs it."""
+    if variant.build == "optimised":
+        fast: Collaboration = importlib.import_module("heatv2x.deploy").optimised(model, variant.precision)
+        return fast
     if variant.build == "compiled":
         for part in compiled_parts(model):
             part.compile()
@@ -237,9 +267,7 @@ def _rounds(
     tell(variant.name, repeats.most, repeats.most)
 
 
-def sense(
-    model: Collaboration, frame: AgentFrame, name: str, count: FlopCount | None = None
-) -> tuple[Message, Laps]:
+def sense(model: Collaboration, frame: AgentFrame, name: str, count: FlopCount | None = None) -> tuple[Message, Laps]:
     """What one agent does for one frame: its message, and the seconds of voxelise, encode, backbone, pack."""
     laps = Laps(count)
     agent = model.agent(name)

@@ -1,7 +1,7 @@
 """What the reference code costs: facts that the speed benchmark compares with, in this one place.
 
-Source: HEAL (yifanlu0227/HEAL, snapshot 96812ed5), its LiDAR type m1 (PointPillars) with pyramid fusion and anchor head,
-random weights, run by us for comparison on synthetic 64-beam clouds of about 60 thousand points and 8 to 10 thousand
+Source: HEAL (yifanlu0227/HEAL, snapshot 96812ed5), its LiDAR type m1 (PointPillars) with pyramid fusion and anchor
+head, random weights, run for comparison on synthetic 64-beam clouds of about 60 thousand points and 8 to 10 thousand
 pillars per agent, +-102.4 m both ways, float32, torch 2.13 on two shared EPYC cores with AVX-512, one thread. CPU
 seconds, medians of 3 to 7 runs. Only these numbers were taken; none of its code is here.
 """
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 SOURCE = (
-    "HEAL (snapshot 96812ed5), m1 PointPillars with pyramid fusion, ±102.4 m both ways, float32, one thread, torch 2.13 "
-    "on EPYC cores with AVX-512; medians of 3 to 7 runs of that code on clouds made as ours are"
+    "HEAL (snapshot 96812ed5), m1 PointPillars with pyramid fusion, ±102.4 m both ways, float32, one thread, torch "
+    "2.13 on EPYC cores with AVX-512; medians of 3 to 7 runs of that code on clouds made as ours are"
 )
 PEAK_GFLOPS: Mapping[str, float] = {"float32": 90.0, "bfloat16": 204.0}
 """What its machine multiplied matrices at, 10^9 operations a second on one thread."""

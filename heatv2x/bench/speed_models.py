@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-
 from heatv2x.config import build, read_recipe
 from heatv2x.heads import anchor
 from heatv2x.model import Collaboration
@@ -61,6 +60,7 @@ def recipe(name: str) -> ModelConfig:
     return build(ModelConfig, read_recipe(_RECIPES / f"{name}.yaml")["model"], source=name)
 
 
+MIXED = "four_types"
 MODELS = {
     "published": SpeedModel(
         "PointPillars + pyramid fusion, as published",
@@ -70,6 +70,7 @@ MODELS = {
     ),
     "heatv2x": SpeedModel("HeatV2X, recipe opv2v_h", lambda: recipe("opv2v_h"), same_grid=True),
     "demo": SpeedModel("HeatV2X, demo", lambda: recipe("demo_base")),
+    MIXED: SpeedModel("the four published types together", lambda: published(*TYPES)),
 }
 
 

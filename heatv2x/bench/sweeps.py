@@ -1,14 +1,14 @@
 """Made-up sweeps of a 64-beam LiDAR for timing: seeded, and as dense as those that the reference was timed on.
 
-Nothing is drawn here to be detected: level ground, walls and car-high things, each ray ends at the first of them. Points
-per sweep (about 60 thousand) and occupied pillars of 0.4 m (8 to 10 thousand) are what costs.
+Nothing is drawn here to be detected: level ground, walls and car-high things, each ray ends at the first of them.
+Points per sweep (about 60 thousand) and occupied pillars of 0.4 m (8 to 10 thousand) are what costs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from heatv2x.structures import LIDARS, AgentFrame, Float32, PointCloud, Pose
+from heatv2x.structures import LIDARS, AgentFrame, Camera, Float32, PointCloud, Pose
 
 MADE_AS = (
     "64 beams from -25 to 2 degrees, 1,040 rays each, from 1.9 m above level ground, among seeded walls and things as "
@@ -48,7 +48,13 @@ def _obstacles(rng: np.random.Generator, azimuth: np.ndarray) -> list[tuple[np.n
     return found
 
 
-def agent_frames(count: int, seed: int) -> list[AgentFrame]:
+def pillars(points: Float32, half_extent_m: float = 102.4, cell_m: float = 0.4) -> int:
+    """Occupied cells of a square."""
+    inside = points[(np.abs(points[:, :2]) < half_extent_m).all(axis=1)]
+    return len(np.unique(np.floor(inside[:, :2] / cell_m).astype(np.int64), axis=0))
+
+
+def agent_frames(count: int, seed: int, cameras: bool = False) -> list[AgentFrame]:
     """Agents that stand around the first one, each with a sweep of its own; every LiDAR holds the same points."""
     frames = []
     for number in range(count):
@@ -56,8 +62,22 @@ def agent_frames(count: int, seed: int) -> list[AgentFrame]:
         away, bearing = (rng.uniform(10, _NEIGHBOURS_M), rng.uniform(-np.pi, np.pi)) if number else (0.0, 0.0)
         pose = Pose.planar(away * np.cos(bearing), away * np.sin(bearing), rng.uniform(-np.pi, np.pi), _HEIGHT_M)
         cloud = PointCloud(sweep(1000 * seed + number))
-        frames.append(AgentFrame(number + 1, "000000", pose, dict.fromkeys(LIDARS, cloud)))
+        seen = _cameras() if cameras else ()
+        frames.append(AgentFrame(number + 1, "000000", pose, dict.fromkeys(LIDARS, cloud), seen))
     return frames
+
+
+def _cameras() -> tuple[Camera, ...]:
+    """Four cameras around a vehicle; what they show is one grey, which costs as much as any other image."""
+    K = np.array([[400.0, 0, 400], [0, 400, 300], [0, 0, 1]])
+    axes = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # columns: right, down, forward
+    found = []
+    for number, yaw in enumerate(np.radians([0, 90, -90, 180])):
+        mount = Pose.planar(0.0, 0.0, yaw).matrix.copy()
+        mount[:3, :3] = mount[:3, :3] @ axes
+        image, depth = np.full((600, 800, 3), 90, np.uint8), np.full((600, 800), 20.0, np.float32)
+        found.append(Camera(f"camera{number}", image, K, mount, depth))
+    return tuple(found)
 
 
 def scene_boxes(count: int, seed: int, half_extent_m: float) -> Float32:
