@@ -25,7 +25,8 @@ _FORWARD_STAGES = ("encode", "backbone", "fuse", "neck", "head")
 def write_page(summary: Summary, folder: Path) -> Path:
     """Write speed.json, speed.md and images/speed.png; gives the page."""
     files.write_json(folder / JSON, dict(summary))
-    figures.growth(panels(summary), folder / FIGURE)
+    if drawn := panels(summary):
+        figures.growth(drawn, folder / FIGURE)
     files.write_text(folder / PAGE, page(summary))
     return folder / PAGE
 
@@ -39,7 +40,8 @@ def page(summary: Summary) -> str:
     parts = [f"# {summary['title']}", *_introduction(summary), _provenance(summary), "## Targets", _targets(summary)]
     if "published" in summary["models"]:
         parts += ["## Against the reference", *_reference(summary)]
-    parts += [f"![CPU time by the number of agents]({FIGURE})", "## The ego's frame", *_egos(summary)]
+    parts += [f"![CPU time by the number of agents]({FIGURE})"] if panels(summary) else []
+    parts += ["## The ego's frame", *_egos(summary)]
     parts += ["## A sender's frame", *_senders(summary), "## Two threads", *_threads(summary)]
     parts += ["## A training step", *_steps(summary), "## Memory", *_memory(summary)]
     parts += ["## Average precision", _evaluation(summary), "## torch.compile", *_compiled(summary)]
@@ -65,10 +67,11 @@ def panels(summary: Summary) -> list[figures.Growth]:
                 whole[label] = {row["agents"]: row["forward_matmul_gflop"] / 1000 for row in rows}
             if all(row["to_alone"] for row in rows):
                 own[label] = {row["agents"]: row["to_alone"]["median"] for row in rows}
-    return [
+    drawn = [
         figures.Growth("Forward of all agents, matmul TFLOP", "agents in the frame", whole),
         figures.Growth("The ego's own frame, × alone", "agents in the frame", own),
     ]
+    return [panel for panel in drawn if panel.lines]
 
 
 # --- head -----------------------------------------------------------------------------------------------------------

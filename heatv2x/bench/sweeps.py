@@ -15,7 +15,7 @@ MADE_AS = (
     "high as cars; 4 % of the returns dropped, 2 cm of noise"
 )
 _BEAMS, _RAYS, _HEIGHT_M, _REACH_M = 64, 1040, 1.9, 120.0
-_WALLS, _CARS = 7, 30
+_WALLS, _CARS = 7, 24
 _NEIGHBOURS_M = 60.0
 
 
@@ -41,7 +41,7 @@ def _obstacles(rng: np.random.Generator, azimuth: np.ndarray) -> list[tuple[np.n
     found = []
     for number in range(_WALLS + _CARS):
         wall = number < _WALLS
-        away = rng.uniform(15, 75) if wall else rng.uniform(6, 60)
+        away = rng.uniform(30, 80) if wall else rng.uniform(8, 60)
         centre, half_width = rng.uniform(-np.pi, np.pi), (rng.uniform(4, 14) if wall else 1.6) / away
         off = np.abs((azimuth - centre + np.pi) % (2 * np.pi) - np.pi)
         found.append((np.where(off < half_width, away / np.cos(np.minimum(off, 1.2)), 1e9), 8.0 if wall else 1.6))
