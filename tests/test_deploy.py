@@ -1,0 +1,154 @@
+"""A model rearranged for use alone says what the model says, to a stated tolerance, and refuses to be trained."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from heatv2x import plugins
+from heatv2x.assembly import base_pack
+from heatv2x.deploy import Deployed, Precision, optimised
+from heatv2x.errors import ConfigError
+from heatv2x.formats.carla import from_carla
+from heatv2x.imports.heal import HealImport, convert
+from heatv2x.message import pack, unpack
+from heatv2x.model import Collaboration, links_of
+from heatv2x.model_config import PartConfig
+from heatv2x.structures import AgentFrame, PointCloud, Pose
+from tests.golden_weights import GOLDEN, reference_weights
+from tests.scene_factory import SmallScenes, joined, same_state, small_model, state_copy
+
+FUSIONS = [part for part in plugins.available("fusion") if plugins.find("fusion", part).level == "features"]
+AGENTS = plugins.available("agents")
+TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}  # see `error`
+SENSORS = ("lidar64", "lidar32", "lidar16", "camera")
+
+
+def published() -> Collaboration:
+    """HEAL's m1 network on 51.2 m with the weights of the reference vectors."""
+    settings = HealImport(half_extent_m=25.6, half_extent_y_m=25.6, codec="raw")
+    return convert(reference_weights("m_e2e_m1_state_dict_shapes.json"), settings).model.eval()
+
+
+def dense(model: Collaboration, frames: list[AgentFrame], agent_type: str = "lidar64") -> dict[str, Tensor]:
+    """Dense predictions of the first agent that hears the others."""
+    with torch.no_grad():
+        own, *others = (model.encode(frame, agent_type) for frame in frames)
+        features = torch.stack([message.feature for message in (own, *others) if message.feature is not None])
+        links = links_of(own, others, model.grid)
+        return model.collaborate(features, [agent_type] * len(frames), links)
+
+
+def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], precision: Precision) -> None:
+    assert set(found) == set(wanted)
+    for name, values in wanted.items():
+        assert error(found[name], values, precision) <= TOLERANCES[precision], name
+
+
+def error(found: Tensor, wanted: Tensor, precision: Precision) -> float:
+    """In float32 the largest difference over the largest value, in bfloat16 the root mean squares of the two."""
+    order = math.inf if precision == "float32" else 2
+    difference, size = (torch.linalg.vector_norm(x, order) for x in (found.float() - wanted, wanted))
+    return float(difference / size)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[AgentFrame]:
+    """Three agents of one scene with every sensor."""
+    return list(SmallScenes().read(0, SENSORS).agents)
+
+
+class TestSays:
+    """The same as the model, nearly."""
+
+    @pytest.mark.parametrize("precision", TOLERANCES)
+    @pytest.mark.parametrize("part", FUSIONS)
+    def test_with_every_fusion(self, part: str, precision: Precision, frames: list[AgentFrame]) -> None:
+        model = small_model(part)
+        if model.fusion.selects and precision == "bfloat16":
+            pytest.skip("a choice among nearly equal cells falls another way")
+        assert_near(dense(optimised(model, precision), frames), dense(model, frames), precision)
+
+    @pytest.mark.parametrize("precision", TOLERANCES)
+    @pytest.mark.parametrize("part", AGENTS)
+    def test_with_every_kind_of_agent(self, part: str, precision: Precision, frames: list[AgentFrame]) -> None:
+        model = small_model("maximum", agents={"own": PartConfig(part=part)})
+        fast = optimised(model, precision)
+        for frame in frames[:1]:
+            wanted, found = (one.encode(frame, "own").feature for one in (model, fast))
+            assert wanted is not None and found is not None and found.dtype == torch.float32
+            assert error(found, wanted, precision) <= TOLERANCES[precision] * (3 if "camera" in part else 1)
+
+    def test_with_newcomers(self, frames: list[AgentFrame]) -> None:
+        model = joined(small_model(), shake=0.1)
+        fast = optimised(model, "float32")
+        own = model.encode(frames[0], "lidar64")
+        messages = [model.encode(frame, "lidar16") for frame in frames[1:]]
+        wanted, found = model.detect(own, messages), fast.detect(own, messages)
+        np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
+
+    @pytest.mark.parametrize("precision", TOLERANCES)
+    def test_the_reference_network(self, precision: Precision) -> None:
+        with np.load(GOLDEN / "m_e2e_m1.npz") as file:
+            vectors = dict(file)
+        flip = np.float32([1, -1, 1, 1])
+        frames = [
+            AgentFrame(
+                number,
+                "000000",
+                Pose(from_carla(vectors["poses"][number].tolist())),
+                {"lidar64": PointCloud(vectors[f"points{number}"] * flip)},
+            )
+            for number in range(2)
+        ]
+        maps = dense(optimised(published(), precision), frames, "lidar64_pillars")
+        wanted = {
+            ours: torch.from_numpy(vectors[f"{theirs}_preds"])
+            for ours, theirs in (("score", "cls"), ("box", "reg"), ("direction", "dir"))
+        }
+        assert_near(maps, wanted, precision)
+
+
+class TestMessages:
+    def test_of_both_are_each_others(self, frames: list[AgentFrame]) -> None:
+        model = small_model()
+        fast = optimised(model, "float32")
+        assert fast.feature_space == model.feature_space
+        for sender, ego in ((model, fast), (fast, model)):
+            arrived = unpack(pack(sender.encode(frames[1], "lidar64")), ego.feature_space)
+            assert len(ego.detect(ego.encode(frames[0], "lidar64"), [arrived])) > 0
+
+
+class TestOnlyForUse:
+    def test_the_model_itself_is_untouched(self) -> None:
+        model = small_model()
+        model.train()
+        before = state_copy(model)
+        optimised(model, "bfloat16")
+        assert same_state(before, model.state_dict()) and model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    def test_nothing_is_left_to_normalise(self) -> None:
+        fast = optimised(published(), "float32")
+        assert not [name for name, part in fast.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+
+    def test_no_training(self) -> None:
+        fast = optimised(small_model())
+        assert isinstance(fast.eval(), Deployed) and not fast.training
+        with pytest.raises(ConfigError, match="cannot be trained"):
+            fast.train()
+        assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+    def test_no_joining_and_no_packs(self) -> None:
+        model = small_model()
+        fast = optimised(model)
+        with pytest.raises(ConfigError, match="join"):
+            fast.join("lidar16", next(iter(joined(model).joined.values())))
+        with pytest.raises(ConfigError, match="the model it was made from"):
+            base_pack(fast, {})
+        with pytest.raises(ConfigError, match="the model it was made from"):
+            fast.state_dict()
