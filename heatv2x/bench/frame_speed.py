@@ -11,7 +11,6 @@ The work here runs in a process of its own, so that its peak memory is that of o
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from torch import Tensor
 from heatv2x.agents.lidar_pillar import LidarPillar
 from heatv2x.bench import sweeps
 from heatv2x.bench.speed_models import seeded
+from heatv2x.deploy import optimised
 from heatv2x.errors import HeatError
 from heatv2x.handedness import agent_on, boxes_on
 from heatv2x.message import Message, pack, unpack
@@ -216,8 +216,7 @@ def measure_compiled(
 def prepared(model: Collaboration, variant: Variant) -> Collaboration:
     """The model as this variant runs it."""
     if variant.build == "optimised":
-        fast: Collaboration = importlib.import_module("heatv2x.deploy").optimised(model, variant.precision)
-        return fast
+        return optimised(model, variant.precision)
     if variant.build == "compiled":
         for part in compiled_parts(model):
             part.compile()

@@ -6,8 +6,8 @@ ratios. A measurement that is finished is kept until all are: an interrupted run
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +24,9 @@ from heatv2x.config import Config, nearest
 from heatv2x.published_types import TYPES
 from heatv2x.rows import machine
 from heatv2x.workers import Tell
+
+BUILDS: tuple[Build, ...] = ("plain", "optimised")
+"""The ways to run a network, the one that is meant for use last."""
 
 
 class SpeedConfig(Config):
@@ -120,7 +123,7 @@ def cells_of(config: SpeedConfig) -> Iterator[Cell]:
         yield _frames(config, variant, counts)
     if config.mixed:
         for precision in precisions():
-            yield _frames(config, Variant(MIXED, builds()[-1], precision), (len(TYPES),))
+            yield _frames(config, Variant(MIXED, BUILDS[-1], precision), (len(TYPES),))
     for name in config.steps:
         for precision in precisions():
             variant = Variant(name, "plain", precision)
@@ -137,17 +140,12 @@ def cells_of(config: SpeedConfig) -> Iterator[Cell]:
 def variants_of(config: SpeedConfig) -> Iterator[Variant]:
     """Ways to run the networks: every build and precision on one thread, the fastest of a large grid on more."""
     for name in config.models:
-        for build in builds():
+        for build in BUILDS:
             for precision in precisions():
                 yield Variant(name, build, precision)
     for threads in sorted(set(config.threads) - {1}):
         for name in (name for name in config.models if MODELS[name].same_grid):
-            yield Variant(name, builds()[-1], precisions()[-1], threads)
-
-
-def builds() -> tuple[Build, ...]:
-    """The ways to run a network that are there, the fastest last."""
-    return ("plain", "optimised") if importlib.util.find_spec("heatv2x.deploy") else ("plain",)
+            yield Variant(name, BUILDS[-1], precisions()[-1], threads)
 
 
 def precisions() -> tuple[Precision, ...]:
@@ -179,6 +177,7 @@ def _cell(name: str, work: Any, arguments: tuple[Any, ...], seconds: float) -> C
     return Cell(name, work, arguments, {"code": code_digest(), "arguments": repr(arguments)}, seconds=seconds)
 
 
+@functools.cache
 def code_digest() -> str:
     """Short hash of the package's modules."""
     digest = hashlib.sha256()

@@ -15,7 +15,7 @@ from heatv2x import __version__
 from heatv2x.bench import reference_speed, sweeps
 from heatv2x.bench.cells import Content
 from heatv2x.bench.frame_speed import OF_AN_AGENT, OF_THE_EGO, Variant
-from heatv2x.bench.speed import SpeedConfig, builds, cells_of, compiler, precisions
+from heatv2x.bench.speed import BUILDS, SpeedConfig, cells_of, compiler, precisions
 from heatv2x.bench.speed_models import MODELS
 from heatv2x.bench.speed_targets import targets
 from heatv2x.rows import machine
@@ -48,7 +48,7 @@ def summarise(contents: Mapping[str, Content], config: SpeedConfig, command: str
         "machine": machine(),
         "code_version": __version__,
         "settings": config.model_dump(mode="json", exclude={"out", "docs"}),
-        "builds": list(builds()),
+        "builds": list(BUILDS),
         "precisions": list(precisions()),
         "compiler": compiler(),
         "compile_failed": failed,

@@ -15,7 +15,7 @@ MADE_AS = (
     "high as cars; 4 % of the returns dropped, 2 cm of noise"
 )
 _BEAMS, _RAYS, _HEIGHT_M, _REACH_M = 64, 1040, 1.9, 120.0
-_WALLS, _CARS = 7, 24
+_WALLS, _CARS = 8, 27
 _NEIGHBOURS_M = 60.0
 
 
