@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -95,8 +95,7 @@ class Laps:
         self.seconds: Seconds = {}
         self.flops: dict[str, int] = {}
         self._count, self._counted = count, count.flops if count else 0
-        self._wall = self._start = time.perf_counter()
-        self._cpu = time.process_time()
+        self.go_on()
 
     def end(self, stage: str) -> None:
         """The work since the last stage's end was this stage's."""
@@ -168,8 +167,8 @@ def measure(
         for count in agents:  # ascending, so that the peak is that of the largest frame so far
             messages += [sense(model, frames[i], names[i])[0] for i in range(len(messages), count)]
             ears = Ears(messages[0], [pack(message) for message in messages[1:count]])
-            with FlopCount() as counter:
-                boxes, laps = listen(model, ears, objects, counter if variant.build == "plain" else None)
+            with FlopCount() if variant.build == "plain" else nullcontext() as counter:
+                boxes, laps = listen(model, ears, objects, counter)
             held[str(count)] = peak_memory().resident_bytes
             flops[str(count)] = laps.flops
             tell(f"{variant.name}: warming up", count, max(agents))

@@ -83,8 +83,10 @@ def _introduction(summary: Summary) -> list[str]:
         if summary["quick"]
         else []
     )
+    once = max((row["rounds"] for row in summary["frames"]), default=0) == 1
     return [
         *quick,
+        *(["**One round of every frame: no spread is known.**"] if once and not quick else []),
         "What one frame of N agents costs, stage by stage, in CPU seconds, and beside them how fast the same process "
         "multiplied matrices in the same minute. A time is also given as *matmul GFLOP*: the operations that plain "
         "float32 matrix products would have done in it. That number says the same on a slower or a busier machine.",
@@ -135,9 +137,8 @@ def _targets(summary: Summary) -> str:
 
 
 def _reference(summary: Summary) -> list[str]:
-    rows = [row for row in summary["frames"] if "times_reference" in row]
     lines = []
-    for row in rows:
+    for row in (row for row in summary["frames"] if "times_reference" in row and row["build"] != "compiled"):
         lines.append(
             (
                 f"`{row['model']}`",
@@ -349,7 +350,7 @@ def _memory(summary: Summary) -> list[str]:
 
 def _evaluation(summary: Summary) -> str:
     found = summary["average_precision"]
-    lines = [("ours, all frames", f"{found['cpu_s']:.1f}", "")]
+    lines = [("ours, all frames", _three(found["cpu_s"]), "")]
     loops = {
         "unions": "loops: intersection over union of polygons, at every threshold",
         "areas": "loops: the union from the areas, at every threshold",
@@ -358,7 +359,7 @@ def _evaluation(summary: Summary) -> str:
     if found["loops_cpu_s"] is None:
         text = "Polygon loops: **not measured, shapely is not installed** (`pip install 'heatv2x[test]'`)."
     else:
-        lines += [(words_, f"{found['loops_cpu_s'][how]:.0f}", f"{found['times_loops'][how]:.0f} ×")
+        lines += [(words_, _three(found["loops_cpu_s"][how]), f"{found['times_loops'][how]:.0f} ×")
                   for how, words_ in loops.items()]  # fmt: skip
         text = (
             f"The loops ran on the first {found['loop_frames']} frames, where they gave the same average precision, "
@@ -437,13 +438,13 @@ def _mixed(summary: Summary) -> list[str]:
 
 def _method(summary: Summary) -> str:
     settings, made = summary["settings"], summary["sweeps"]
-    rounds = sorted({row["rounds"] for row in summary["frames"]})
+    rounds = {row["rounds"] for row in summary["frames"]}
     return "\n".join(
         (
             "- CPU seconds of the process, not the clock: other work on the machine does not count, but it shares "
             "caches and memory with us, and slows every number a little. Ratios within a run suffer least.",
-            f"- Every network, build, precision and number of threads has a process of its own; {rounds[0]} to "
-            f"{rounds[-1]} rounds after one that only warms up. A round multiplies matrices (1536 × 1536, both "
+            f"- Every network, build, precision and number of threads has a process of its own; "
+            f"{_span(rounds)} rounds after one that only warms up. A round multiplies matrices (1536 × 1536, both "
             "precisions), lets every agent sense, times the ego's frame for every number of agents, and multiplies "
             "again. Normalised numbers are medians over rounds of time × that round's rate.",
             "- Before anything is timed, the timed stages must give the message of `Collaboration.encode` and the "
@@ -499,8 +500,10 @@ def _ratio(value: Mapping[str, float] | None) -> str:
 
 
 def _span(values: Iterable[int]) -> str:
-    found = list(values)
-    return f"{min(found):,} to {max(found):,}" if found else "unknown"
+    found = sorted(values)
+    if not found:
+        return "unknown"
+    return f"{found[0]:,}" if found[0] == found[-1] else f"{found[0]:,} to {found[-1]:,}"
 
 
 def _agents(count: int) -> str:

@@ -45,7 +45,7 @@ def summarise(contents: Mapping[str, Content], config: SpeedConfig, command: str
         "command": command,
         "quick": is_quick,
         "date": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
-        "machine": machine(),
+        "machine": {key: value for key, value in machine().items() if key != "threads_per_process"},
         "code_version": __version__,
         "settings": config.model_dump(mode="json", exclude={"out", "docs"}),
         "builds": list(BUILDS),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from heatv2x.bench import reference_speed
+from heatv2x.bench.speed_models import MIXED
 from heatv2x.bench.targets import line
 
 FASTER_BF16, FASTER_FLOAT32, FASTER_OURS = 3.0, 1.3, 8.0
@@ -28,9 +29,9 @@ def targets(summary: Summary) -> list[dict[str, Any]]:
         lines.append(_faster(summary, what, "heatv2x", fastest, FASTER_OURS, True))
         what = "HeatV2X: AP at the demo grid against the pyramid's"
         lines.append(line(what, "not below", "not part of this benchmark", None))
-    for name in (name for name in title if name != "four_types"):
+    for name in (name for name in title if name != MIXED):
         lines.append(_further(summary, title[name], name, fastest))
-    for name in (name for name in title if name != "four_types"):
+    for name in (name for name in title if name != MIXED):
         lines.append(_decoding(summary, title[name], name, fastest))
     lines.append(_loops(summary))
     for name in (name for name in ("published", "heatv2x") if name in title):
