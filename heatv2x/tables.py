@@ -112,10 +112,10 @@ def print_targets(targets: Sequence[dict[str, Any]], out: Console) -> None:
     """Lines of targets with what was measured."""
     marks = {True: Text("met", "green"), False: Text("missed", "bold red"), None: Text("-", "dim")}
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "target", "measured", "what"):
+    for heading in ("", "what", "target", "measured"):
         table.add_column(heading, no_wrap=heading in ("", "target"))
     for line in targets:
-        table.add_row(marks[line["met"]], line["target"], line["measured"], line["what"])
+        table.add_row(marks[line["met"]], line["what"], line["target"], line["measured"])
     out.print(table)
 
 

@@ -10,7 +10,7 @@ from heatv2x import files
 from heatv2x.bench import figures, reference_speed
 from heatv2x.bench.frame_speed import OF_AN_AGENT
 from heatv2x.bench.markdown import table
-from heatv2x.bench.speed_models import MIXED
+from heatv2x.bench.speed_models import MIXED, MODELS
 from heatv2x.bench.speed_targets import fastest_build, further_percent
 from heatv2x.report import words
 
@@ -52,19 +52,16 @@ def page(summary: Summary) -> str:
 
 
 def panels(summary: Summary) -> list[figures.Growth]:
-    """What is drawn: whole frames and the ego's own, normalised, by how many agents there are."""
+    """What is drawn of networks on the reference's grid: whole frames and the ego's own, normalised, by agents."""
     whole, own = {}, {}
     if "published" in summary["models"]:
         peak = reference_speed.PEAK_GFLOPS["float32"]
         whole["reference"] = {count: seconds * peak / 1000 for count, seconds in reference_speed.FORWARD_S.items()}
-    for name in summary["models"]:
+    for name in (name for name in summary["models"] if MODELS[name].same_grid):
         for precision in summary["precisions"]:
             rows = fastest_build(summary, name, precision)
-            if not rows or name == MIXED:
-                continue
             label = f"{name}, {'bf16' if precision == 'bfloat16' else precision}"
-            if name != "demo":
-                whole[label] = {row["agents"]: row["forward_matmul_gflop"] / 1000 for row in rows}
+            whole[label] = {row["agents"]: row["forward_matmul_gflop"] / 1000 for row in rows}
             if all(row["to_alone"] for row in rows):
                 own[label] = {row["agents"]: row["to_alone"]["median"] for row in rows}
     drawn = [
