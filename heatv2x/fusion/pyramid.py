@@ -79,7 +79,7 @@ class Pyramid(Fusion):
                 theirs, their_scores = received.placement.warp(theirs), received.placement.warp(their_scores)
             else:
                 their_scores = their_scores * _coarser(received.visible, their_scores.shape[-2:])[:, :, None]
-            every = torch.cat([maps[:batch, None], theirs], dim=1)
+            every = [maps[:batch], *theirs.unbind(dim=1)]
             return weighted_mean(every, torch.cat([scores[:batch, None], their_scores], dim=1))
 
         return self._levels(torch.cat([ego, sent[present]]), types, merge)
@@ -135,19 +135,25 @@ class Pyramid(Fusion):
         return counted
 
 
-def weighted_mean(maps: Tensor, scores: Tensor) -> Tensor:
-    """(B, C, Y, X) mean of (B, S, C, Y, X) maps, weighted by the softmax of (B, S, 1, Y, X) scores over S.
+def weighted_mean(maps: Sequence[Tensor], scores: Tensor) -> Tensor:
+    """(B, C, Y, X) mean of S maps (B, C, Y, X), weighted by the softmax of (B, S, 1, Y, X) scores over S.
 
     A score of exactly 0 means that the source does not see the cell; where none does, the mean is 0.
     """
     unseen = scores == 0
     nowhere = unseen.all(dim=1, keepdim=True)  # left out of the softmax: over nothing it has no gradient
     weights = scores.masked_fill(unseen & ~nowhere, -torch.inf).softmax(dim=1).masked_fill(nowhere, 0.0)
-    return (maps * weights).sum(dim=1)
+    # one after another: side by side in one tensor they would lose their order in memory, and be copied
+    mean = maps[0] * weights[:, 0]
+    for index, one in enumerate(maps[1:], start=1):
+        mean = torch.addcmul(mean, one, weights[:, index])
+    return mean
 
 
 def _in_slots(rows: Tensor, present: Tensor) -> Tensor:
     """(B, K, ...) with the rows of senders that are there in their slots, zeros in the empty ones."""
+    if present.all():
+        return rows.unflatten(0, present.shape)
     slots = rows.new_zeros(*present.shape, *rows.shape[1:])
     return slots.index_put((present,), rows)
 

@@ -30,8 +30,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, Y, X) to (N, C_out, Y / stride, X / stride), non-negative."""
-        inner = torch.relu(self.spatial(torch.relu(self.reduce(x))))
-        return torch.relu(self.expand(inner) + self.skip(x))
+        inner = torch.relu_(self.spatial(torch.relu_(self.reduce(x))))
+        return torch.relu_(self.expand(inner) + self.skip(x))
 
 
 def bottleneck_stage(

@@ -163,7 +163,7 @@ class PillarEncoder(nn.Module):
         rows, columns = self.grid.shape
         columns_max = self.of_pillars(pillars)
         image = columns_max.new_zeros(pillars.agents * rows * columns, columns_max.shape[1])
-        image = image.index_copy(0, pillars.cells, columns_max)
+        image.index_copy_(0, pillars.cells, columns_max)
         return image.view(pillars.agents, rows, columns, -1).permute(0, 3, 1, 2)
 
     def of_pillars(self, pillars: Pillars) -> Tensor:

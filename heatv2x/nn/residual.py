@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, Y, X) to (N, C_out, Y / stride, X / stride), non-negative."""
-        return functional.relu(self.second(self.first(x)) + self.skip(x))
+        return functional.relu_(self.second(self.first(x)) + self.skip(x))
 
 
 def residual_trunk(channels: int, blocks: int, norm: Norm = "batch") -> nn.Sequential:

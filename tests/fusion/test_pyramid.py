@@ -105,7 +105,7 @@ class TestWeightedMean:
             theta = vectors["affine"][sample, 0, :count]
             at = functional.affine_grid(theta, [count, 1, *x.shape[-2:]], align_corners=False).float()
             maps, scores = (functional.grid_sample(v[rows], at, align_corners=False) for v in (x, score))
-            fused.append(weighted_mean(maps[None], scores[None]))
+            fused.append(weighted_mean(maps[None].unbind(1), scores[None]))
             first += count
         return torch.cat(fused)
 
