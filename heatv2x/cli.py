@@ -165,6 +165,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     from heatv2x.bench.parameters import ParametersConfig
     from heatv2x.bench.robustness import RobustnessConfig
     from heatv2x.bench.scaling import ScalingConfig
+    from heatv2x.bench.speed import SpeedConfig
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
@@ -192,6 +193,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "bench scaling": ScalingConfig,
         "bench data": DataBenchConfig,
         "bench parameters": ParametersConfig,
+        "bench speed": SpeedConfig,
         "robustness": RobustnessConfig,
     }
     name = " ".join(verb)
@@ -451,6 +453,27 @@ def bench_parameters(settings: Settings = None) -> None:
         table.add_row(each.base, each.newcomer, f"{each.full:,}", f"{each.gcft:,}", f"{100 * each.share:.2f} %")
     out.print(table)
     _say(f"Page: {parameters.write_page(counts, config.docs)}")
+
+
+@bench_app.command("speed")
+def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
+    """What a frame, a training step and an evaluation cost, beside the machine's own matrix products."""
+    from heatv2x.bench import speed
+    from heatv2x.bench.speed_page import write_page
+    from heatv2x.bench.speed_summary import summarise
+    from heatv2x.tables import print_frames, print_targets
+
+    config = _config(speed.SpeedConfig, settings)
+    config = speed.quick(config) if quick else config
+    with _bars(finished_go=True) as report:
+        contents = speed.run_speed(config, report)
+    summary = summarise(contents, config, _command(), quick)
+    page = write_page(summary, config.docs)
+    speed.forget(config)
+    print_frames(summary, out)
+    out.print()
+    print_targets(summary["targets"], out)
+    _say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
 
 
 @app.command()

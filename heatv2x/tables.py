@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -78,6 +79,44 @@ def print_speed(content: dict[str, Any], out: Console) -> None:
     )
     for what, target in content["targets"].items():
         out.print(f"target {what}: {target['target']:g}, measured {target['measured']:g}")
+
+
+def print_frames(content: dict[str, Any], out: Console) -> None:
+    """What a frame costs: the result of `heatv2x bench speed`, one thread."""
+    out.print(Text("One frame, one thread: CPU ms of all agents' forward pass, and of the ego's own frame", "bold"))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("network", "build", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("agents", "forward", "of peak", "x reference", "ego's frame", "x alone", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before: tuple[str, ...] = ()
+    for row in (row for row in content["frames"] if row["threads"] == 1):
+        network = (row["model"], row["build"], row["precision"])
+        peak, reference, alone = row.get("of_peak", {}).get("forward"), row.get("times_reference"), row["to_alone"]
+        table.add_row(
+            *(network if network != before else ("", "", "")),
+            str(row["agents"]),
+            f"{row['cpu_ms']['forward']['median']:,.0f}",
+            "-" if peak is None else f"{100 * peak:.0f} %",
+            "-" if reference is None else f"{reference['same_precision']:.1f}",
+            f"{row['cpu_ms']['frame']['median']:,.0f}",
+            "-" if alone is None else f"{alone['median']:.2f}",
+            f"{row['peak_bytes'] / 1e6:,.0f}",
+        )
+        before = network
+    out.width = max(out.width, 110)
+    out.print(table)
+
+
+def print_targets(targets: Sequence[dict[str, Any]], out: Console) -> None:
+    """Lines of targets with what was measured."""
+    marks = {True: Text("met", "green"), False: Text("missed", "bold red"), None: Text("-", "dim")}
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "what", "target", "measured"):
+        table.add_column(heading, no_wrap=heading in ("", "target"))
+    for line in targets:
+        table.add_row(marks[line["met"]], line["what"], line["target"], line["measured"])
+    out.print(table)
 
 
 def _splits(inspection: Inspection) -> Table:

@@ -103,7 +103,7 @@ class Targets:
         """The largest share that a newcomer trains in the recipes of the public datasets."""
         counts = parameters.count()
         largest = max(counts, key=lambda each: each.share)
-        text = f"{100 * largest.share:.2f} % at most, `{largest.newcomer}` on `{largest.base}` (heatv2x bench parameters)"
+        text = f"{100 * largest.share:.2f} % at most, {largest.newcomer} on {largest.base} (heatv2x bench parameters)"
         return line(what, f"≤ {100 * parameters.TARGET:.0f} %", text, largest.share <= parameters.TARGET)
 
     def _equal_seconds(self) -> dict[str, Any]:

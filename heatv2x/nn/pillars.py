@@ -185,8 +185,9 @@ class PillarEncoder(nn.Module):
         assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
         mean, variance, count = norm.running_mean, norm.running_var, len(linear) + padding
         if norm.training and len(linear):
-            mean = linear.sum(dim=0) / count
-            variance = ((linear - mean).square().sum(dim=0) + padding * mean.square()) / count
+            wide = linear.float()  # under autocast the layer gives bfloat16, too coarse for statistics
+            mean = wide.sum(dim=0) / count
+            variance = ((wide - mean).square().sum(dim=0) + padding * mean.square()) / count
             with torch.no_grad():
                 norm.num_batches_tracked += 1
                 norm.running_mean.lerp_(mean, norm.momentum or 0.0)

@@ -100,6 +100,15 @@ def test_the_network_in_training(pillars: Pillars, network: dict[str, np.ndarray
     np.testing.assert_allclose(encoder.norm.running_var, network["after_train_running_var"], rtol=1e-5, atol=1e-6)
 
 
+def test_statistics_are_kept_in_float32_under_autocast(pillars: Pillars, network: dict[str, np.ndarray]) -> None:
+    encoder = encoder_of(network).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(pillars).sum().backward()
+    scale = np.abs(network["after_train_running_mean"]).max()
+    np.testing.assert_allclose(encoder.norm.running_mean, network["after_train_running_mean"], atol=2e-3 * scale)
+    np.testing.assert_allclose(encoder.norm.running_var, network["after_train_running_var"], rtol=2e-3)
+
+
 def test_without_any_points(network: dict[str, np.ndarray]) -> None:
     nothing = grouped(np.zeros((0, 4), np.float32))
     for mode in (True, False):
