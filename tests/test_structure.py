@@ -14,7 +14,7 @@ PACKAGE = ROOT / "heatv2x"
 
 # From the ground up; a part may import its own layer and those before it. Cycles between parts are caught separately.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "structures", "survey", "files", "config", "plugins", "geometry", "grid", "handedness"),
+    ("", "errors", "structures", "survey", "files", "config", "plugins", "geometry", "grid", "handedness", "processes"),
     ("formats",),
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),

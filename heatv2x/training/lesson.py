@@ -21,6 +21,7 @@ from torch.nn import functional
 from heatv2x.adapters.hetero_aware import HeteroAware
 from heatv2x.errors import ConfigError
 from heatv2x.model import Collaboration
+from heatv2x.processes import total
 from heatv2x.structures import AgentFrame
 
 _FLOOR = 0.05  # weight of a cell without any object
@@ -84,8 +85,8 @@ class LessonLoss(nn.Module):
         distance = functional.smooth_l1_loss(feature.float() / self.scale, lesson / self.scale, reduction="none").mean(
             dim=1, keepdim=True
         )
-        total: Tensor = (distance * weight).sum() / weight.sum()
-        return total
+        mean: Tensor = (distance * weight).sum() / total(weight.sum())
+        return mean
 
 
 @torch.no_grad()
