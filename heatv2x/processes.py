@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from heatv2x.errors import ConfigError, HeatError
 
 _counts: ContextVar[bool] = ContextVar("counts", default=True)
-_store: list[distributed.Store] = []
+_stores: list[Any] = []  # one of every meeting, the last one counts
 
 
 class LostProcessError(HeatError):
@@ -55,11 +55,12 @@ def join() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         return
     store, rank, world = next(rendezvous("env://"))
-    # what an attempt before a restart has left in torchrun's store does not concern this one
-    store = distributed.PrefixStore(f"heatv2x/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    # what was left in torchrun's store before a restart, or at an earlier meeting, does not concern this one
+    meeting = f"heatv2x/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{len(_stores)}"
+    store = distributed.PrefixStore(meeting, store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-    _store[:] = [store]
+    _stores.append(store)
 
 
 def leave() -> None:
@@ -68,9 +69,14 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def met() -> bool:
+    """Whether there are others that `join` has met."""
+    return bool(_stores)
+
+
 def first_to_fail() -> bool:
     """Whether no other process has failed before: one failure ends all, and only its cause is worth a message."""
-    return not _store or _store[0].add("failed", 1) == 1
+    return bool(_stores[-1].add("failed", 1) == 1)
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
@@ -120,7 +126,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
         return
     has = total(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    pieces = _reduced(flat).split([parameter.numel() for parameter in parameters])
+    pieces = torch.split(_reduced(flat), [parameter.numel() for parameter in parameters])
     for parameter, piece, processes in zip(parameters, pieces, has.tolist(), strict=True):
         parameter.grad = piece.view_as(parameter) if processes else None
 

@@ -142,7 +142,7 @@ class SparseConvolution(nn.Module):
             sites, pairs = x.sites.strided(self.kernel, self.stride, self.padding)
         weights = self.weight.flatten(1, 3).unbind(dim=1)
         # summed in float32: adding at indices needs it under autocast
-        total = x.features.new_zeros(len(sites.keys), len(self.weight), dtype=torch.float32)
+        total = x.features.new_zeros(len(sites.keys), len(self.weight)).float()
         for weight, (source, target) in zip(weights, pairs, strict=True):
             if len(source):
                 total = total.index_add(0, target, (x.features[source] @ weight.T).float())

@@ -26,7 +26,7 @@ from heatv2x import processes
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.files import atomic_path
 from heatv2x.model import Collaboration
-from heatv2x.nn.move import to_device
+from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored_world
 from heatv2x.training.lesson import Lesson, as_seen_by
@@ -146,7 +146,7 @@ class _Line:
 
     def __init__(self, model: Collaboration, name: str, share: bool, precision: str, device: torch.device) -> None:
         self.model, self.name, self.share, self.device = model, name, share, device
-        self.bfloat16 = precision == "bfloat16"
+        self.precision = precision
         self.waiting: list[object] = []
         self.seen = 0
         self.rows: list[range] = []  # of the parts
@@ -166,7 +166,7 @@ class _Line:
         agent = self.model.agent(self.name)
         first = (self.seen - 1) // _ENCODE_AT_ONCE * _ENCODE_AT_ONCE
         self.rows.append(range(first, first + len(self.waiting)))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with in_precision(self.precision, self.device):
             found = [agent(to_device(agent.collate(self.waiting), self.device))]
             if self.share:
                 found.append(self.model.share(self.name, found[0]))

@@ -76,7 +76,8 @@ class LessonLoss(nn.Module):
         self.confidence = _confidence(model)
         step = max(1, len(lesson.shared) // 128)
         sample = lesson.shared[::step].float()
-        self.register_buffer("scale", sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None], persistent=False)
+        scale = sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None].to(next(model.parameters()).device)
+        self.register_buffer("scale", scale, persistent=False)
         self.scale: Tensor
 
     def forward(self, feature: Tensor, lesson: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,7 @@ from heatv2x import processes
 from heatv2x.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.metrics.cost import peak_memory
-from heatv2x.nn.move import to_device
+from heatv2x.nn.move import in_precision, to_device
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.packs import tensors_digest
 from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
@@ -130,7 +129,7 @@ def train(
     identity["frozen"] = frozen[1]
     if checkpoint is not None and _everywhere(checkpoint):
         _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
-    writes = checkpoint is not None and processes.index() == 0 and config.checkpoint_every > 0
+    written = checkpoint if processes.index() == 0 and config.checkpoint_every else None
     stage.set_mode()
     with shared_norms(model):
         for step in range(record.steps, config.steps):
@@ -138,7 +137,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.steps, config.lr)
             batch = to_device(stage.batch(np.random.default_rng([config.seed, step, 0])), device)
-            with _mixed(device, precision):
+            with in_precision(precision, device):
                 loss = stage(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -162,15 +161,13 @@ def train(
                 stage.set_mode()
             if progress:
                 progress(record.steps, config.steps, terms)
-            if writes and record.steps % config.checkpoint_every == 0:
-                assert checkpoint is not None
-                save_checkpoint(checkpoint, model, optimizer, {"identity": identity, **record.to_dict()})
+            if written and record.steps % config.checkpoint_every == 0:
+                save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
     model.eval()
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
-    if writes:
-        assert checkpoint is not None
-        save_checkpoint(checkpoint, model, optimizer, {"identity": identity, **record.to_dict()})
+    if written:
+        save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
     return record
 
 
@@ -185,11 +182,6 @@ def _everywhere(checkpoint: Path) -> bool:
     """Whether there is a checkpoint, which all processes must see alike."""
     otherwise = f"{checkpoint} is seen by some processes only: out= must lie on a disk that all of them share"
     return processes.agree(checkpoint.exists(), otherwise)
-
-
-def _mixed(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Matrix products in the precision."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> float:
