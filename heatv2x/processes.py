@@ -71,7 +71,7 @@ def leave() -> None:
 
 def met() -> bool:
     """Whether there are others that `join` has met."""
-    return bool(_stores)
+    return distributed.is_initialized() and bool(_stores)
 
 
 def first_to_fail() -> bool:

@@ -260,7 +260,7 @@ class TestShares:
 
 COMMANDS = """
 import json, sys
-from heatv2x import cli
+from heatv2x import cli, processes
 cli._OTHERS_ARE_TOLD_S = 0.0
 for words in json.loads(sys.argv[1]):
     sys.argv = ["heatv2x", *words]
@@ -269,6 +269,7 @@ for words in json.loads(sys.argv[1]):
     except SystemExit as end:
         print(f"code {end.code}", flush=True)
         print("next", file=sys.stderr, flush=True)
+        processes.leave()
 """
 
 
