@@ -76,7 +76,10 @@ def met() -> bool:
 
 def first_to_fail() -> bool:
     """Whether no other process has failed before: one failure ends all, and only its cause is worth a message."""
-    return bool(_stores[-1].add("failed", 1) == 1)
+    try:
+        return bool(_stores[-1].add("failed", 1) == 1)
+    except RuntimeError:  # whoever kept the store is gone, and told nothing
+        return True
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
@@ -191,6 +194,6 @@ def _others_there() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            "another process of this run ended before its work was done; the same command continues from the last "
-            f"checkpoint ({str(error).splitlines()[0]})"
+            "another process of this run ended before its work was done; the same command goes on from the last "
+            f"checkpoint, if there is one ({str(error).splitlines()[0]})"
         ) from error
