@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,12 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(import_app, name="import")
 
 _INTERRUPTED = 130
-_FOLLOWS = int(os.environ.get("RANK", "0")) > 0  # of several data-parallel processes the first one speaks
+_PROCESS = int(os.environ.get("RANK", "0"))  # of several that torchrun started the first one speaks
+_SEVERAL = int(os.environ.get("WORLD_SIZE", "1")) > 1
+_FOLLOWS = _PROCESS > 0
 out = Console(quiet=_FOLLOWS)
+_SHARED = ("train", "adapt", "eval")  # what several processes can do together
+_OTHERS_ARE_TOLD_S = 30.0  # how long a process waits to be ended that failed without being the first
 err = Console(stderr=True)
 Settings = Annotated[
     list[str] | None,
@@ -330,9 +335,10 @@ def evaluate(settings: Settings = None) -> None:
     """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
     from heatv2x.evaluation import EvalConfig, run_eval
 
-    config = _config(EvalConfig, settings)
-    with _bars() as report:
-        rows = run_eval(config, report)
+    with _together():
+        config = _config(EvalConfig, settings)
+        with _bars() as report:
+            rows = run_eval(config, report)
     _print_rows(rows)
     _say(f"Numbers: {config.out / 'metrics.json'}")
 
@@ -506,10 +512,16 @@ def report(settings: Settings = None) -> None:
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more.")] = False,
 ) -> None:
-    level = logging.DEBUG if verbose else logging.INFO
+    if _SEVERAL and context.invoked_subcommand not in (None, *_SHARED):
+        raise ConfigError(
+            f"'{context.invoked_subcommand}' works in one process: start it without torchrun; "
+            f"several share the work of {', '.join(_SHARED)}"
+        )
+    level = logging.ERROR if _FOLLOWS else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(message)s",
@@ -545,10 +557,10 @@ def _recipe_path(name: str) -> Path:
 
 
 def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[str] | None) -> None:
-    config = _config(config_class, settings)
-    _join_processes()
-    with _bars() as report:
-        result = job(config, report)
+    with _together():
+        config = _config(config_class, settings)
+        with _bars() as report:
+            result = job(config, report)
     frozen = result.record.frozen_proof["tensors"]
     _say(
         f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
@@ -559,13 +571,14 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
         _say(f"  {path}")
 
 
-def _join_processes() -> None:
-    """Start data-parallel training if torchrun started us."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import torch
-        from torch import distributed
+@contextmanager
+def _together() -> Iterator[None]:
+    """Work with the other processes, if torchrun started several; they meet before anything can fail."""
+    from heatv2x import processes
 
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    processes.join()
+    yield
+    processes.leave()
 
 
 @contextmanager
@@ -644,10 +657,21 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str) -> None:
-    err.print(Text("error: ", style="bold red") + Text(message), highlight=False, soft_wrap=True)
+    if _SEVERAL and not _speaks():
+        time.sleep(_OTHERS_ARE_TOLD_S)
+        sys.exit(2)
+    title = "error: " if _PROCESS == 0 else f"error in process {_PROCESS}: "
+    err.print(Text(title, style="bold red") + Text(message), highlight=False, soft_wrap=True)
     sys.exit(2)
 
 
+def _speaks() -> bool:
+    """Whether this process tells of the failure: the first that failed; before they met, the first of all."""
+    processes = sys.modules.get("heatv2x.processes")
+    return bool(processes.first_to_fail()) if processes and processes.met() else _PROCESS == 0
+
+
 def _stopped() -> None:
-    err.print("stopped; what was finished is kept, the same command continues", style="yellow")
+    if _PROCESS == 0:
+        err.print("stopped; what was finished is kept, the same command continues", style="yellow")
     sys.exit(_INTERRUPTED)

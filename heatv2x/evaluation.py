@@ -19,6 +19,7 @@ import numpy as np
 import pydantic
 import torch
 
+from heatv2x import processes
 from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
@@ -33,6 +34,7 @@ from heatv2x.metrics.communication import Traffic, measure_traffic
 from heatv2x.metrics.protocols import HEATV2X, Protocol, find_protocol
 from heatv2x.model import Collaboration
 from heatv2x.model_config import PartConfig
+from heatv2x.nn.move import Device, find_device
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 from heatv2x.structures import Boxes3D, Frame
 
@@ -107,6 +109,32 @@ class Evaluation:
         }
 
 
+@dataclass
+class _Tally:
+    """What is known of the frames that one process has run, in their order.
+
+    Attributes:
+        union, visible: detections against what anybody sees, and against what the ego sees.
+        sizes: packed lengths of the messages of each frame.
+        arrived: SHA-256 of each frame's messages.
+        found: each frame's detections as bytes.
+    """
+
+    union: ApAccumulator
+    visible: ApAccumulator
+    sizes: list[list[int]] = field(default_factory=list)
+    arrived: list[bytes] = field(default_factory=list)
+    found: list[bytes] = field(default_factory=list)
+
+    def add(self, scene: SceneResult, seen: Boxes3D) -> None:
+        """Count one frame; `seen` is what the ego itself sees."""
+        self.union.add(scene.detections, scene.truth)
+        self.visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
+        self.sizes.append(scene.message_bytes)
+        self.arrived.append(scene.arrived)
+        self.found.append(_as_bytes(scene.detections))
+
+
 class Evaluator:
     """Evaluates rosters of one model on one split.
 
@@ -164,36 +192,38 @@ class Evaluator:
     ) -> Evaluation:
         """Run every frame and score it.
 
+        Several processes take consecutive parts of the frames, and each gets the result of them all, the same to the
+        last bit as that of one process (on CPUs alike); kept scenes stay with the process that ran them.
+
         Args:
             model: with the roster's types; messages are remembered by type, see `forget`.
             roster: who plays what.
-            progress: called with (frames done, frames in all).
+            progress: called with (frames done, frames in all) of this process.
             speakers: types that speak with another model's networks: boxes under late fusion need no common base.
         """
         model.eval()
         self._speakers = dict(speakers or {})
         protocol = self._protocol(model)
-        union, visible = ApAccumulator(protocol), ApAccumulator(protocol)
-        sizes, scenes, arrived, found = [], {}, hashlib.sha256(), hashlib.sha256()
-        for done, index in enumerate(self.indices, start=1):
+        tally, scenes = _Tally(ApAccumulator(protocol), ApAccumulator(protocol)), {}
+        mine = self.indices[processes.share(len(self.indices))]
+        for done, index in enumerate(mine, start=1):
             scene = self.run(model, roster, index)
-            arrived.update(scene.arrived)
-            found.update(_as_bytes(scene.detections))
-            union.add(scene.detections, scene.truth)
-            seen = self._truth(scene.frame, scene.ego, [scene.ego], protocol)
-            visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
-            sizes.append(scene.message_bytes)
+            tally.add(scene, self._truth(scene.frame, scene.ego, [scene.ego], protocol))
             if index in self.keep:
                 scenes[index] = scene
             if progress:
-                progress(done, len(self.indices))
+                progress(done, len(mine))
+        tallies = processes.gathered(tally)
+        union = ApAccumulator.joined([one.union for one in tallies])
+        visible = ApAccumulator.joined([one.visible for one in tallies])
         scenarios: dict[str, list[int]] = {}
         for row, index in enumerate(self.indices):
             scenarios.setdefault(self.dataset.name(index).rpartition("/")[0], []).append(row)
         by_scenario = {name: union.subset(rows).ap() for name, rows in scenarios.items()}
-        traffic = measure_traffic(sizes)
-        digests = arrived.hexdigest(), found.hexdigest()
-        return Evaluation(union.result(), visible.result(), traffic, *digests, scenes, by_scenario)
+        traffic = measure_traffic([sizes for one in tallies for sizes in one.sizes])
+        arrived = hashlib.sha256(b"".join(data for one in tallies for data in one.arrived)).hexdigest()
+        found = hashlib.sha256(b"".join(data for one in tallies for data in one.found)).hexdigest()
+        return Evaluation(union.result(), visible.result(), traffic, arrived, found, scenes, by_scenario)
 
     def run(self, model: Collaboration, roster: Cast, index: int) -> SceneResult:
         """One frame through the whole line, bytes included."""
@@ -362,6 +392,7 @@ class EvalConfig(Config):
         half_extent_m, half_extent_y_m: evaluate on a grid that reaches so far ahead and aside; by default as far as in
             training.
         frames: evaluate only the first frames.
+        device: "auto" takes CUDA if there is one.
         out: folder for metrics.json.
     """
 
@@ -386,12 +417,13 @@ class EvalConfig(Config):
     half_extent_m: float | None = pydantic.Field(None, gt=0)
     half_extent_y_m: float | None = pydantic.Field(None, gt=0)
     frames: int | None = None
+    device: Device = "auto"
     out: Path = Path("runs/eval")
 
 
 def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
     """Evaluate packs on a split and write metrics.json; gives its rows."""
-    model = Collaboration.from_packs(*config.packs)
+    model = Collaboration.from_packs(*config.packs).to(find_device(config.device))
     if config.codec is not None:
         model.use_codec(config.codec)
     if config.half_extent_m is not None or config.half_extent_y_m is not None:
@@ -425,7 +457,8 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
         rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
     content = {"rows": rows, "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
-    write_json(config.out / "metrics.json", content)
+    if processes.index() == 0:
+        write_json(config.out / "metrics.json", content)
     return rows
 
 

@@ -1,4 +1,8 @@
-"""Losses that heads and confidence share."""
+"""Losses that heads and confidence share.
+
+Of several processes each gets its share of a batch and gives its share of the loss: a sum is divided by the number of
+objects, cells or maps of the whole batch (`processes.total`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from heatv2x.processes import total, total_of
 
 
 def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -29,7 +35,7 @@ def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
     if weight is not None:
         loss = loss * weight
         centres = centres & (weight > 0)
-    return loss.sum() / centres.sum().clamp(min=1)
+    return loss.sum() / total(centres.sum()).clamp(min=1)
 
 
 def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor, beta: float = 0.1) -> Tensor:
@@ -43,7 +49,7 @@ def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor, beta:
         A scalar: mean over the weight, summed over the F features.
     """
     loss = functional.smooth_l1_loss(prediction, target, beta=beta, reduction="none").sum(dim=1)
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+    return (loss * weight).sum() / total(weight.sum()).clamp(min=1)
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -96,5 +102,5 @@ def pyramid_foreground(
         nothing = 1 - functional.max_pool2d(1 - negative[:, None].float(), factor).to(logits.device)
         share = 1 / here.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
         loss = sigmoid_focal(logits.float(), here) * (2 * here + nothing) * share
-        terms.append(weight * loss.sum() / len(logits))
+        terms.append(weight * loss.sum() / total_of(len(logits)))
     return torch.stack(terms).sum()

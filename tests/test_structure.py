@@ -14,7 +14,20 @@ PACKAGE = ROOT / "heatv2x"
 
 # From the ground up; a part may import its own layer and those before it. Cycles between parts are caught separately.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "memory", "errors", "structures", "survey", "files", "config", "plugins", "geometry", "grid", "handedness"),
+    (
+        "",
+        "memory",
+        "errors",
+        "structures",
+        "survey",
+        "files",
+        "config",
+        "plugins",
+        "geometry",
+        "grid",
+        "handedness",
+        "processes",
+    ),  # fmt: skip
     ("formats",),
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),

@@ -27,6 +27,7 @@ from heatv2x.nn.image_trunks import CHANNELS, STRIDE, EfficientNetTrunk, HalfRes
 from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
 from heatv2x.nn.lift import depth_bin, depth_edges, published_rays, splat, splat_cells
 from heatv2x.nn.residual import ResidualBlock
+from heatv2x.processes import total
 from heatv2x.structures import AgentFrame, Camera
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,9 +117,10 @@ class CameraLss(Agent):
         """The feature and the focal loss of depth where it is known and in range."""
         feature, logits = self._encode(batch)
         if batch.depth is None:
+            total(batch.owners.new_zeros(()))  # other processes may know depth, and ask
             return feature, logits.sum() * 0
         target, valid = depth_bin(batch.depth, *self.config.depth_range, self.config.depth_bins)
-        loss = (softmax_focal(logits, target) * valid).sum() / valid.sum().clamp(min=1)
+        loss = (softmax_focal(logits, target) * valid).sum() / total(valid.sum()).clamp(min=1)
         return feature, self.config.depth_weight * loss
 
     def splatted(self, batch: CameraInput) -> tuple[Tensor, Tensor]:

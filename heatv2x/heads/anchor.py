@@ -33,6 +33,7 @@ from heatv2x.nn.anchors import (
     with_direction,
 )
 from heatv2x.nn.residual import conv_block
+from heatv2x.processes import total_of
 
 PUBLISHED = {"hidden": 0, "largest_m": 6.0, "z_range": (-3.0, 1.0), "whole": True}
 _BOX_WEIGHT, _DIRECTION_WEIGHT, _POSITIVE_WEIGHT = 2.0, 0.2, 2.0  # HEAL
@@ -200,7 +201,7 @@ def anchor_losses(maps: dict[str, Tensor], targets: Targets) -> dict[str, Tensor
     (at least 1), then averaged over the scenes.
     """
     score, terms, direction = (per_anchor(maps[name].float()) for name in ("score", "box", "direction"))
-    batch, positive = len(score), targets.positive
+    batch, positive = total_of(len(score)), targets.positive
     share = 1 / positive.sum(dim=1, keepdim=True).clamp(min=1)
     weight = (_POSITIVE_WEIGHT * positive + targets.negative) * share
     score_loss = (sigmoid_focal(score[..., 0], positive) * weight).sum()

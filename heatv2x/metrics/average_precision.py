@@ -132,6 +132,13 @@ class ApAccumulator:
         part._frames = [self._frames[row] for row in rows]
         return part
 
+    @classmethod
+    def joined(cls, parts: Sequence[ApAccumulator]) -> ApAccumulator:
+        """One accumulator from several of the same protocol, frames in their order."""
+        whole = parts[0].subset([])
+        whole._frames = [frame for part in parts for frame in part._frames]
+        return whole
+
     def result(self) -> ApResult:
         """Scores, intervals and breakdowns of everything added so far."""
         rankings = {f"{threshold:g}": self._ranking(threshold) for threshold in self.protocol.thresholds}

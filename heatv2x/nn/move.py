@@ -1,12 +1,45 @@
-"""Bring a batch to a device."""
+"""Which device, and how a batch gets there."""
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from heatv2x.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def find_device(wanted: Device) -> torch.device:
+    """The device of a setting: "auto" takes CUDA if there is one; the processes of one machine take one GPU each.
+
+    Raises:
+        ConfigError: there is no GPU, or none for this process.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "device=cuda, but torch finds no GPU here (`heatv2x doctor` says more); write device=cpu, or leave it out"
+        )
+    place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= there:
+        raise ConfigError(
+            f"process {place + 1} of this machine finds no GPU of its own, there are {there}: start so many processes "
+            "(--nproc-per-node), or write device=cpu"
+        )
+    torch.cuda.set_device(place)  # what names no number means this one, collectives too
+    return torch.device("cuda", place)
+
+
+def in_precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """In here matrix products on the device are "bfloat16", or "float32" as they are anyway."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def to_device(content: Any, device: torch.device) -> Any:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from heatv2x import processes
 from heatv2x.errors import ConfigError
 
 Triple = tuple[int, int, int]
@@ -141,7 +142,7 @@ class SparseConvolution(nn.Module):
             sites, pairs = x.sites.strided(self.kernel, self.stride, self.padding)
         weights = self.weight.flatten(1, 3).unbind(dim=1)
         # summed in float32: adding at indices needs it under autocast
-        total = x.features.new_zeros(len(sites.keys), len(self.weight), dtype=torch.float32)
+        total = x.features.new_zeros(len(sites.keys), len(self.weight)).float()
         for weight, (source, target) in zip(weights, pairs, strict=True):
             if len(source):
                 total = total.index_add(0, target, (x.features[source] @ weight.T).float())
@@ -166,10 +167,11 @@ class SparseBlock(nn.Module):
     def forward(self, x: SparseMap) -> SparseMap:
         """Features (V, C_in) to (V', C_out), non-negative."""
         raw: SparseMap = self.convolution(x)
-        if len(raw.features) == 0:  # nothing to take statistics from
+        rows = processes.total_of(len(raw.features)) if self.training else len(raw.features)
+        if rows == 0:  # nothing to take statistics from
             return raw
         # one site alone has no variance: it is normalised by the running statistics
-        alone = self.training and len(raw.features) == 1
+        alone = self.training and rows == 1
         norm = self.norm
         normalised = (
             nn.functional.batch_norm(

@@ -6,6 +6,7 @@ can be cached, because the first trainable tensor comes first. HEAL's rule is fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
 from heatv2x.training.pool import Pool
-from heatv2x.training.scenes import SceneConfig, draw_scene
+from heatv2x.training.scenes import Scene, SceneConfig, draw_scene
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
 
@@ -75,20 +76,25 @@ class BackwardAlignment(Stage):
         self.model.eval()
         self.model.agent(self.newcomer).train()
 
-    def batch(self, rng: np.random.Generator) -> AloneBatch:
+    def draw(self, rng: np.random.Generator) -> list[tuple[Scene, BevGrid]]:
         """Random agents, random windows."""
+        types = {self.newcomer: 1.0}
+        scenes = [draw_scene(self.pool, self.scenes, types, rng) for _ in range(self.batch_size)]
+        return [(scene, draw_window(self.model.grid, self.window, rng)) for scene in scenes]
+
+    def collate(self, items: Sequence[tuple[Scene, BevGrid]], drawn: Sequence[tuple[Scene, BevGrid]]) -> AloneBatch:
+        """Their sensor inputs and what they see."""
         grid = self.model.grid
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
         agent = self.model.agent(self.newcomer)
-        types = {self.newcomer: 1.0}
-        scenes = [draw_scene(self.pool, self.scenes, types, rng) for _ in range(self.batch_size)]
+        scenes = [scene for scene, _ in items]
         seen = [
             ground_truth(s.frame, s.members[0], s.members, limits=limits, min_hits=self.scenes.min_hits) for s in scenes
         ]
         return AloneBatch(
             agent.collate([agent.prepare(scene.agents[0]) for scene in scenes]),
             [torch.from_numpy(boxes.boxes) for boxes in seen],
-            [draw_window(grid, self.window, rng) for _ in scenes],
+            [window for _, window in items],
         )
 
     def losses(self, batch: AloneBatch) -> dict[str, Tensor]:

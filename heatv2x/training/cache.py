@@ -22,10 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from heatv2x import processes
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.files import atomic_path
 from heatv2x.model import Collaboration
-from heatv2x.nn.move import to_device
+from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored_world
 from heatv2x.training.lesson import Lesson, as_seen_by
@@ -138,17 +139,24 @@ def fill_cache(
 
 
 class _Line:
-    """Agents waiting to be encoded several at a time, and what came out: encoder outputs, and shared features."""
+    """Agents waiting to be encoded several at a time, and what came out: encoder outputs, and shared features.
+
+    Of several processes each encodes every so many groups; they are the same groups, whoever encodes them.
+    """
 
     def __init__(self, model: Collaboration, name: str, share: bool, precision: str, device: torch.device) -> None:
         self.model, self.name, self.share, self.device = model, name, share, device
-        self.bfloat16 = precision == "bfloat16"
+        self.precision = precision
         self.waiting: list[object] = []
+        self.seen = 0
+        self.rows: list[range] = []  # of the parts
         self.parts: tuple[list[Tensor], ...] = ([], []) if share else ([],)
 
     def add(self, agents: Sequence[AgentFrame]) -> None:
         for agent in agents:
-            self.waiting.append(self.model.agent(self.name).prepare(agent))
+            if self.seen // _ENCODE_AT_ONCE % processes.number() == processes.index():
+                self.waiting.append(self.model.agent(self.name).prepare(agent))
+            self.seen += 1
             if len(self.waiting) == _ENCODE_AT_ONCE:
                 self.flush()
 
@@ -156,7 +164,9 @@ class _Line:
         if not self.waiting:
             return
         agent = self.model.agent(self.name)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        first = (self.seen - 1) // _ENCODE_AT_ONCE * _ENCODE_AT_ONCE
+        self.rows.append(range(first, first + len(self.waiting)))
+        with in_precision(self.precision, self.device):
             found = [agent(to_device(agent.collate(self.waiting), self.device))]
             if self.share:
                 found.append(self.model.share(self.name, found[0]))
@@ -166,7 +176,16 @@ class _Line:
 
     def features(self) -> list[Tensor]:
         self.flush()
-        return [torch.cat(part) for part in self.parts]
+        if processes.number() == 1:
+            return [torch.cat(part) for part in self.parts]
+        return [self._of_all(part) for part in self.parts]
+
+    def _of_all(self, part: list[Tensor]) -> Tensor:
+        model = self.model
+        whole = torch.zeros(self.seen, model.config.channels, *model.grid.shape, dtype=torch.float16)
+        for rows, features in zip(self.rows, part, strict=True):
+            whole[rows.start : rows.stop] = features
+        return processes.merged(whole)
 
 
 def save_cache(cache: FeatureCache, path: Path, about: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints without pickle: one safetensors file that holds everything an exact continuation needs.
 
-Random numbers are drawn from (seed, step, rank), so a step number replaces every generator's state.
+Random numbers are drawn from (seed, step), so a step number replaces every generator's state.
 """
 
 from __future__ import annotations

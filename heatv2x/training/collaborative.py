@@ -7,16 +7,18 @@ newcomer are cached. The design is ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from heatv2x.grid import BevGrid
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.cache import FeatureCache
 from heatv2x.training.lesson import LessonLoss
-from heatv2x.training.scenes import Batch, SceneConfig, collate_scenes
+from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
 
@@ -62,9 +64,14 @@ class CollaborativeFineTuning(Stage):
         name = self.newcomer
         return names_below(self.model, (f"senders.{name}.", f"receivers.{name}.", f"fusion.types.{name}."))
 
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """Scenes with at least one newcomer, whose features come from the cache."""
+    def draw(self, rng: np.random.Generator) -> list[tuple[Scene, BevGrid]]:
+        """Scenes with at least one newcomer, and their windows."""
         scenes = [self.cache.draw_scene(self.scenes, self.types, rng, self.newcomer) for _ in range(self.batch_size)]
+        return [(scene, draw_window(self.model.grid, self.window, rng)) for scene in scenes]
+
+    def collate(self, items: Sequence[tuple[Scene, BevGrid]], drawn: Sequence[tuple[Scene, BevGrid]]) -> Batch:
+        """Scenes whose features come from the cache."""
+        scenes = [scene for scene, _ in items]
         batch = collate_scenes(scenes, None, self.model.grid, self.scenes)
         rows = [row for scene in scenes for row in self.cache.rows(scene)]
         for name in self.types:
@@ -73,8 +80,7 @@ class CollaborativeFineTuning(Stage):
                 batch.features[name] = self.cache.features[name][torch.tensor(mine)].float()
                 if name == self.newcomer and self.lesson_loss is not None and self.cache.lesson is not None:
                     batch = replace(batch, lesson=self.cache.lesson.shared[torch.tensor(mine)].float())
-        windows = [draw_window(self.model.grid, self.window, rng) for _ in scenes]
-        return replace(batch, links=replace(batch.links, windows=windows))
+        return replace(batch, links=replace(batch.links, windows=[window for _, window in items]))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Detection after fusion inside the windows, and the distance from the base's lesson."""

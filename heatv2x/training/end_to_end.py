@@ -5,18 +5,21 @@ Of the base, a single agent's network, full fine-tuning, training from scratch o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from heatv2x import processes
 from heatv2x.agents.base import Agent
 from heatv2x.heads.center import heatmap_target
 from heatv2x.losses import heatmap_focal, pyramid_foreground
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.pool import Pool
-from heatv2x.training.scenes import Batch, SceneConfig, collate_scenes, draw_scene
+from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes, draw_scene
 from heatv2x.training.stage import Stage
 
 
@@ -61,19 +64,36 @@ class CollaborativeTraining(Stage):
         """All in training mode."""
         self.model.train()
 
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """Freshly augmented scenes with raw sensor inputs."""
-        scenes = [draw_scene(self.pool, self.scenes, self.types, rng, self.required) for _ in range(self.batch_size)]
+    def draw(self, rng: np.random.Generator) -> list[Scene]:
+        """Freshly augmented scenes."""
+        return [draw_scene(self.pool, self.scenes, self.types, rng, self.required) for _ in range(self.batch_size)]
+
+    def collate(self, items: Sequence[Scene], drawn: Sequence[Scene]) -> Batch:
+        """Scenes with raw sensor inputs.
+
+        A type that only other processes hold gets a stand-in, an agent of theirs: its encoder takes part in the shared
+        statistics of batch normalisation, and counts for nothing.
+        """
         agents: dict[str, Agent] = {name: self.model.agent(name) for name in self.types}
-        return collate_scenes(scenes, agents, self.model.grid, self.scenes)
+        batch = collate_scenes(items, agents, self.model.grid, self.scenes)
+        elsewhere = {t: agent for scene in drawn for t, agent in zip(scene.types, scene.agents, strict=True)}
+        missing = sorted(set(elsewhere) - set(batch.types))
+        stand_ins = {name: agents[name].collate([agents[name].prepare(elsewhere[name])]) for name in missing}
+        return replace(batch, inputs=batch.inputs | stand_ins, stand_ins=tuple(missing))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Detection after fusion, each kind's own loss, and confidence on every agent's own labels."""
         encoded, auxiliary = {}, []
-        for name, inputs in batch.inputs.items():
-            feature, extra = self.model.agent(name).supervised(inputs)
-            encoded[name] = self.model.share(name, feature)
-            auxiliary.append(extra)
+        for name in sorted(batch.inputs):  # the order in which processes meet in their normalisations
+            absent = name in batch.stand_ins
+            with processes.uncounted() if absent else nullcontext():
+                feature, extra = self.model.agent(name).supervised(batch.inputs[name])
+                shared = self.model.share(name, feature)
+            if absent:
+                auxiliary.append(0 * (shared.float().sum() + extra))
+            else:
+                encoded[name] = shared
+                auxiliary.append(extra)
         features = in_order(encoded, batch.types)
         maps = self.model.collaborate(features, batch.types, batch.links)
         grids = batch.links.windows or [self.model.grid] * len(batch.boxes)

@@ -8,6 +8,7 @@ from typing import Literal
 import pydantic
 
 from heatv2x.model_config import ModelConfig, PartConfig
+from heatv2x.nn.move import Device
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.windows import WindowConfig
@@ -25,7 +26,7 @@ class JobConfig(LoopConfig):
             same result.
         out: the run folder.
         device: "auto" takes CUDA if there is one.
-        batch_size: scenes (or agents) per step.
+        batch_size: scenes (or agents) per step, of all processes together.
         scenes: how training scenes are drawn.
     """
 
@@ -35,7 +36,7 @@ class JobConfig(LoopConfig):
     frames: int | None = pydantic.Field(None, gt=0)
     hold_data: bool = True
     out: Path
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     batch_size: int = pydantic.Field(4, gt=0)
     scenes: SceneConfig = SceneConfig()
 

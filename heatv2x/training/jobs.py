@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
-from heatv2x import __version__
+from heatv2x import __version__, processes
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
@@ -27,6 +25,7 @@ from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
+from heatv2x.nn.move import find_device
 from heatv2x.packs import Pack, read_pack, write_pack
 from heatv2x.roster import Roster
 from heatv2x.training.backward import BackwardAlignment
@@ -62,9 +61,9 @@ class JobResult:
     Attributes:
         model: trained, in evaluation mode.
         record: its cost, curve and proof.
-        seconds: CPU seconds of training, reading, caching and voxelising included.
+        seconds: CPU seconds of training, reading, caching and voxelising included; of all processes together.
         wall_seconds: the same on the clock.
-        packs: what was written.
+        packs: what was written; of several processes the first one writes.
     """
 
     model: Collaboration
@@ -130,7 +129,7 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
             None if whose == "none" else (config.like, whose),
             precision_on(next(model.parameters()).device, config.precision),
         )
-        if config.keep_cache:
+        if config.keep_cache and processes.index() == 0:
             save_cache(cache, config.out / "cache.safetensors", _made_from(config, whose))
         if config.closed_form and config.adapter is None and cache.lesson is not None:
             start_from_lesson(model, newcomer, cache.features[newcomer], cache.lesson, config.seed)
@@ -265,12 +264,12 @@ def _run(
     tell = report or (lambda *_: None)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
-    model.to(_device(config.device))
+    model.to(find_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
         pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data)
         stage = make_stage(pool, tell)
-    with _log_to(config.out / "log.txt"):
+    with _log_to(config.out / "log.txt") if processes.index() == 0 else nullcontext():
         log.debug("%s: %s", name, identity)
         record = train(
             stage,
@@ -283,9 +282,10 @@ def _run(
         )
         log.debug("finished after %.1f CPU seconds; frozen: %s", record.cpu_seconds, record.frozen_proof)
     model.eval().to("cpu")
-    seconds, wall = preparation.cpu_s + record.cpu_seconds, preparation.wall_s + record.wall_seconds
+    preparing = float(processes.total(torch.tensor(preparation.cpu_s, dtype=torch.float64)))
+    seconds, wall = preparing + record.cpu_seconds, preparation.wall_s + record.wall_seconds
     about = {"seconds": round(seconds, 2), "wall_seconds": round(wall, 2), **record.to_dict()}
-    if distributed.is_initialized() and distributed.get_rank() != 0:
+    if processes.index() > 0:
         return JobResult(model, record, seconds, wall, [])
     write_json(config.out / "config.json", config.model_dump(mode="json"))
     write_json(config.out / "record.json", {**about, "identity": identity})
@@ -378,13 +378,6 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return make()
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    # data-parallel processes of one machine take one GPU each
-    return torch.device(wanted, int(os.environ.get("LOCAL_RANK", "0"))) if wanted == "cuda" else torch.device(wanted)
 
 
 def _portable(config: JobConfig) -> dict[str, Any]:

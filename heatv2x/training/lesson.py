@@ -21,6 +21,7 @@ from torch.nn import functional
 from heatv2x.adapters.hetero_aware import HeteroAware
 from heatv2x.errors import ConfigError
 from heatv2x.model import Collaboration
+from heatv2x.processes import total
 from heatv2x.structures import AgentFrame
 
 _FLOOR = 0.05  # weight of a cell without any object
@@ -75,7 +76,8 @@ class LessonLoss(nn.Module):
         self.confidence = _confidence(model)
         step = max(1, len(lesson.shared) // 128)
         sample = lesson.shared[::step].float()
-        self.register_buffer("scale", sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None], persistent=False)
+        scale = sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None].to(next(model.parameters()).device)
+        self.register_buffer("scale", scale, persistent=False)
         self.scale: Tensor
 
     def forward(self, feature: Tensor, lesson: Tensor) -> Tensor:
@@ -84,8 +86,8 @@ class LessonLoss(nn.Module):
         distance = functional.smooth_l1_loss(feature.float() / self.scale, lesson / self.scale, reduction="none").mean(
             dim=1, keepdim=True
         )
-        total: Tensor = (distance * weight).sum() / weight.sum()
-        return total
+        mean: Tensor = (distance * weight).sum() / total(weight.sum())
+        return mean
 
 
 @torch.no_grad()

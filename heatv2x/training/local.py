@@ -7,6 +7,7 @@ is ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,17 +77,25 @@ class LocalFineTuning(Stage):
         """The newcomer's Hetero-Aware Adapters."""
         return names_below(self.model, (f"senders.{self.newcomer}.",))
 
-    def batch(self, rng: np.random.Generator) -> LocalBatch:
-        """Random agents, random windows."""
-        grid = self.model.grid
-        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
-        encoded, boxes, windows, lessons = [], [], [], []
+    def draw(self, rng: np.random.Generator) -> list[tuple[int, int, BevGrid]]:
+        """Frame, agent and window of random agents."""
+        drawn = []
         for _ in range(self.batch_size):
             where = int(rng.integers(len(self.cache.frames)))
             member = int(rng.integers(len(self.cache.frames[where].agents)))
+            drawn.append((where, member, draw_window(self.model.grid, self.window, rng)))
+        return drawn
+
+    def collate(
+        self, items: Sequence[tuple[int, int, BevGrid]], drawn: Sequence[tuple[int, int, BevGrid]]
+    ) -> LocalBatch:
+        """Their cached features and what they see."""
+        grid = self.model.grid
+        limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
+        encoded, boxes, windows, lessons = [], [], [], []
+        for where, member, window in items:
             frame = self.cache.frame_as(where, {member: self.newcomer})
             seen = ground_truth(frame, member, [member], limits=limits, min_hits=self.min_hits)
-            window = draw_window(grid, self.window, rng)
             row = self.cache.first_row[where] + member
             encoded.append(grid.crop(self.cache.features[self.newcomer][row], window).float())
             if self.lesson_loss is not None and self.cache.lesson is not None:

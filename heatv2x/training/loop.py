@@ -2,8 +2,9 @@
 
 Steps, learning rate, checkpoints, several processes, and the proof that frozen tensors stayed.
 
-Exact: every step draws its batch from (seed, step, rank), so a run that was killed and continued from its last
-checkpoint ends with the same weights as one that was not (on a CPU, with the same number of threads and processes).
+Exact: every step draws its batch from (seed, step), so a run that was killed and continued from its last checkpoint
+ends with the same weights as one that was not (on a CPU, with the same number of threads and processes). Several
+processes share each batch and end with the weights of one, up to the order in which numbers are added (`processes`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 import torch
-from torch import distributed, nn
+from torch import Tensor, nn
 
+from heatv2x import processes
 from heatv2x.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.metrics.cost import peak_memory
-from heatv2x.nn.move import to_device
+from heatv2x.nn.move import in_precision, to_device
+from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.packs import tensors_digest
 from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
 from heatv2x.training.stage import Stage
@@ -62,8 +65,9 @@ class TrainingRecord:
         stage: its name.
         steps: optimiser steps done.
         trained_parameters: number of values that were free to change.
-        cpu_seconds, wall_seconds: of this stage's own work, batches included.
-        peak_memory_mb: highest memory of the process.
+        cpu_seconds, wall_seconds: of this stage's own work, batches included; CPU seconds of all processes together.
+        peak_memory_mb: highest memory of a process.
+        processes: how many shared each batch.
         precision: of the matrix products.
         curve: points with step, cpu_seconds, loss, the terms, and whatever a measurement added.
         frozen_proof: how many tensors were frozen, and the SHA-256 over them before and after.
@@ -75,6 +79,7 @@ class TrainingRecord:
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    processes: int = 1
     precision: str = "float32"
     curve: list[dict[str, Any]] = field(default_factory=list)
     frozen_proof: dict[str, Any] = field(default_factory=dict)
@@ -104,8 +109,11 @@ def train(
         progress: called after every step with (steps done, steps in all, loss terms).
         measure: called after the steps in `measure_at`, for example to evaluate; its time is not counted as training.
 
+    Of several processes only the first one writes the checkpoint.
+
     Raises:
         ConfigError: nothing is trainable, or the checkpoint was made with other settings.
+        LostProcessError: another process is gone.
         RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
     """
     identity = dict(identity) if identity is not None else config.model_dump(mode="json")
@@ -114,59 +122,66 @@ def train(
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     precision = precision_on(device, config.precision)
+    processes.make_alike(model.state_dict().values())
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
+    record.processes = processes.number()
     frozen = frozen_digest(model)
     identity["frozen"] = frozen[1]
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and _everywhere(checkpoint):
         _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
+    written = checkpoint if processes.index() == 0 and config.checkpoint_every else None
     stage.set_mode()
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-    step_module: nn.Module = stage
-    if world > 1:
-        step_module = nn.parallel.DistributedDataParallel(stage, find_unused_parameters=True)
-    for step in range(record.steps, config.steps):
-        cpu, wall = time.process_time(), time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.steps, config.lr)
-        batch = to_device(stage.batch(np.random.default_rng([config.seed, step, rank])), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = step_module(batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, config.clip)
-        optimizer.step()
-        record.steps = step + 1
-        record.cpu_seconds += time.process_time() - cpu
-        record.wall_seconds += time.perf_counter() - wall
-        terms = stage.last_terms
-        if not math.isfinite(float(loss.detach())):
-            raise ConfigError(
-                f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})"
-            )
-        if record.steps % config.measure_every == 0 or record.steps in (1, config.steps):
-            point = {
-                "step": record.steps,
-                "cpu_seconds": round(record.cpu_seconds, 3),
-                "loss": float(loss.detach()),
-                **terms,
-            }
-            record.curve.append(point)
-            log.debug("step %d of %d: %s", record.steps, config.steps, {k: round(v, 4) for k, v in terms.items()})
-        if measure and record.steps in measure_at:
-            record.curve.append(
-                {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3), **measure(record.steps)}
-            )
-            stage.set_mode()
-        if progress:
-            progress(record.steps, config.steps, terms)
-        if checkpoint and rank == 0 and config.checkpoint_every and record.steps % config.checkpoint_every == 0:
-            save_checkpoint(checkpoint, model, optimizer, {"identity": identity, **record.to_dict()})
+    with shared_norms(model):
+        for step in range(record.steps, config.steps):
+            cpu, wall = time.process_time(), time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config.steps, config.lr)
+            batch = to_device(stage.batch(np.random.default_rng([config.seed, step, 0])), device)
+            with in_precision(precision, device):
+                loss = stage(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            processes.sum_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, config.clip)
+            optimizer.step()
+            record.steps = step + 1
+            seconds, whole_loss, terms = _of_all(time.process_time() - cpu, loss, stage.last_terms)
+            record.cpu_seconds += seconds
+            record.wall_seconds += time.perf_counter() - wall
+            if not math.isfinite(whole_loss):
+                raise ConfigError(
+                    f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})"
+                )
+            at = {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3)}
+            if record.steps % config.measure_every == 0 or record.steps in (1, config.steps):
+                record.curve.append({**at, "loss": whole_loss, **terms})
+                log.debug("step %d of %d: %s", record.steps, config.steps, {k: round(v, 4) for k, v in terms.items()})
+            if measure and record.steps in measure_at:
+                record.curve.append({**at, **measure(record.steps)})
+                stage.set_mode()
+            if progress:
+                progress(record.steps, config.steps, terms)
+            if written and record.steps % config.checkpoint_every == 0:
+                save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
     model.eval()
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
-    record.peak_memory_mb = round(peak_memory().resident_bytes / 2**20, 1)
-    if checkpoint and rank == 0 and config.checkpoint_every:
-        save_checkpoint(checkpoint, model, optimizer, {"identity": identity, **record.to_dict()})
+    record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
+    if written:
+        save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
     return record
+
+
+def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, float]) -> tuple[float, float, dict[str, float]]:
+    """CPU seconds, loss and loss terms of all processes together."""
+    mine = torch.tensor([seconds, float(loss.detach()), *terms.values()], dtype=torch.float64)
+    seconds, whole_loss, *values = processes.total(mine).tolist()
+    return seconds, whole_loss, dict(zip(terms, values, strict=True))
+
+
+def _everywhere(checkpoint: Path) -> bool:
+    """Whether there is a checkpoint, which all processes must see alike."""
+    otherwise = f"{checkpoint} is seen by some processes only: out= must lie on a disk that all of them share"
+    return processes.agree(checkpoint.exists(), otherwise)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> float:
@@ -210,7 +225,7 @@ def precision_on(device: torch.device, wanted: str = "auto") -> str:
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bfloat16" if native else "float32"
 

@@ -83,6 +83,7 @@ class Batch:
         own_boxes: A tensors (N, 7), what each agent itself sees, in its own frame.
         features: by type, (N, C, Y, X) cached features, if there are any.
         lesson: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
+        stand_ins: types whose inputs are no agents of these scenes, see `CollaborativeTraining.collate`.
     """
 
     inputs: dict[str, Any]
@@ -92,6 +93,7 @@ class Batch:
     own_boxes: list[Tensor]
     features: dict[str, Tensor] = field(default_factory=dict)
     lesson: Tensor | None = None
+    stand_ins: tuple[str, ...] = ()
 
 
 def draw_scene(

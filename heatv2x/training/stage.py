@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heatv2x import processes
+from heatv2x.errors import ConfigError
 from heatv2x.model import Collaboration
 
 
@@ -31,12 +34,33 @@ class Stage(nn.Module, ABC):
         """Names of the model's parameters that learn; every other tensor stays bit-identical."""
 
     @abstractmethod
+    def draw(self, rng: np.random.Generator) -> Sequence[Any]:
+        """What a step sees, one item per scene or agent, drawn from `rng` alone."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Any], drawn: Sequence[Any]) -> Any:
+        """A batch of some of the items that were drawn: this process's share of them."""
+
     def batch(self, rng: np.random.Generator) -> Any:
-        """A batch, drawn from `rng` alone."""
+        """A batch, drawn from `rng` alone. Of several processes each draws the whole and prepares its share.
+
+        Raises:
+            ConfigError: there are more processes than items.
+        """
+        drawn = self.draw(rng)
+        if len(drawn) < processes.number():
+            raise ConfigError(
+                f"batch_size={len(drawn)} cannot be shared by {processes.number()} processes: take a larger batch, "
+                "or fewer processes"
+            )
+        return self.collate(drawn[processes.share(len(drawn))], drawn)
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Loss terms by name; their sum is minimised."""
+        """Loss terms by name; their sum is minimised.
+
+        Whatever is divided by a number of objects, cells or rows is divided by that of all processes, see `processes`.
+        """
 
     def set_mode(self) -> None:
         """Training or evaluation mode of the parts.
@@ -46,7 +70,7 @@ class Stage(nn.Module, ABC):
         self.model.eval()
 
     def forward(self, batch: Any) -> Tensor:
-        """The sum of the loss terms (the forward pass that data-parallel training wraps)."""
+        """The sum of the loss terms; of several processes the sum of theirs is that of the whole batch."""
         terms = self.losses(batch)
         self.last_terms = {name: float(value.detach()) for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum()

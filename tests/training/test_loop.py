@@ -196,8 +196,11 @@ class Cheat(Stage):
     def trainable(self) -> list[str]:
         return self.honest[0].trainable()
 
-    def batch(self, rng: np.random.Generator) -> Any:
-        return self.honest[0].batch(rng)
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self.honest[0].draw(rng)
+
+    def collate(self, items: Any, drawn: Any) -> Any:
+        return self.honest[0].collate(items, drawn)
 
     def set_mode(self) -> None:
         self.model.train(self.how == "statistics")
