@@ -129,7 +129,7 @@ def _same_networks(model: Collaboration, config: ModelConfig, features: bool = T
         other.join(name, joining.model_copy(update={} if features else {"received": None}))
     own = other.state_dict()
     other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
-    return other.eval()
+    return other.to(next(model.parameters()).device).eval()
 
 
 def base_pack(model: Collaboration, provenance: dict[str, Any]) -> Pack:

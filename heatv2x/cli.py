@@ -194,10 +194,10 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
         "import heal": HealImport,
+        "bench parameters": ParametersConfig,
         "bench adaptation": AdaptationConfig,
         "bench scaling": ScalingConfig,
         "bench data": DataBenchConfig,
-        "bench parameters": ParametersConfig,
         "bench speed": SpeedConfig,
         "robustness": RobustnessConfig,
     }
@@ -416,6 +416,20 @@ def bench_adaptation(
     _say(f"\nPage: {study.docs / 'adaptation.md'}\nNumbers: {study.docs / 'adaptation.json'}")
 
 
+@bench_app.command("parameters")
+def bench_parameters(settings: Settings = None) -> None:
+    """How much a newcomer trains at published size, against full fine-tuning: counted from the recipes."""
+    from heatv2x.bench import parameters
+
+    config = _config(parameters.ParametersConfig, settings)
+    counts = parameters.count()
+    table = Table("base", "newcomer", "full fine-tuning", "trained", "share", box=None)
+    for each in counts:
+        table.add_row(each.base, each.newcomer, f"{each.full:,}", f"{each.gcft:,}", f"{100 * each.share:.2f} %")
+    out.print(table)
+    _say(f"Page: {parameters.write_page(counts, config.docs)}")
+
+
 @bench_app.command("scaling")
 def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
     """Types that join one after another, and scenes of many agents: what grows, and what does not."""
@@ -445,20 +459,6 @@ def bench_data(settings: Settings = None) -> None:
         content = run_data_bench(config, report)
     print_speed(content, out)
     _say(f"Numbers: {config.out}")
-
-
-@bench_app.command("parameters")
-def bench_parameters(settings: Settings = None) -> None:
-    """How much a newcomer trains at published size, against full fine-tuning: counted from the recipes."""
-    from heatv2x.bench import parameters
-
-    config = _config(parameters.ParametersConfig, settings)
-    counts = parameters.count()
-    table = Table("base", "newcomer", "full fine-tuning", "trained", "share", box=None)
-    for each in counts:
-        table.add_row(each.base, each.newcomer, f"{each.full:,}", f"{each.gcft:,}", f"{100 * each.share:.2f} %")
-    out.print(table)
-    _say(f"Page: {parameters.write_page(counts, config.docs)}")
 
 
 @bench_app.command("speed")

@@ -423,14 +423,7 @@ class EvalConfig(Config):
 
 def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
     """Evaluate packs on a split and write metrics.json; gives its rows."""
-    model = Collaboration.from_packs(*config.packs).to(find_device(config.device))
-    if config.codec is not None:
-        model.use_codec(config.codec)
-    if config.half_extent_m is not None or config.half_extent_y_m is not None:
-        own = model.grid
-        model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)
-    if config.fusion is not None:
-        model = exchanging(model, config.fusion)
+    model = _model(config)
     rosters = _rosters(config)
     for name in next(iter(rosters.values())).types:
         model.agent(name)  # an unknown type is told before the data are read
@@ -460,6 +453,19 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     if processes.index() == 0:
         write_json(config.out / "metrics.json", content)
     return rows
+
+
+def _model(config: EvalConfig) -> Collaboration:
+    """The model of the packs, on the grid and with the exchange that are asked for."""
+    model = Collaboration.from_packs(*config.packs)
+    if config.codec is not None:
+        model.use_codec(config.codec)
+    if config.half_extent_m is not None or config.half_extent_y_m is not None:
+        own = model.grid
+        model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)
+    if config.fusion is not None:
+        model = exchanging(model, config.fusion)
+    return model.to(find_device(config.device))
 
 
 def _as_bytes(boxes: Boxes3D) -> bytes:

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "grid",
         "handedness",
         "processes",
-    ),  # fmt: skip
+    ),
     ("formats",),
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),
