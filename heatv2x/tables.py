@@ -80,6 +80,28 @@ def print_speed(content: dict[str, Any], out: Console) -> None:
         out.print(f"target {what}: {target['target']:g}, measured {target['measured']:g}")
 
 
+def print_export(manifest: dict[str, Any], out: Console) -> None:
+    """The result of `heatv2x export onnx`."""
+    table = Table(box=None, pad_edge=False)
+    numbers = list(manifest["stages"][0]["cpu_seconds"])
+    columns = ["file", "kB", "differs by"]
+    compiled = any("compiled" in times for stage in manifest["stages"] for times in stage["cpu_seconds"].values())
+    rivals = ["onnxruntime", *(["compiled"] if compiled else [])]
+    columns += [f"torch ms, {numbers[0]}", *(f"{who} / torch, {n}" for who in rivals for n in numbers)]
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading == "file" else "right", no_wrap=heading == "file")
+    for stage in manifest["stages"]:
+        times = stage["cpu_seconds"]
+        ratios = [f"{times[n][who] / times[n]['torch']:.2f}" for who in rivals for n in numbers]
+        differs = f"{max(stage['difference'].values()):.0e}"
+        first = f"{1000 * times[numbers[0]]['torch']:.1f}"
+        table.add_row(stage["file"], f"{stage['bytes'] / 1000:,.0f}", differs, first, *ratios)
+    out.print(table)
+    if compiled:
+        spent = sum(stage["compile_cpu_seconds"] for stage in manifest["stages"])
+        out.print(f"\ntorch.compile took {spent:.0f} CPU seconds")
+
+
 def _splits(inspection: Inspection) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("split", "scenarios", "frames", "published", "agents", "objects"):
