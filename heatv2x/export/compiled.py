@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +22,8 @@ def compile_networks(model: Collaboration) -> None:
     """
     require_compiler()
     # in this process, so that its CPU seconds can be counted
-    importlib.import_module("torch._inductor.config").compile_threads = 1
+    inductor: Any = importlib.import_module("torch._inductor.config")
+    inductor.compile_threads = 1
     for part in networks(model):
         part.compile()
 

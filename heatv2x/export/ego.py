@@ -234,7 +234,7 @@ class Unknown:
             "hetero_graph can"
         )
 
-    __getattr__ = __getitem__ = __iter__ = __len__ = _refuse  # type: ignore[assignment]
+    __getattr__ = __getitem__ = __iter__ = __len__ = _refuse
 
 
 def fusion_of(model: Collaboration) -> PlainFusion:

@@ -71,15 +71,16 @@ def write_stage(stage: Stage, path: Path) -> Written:
     Raises:
         ExportError: torch or its exporter cannot.
     """
-    example = stage.example(3, _random())
+    example, axes = stage.example(3, _random()), (_dynamic(stage),)
     try:
         with torch.no_grad(), _quiet():
-            program = torch.export.export(_Call(stage), example.inputs, dynamic_shapes=(_dynamic(stage),))
+            program = torch.export.export(_Call(stage), example.inputs, dynamic_shapes=axes)
             written = torch.onnx.export(
                 program,
                 dynamo=True,
                 input_names=[port.name for port in stage.inputs],
                 output_names=[port.name for port in stage.outputs],
+                dynamic_shapes=axes,  # the program has them already; this is for their names
                 custom_translation_table={torch.ops.aten.hypot.default: _hypot},
                 verbose=False,
             )

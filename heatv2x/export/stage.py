@@ -57,8 +57,8 @@ class Example:
 class Stage(nn.Module, ABC):
     """A part of the method as one graph.
 
-    `forward` takes the tensors of `inputs` and gives those of `outputs`. Where it is not the model's own code, `example`
-    says what the model makes of the same input.
+    `forward` takes the tensors of `inputs` and gives those of `outputs`. Where that is not the model's own code,
+    `example` says what the model makes of the same input.
 
     Attributes:
         name: of the file, without its suffix.
