@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from heatv2x.export.numbered_graph import Numbered, numbered
+from heatv2x.export.numbered_graph import NumberedGraph
 from heatv2x.export.stage import Example, ExportError, Outputs, Port, Stage
 from heatv2x.fusion.base import Edges, Received
 from heatv2x.fusion.hetero_graph import HeteroGraph
@@ -139,8 +139,7 @@ class GraphFusion(PlainFusion):
 
     def __init__(self, model: Collaboration, graph: HeteroGraph) -> None:
         super().__init__(model)
-        joined = {name: joining.like for name, joining in model.joined.items()}
-        self.graph = numbered(graph, model.config.channels, list(model.config.agents), joined)
+        self.graph = NumberedGraph(graph, [*model.config.agents, *model.joined])
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -170,8 +169,7 @@ class GraphFusion(PlainFusion):
     ) -> Outputs:
         """(1, C', Y, X)."""
         edges = Edges(T_ego_sender[None], sigma_m[None], sigma_rad[None], age_s[None])
-        types = [Numbered(ego_type)], [[Numbered(sender_types)]]
-        return (self.graph(ego, Received(features[None], visible[None], edges, *types)),)
+        return (self.graph(ego, features, visible, edges, ego_type, sender_types),)
 
     def example(self, number: int, random: torch.Generator) -> Example:
         """Senders of all types in turn, all around, with any uncertainty and age."""

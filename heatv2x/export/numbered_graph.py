@@ -1,8 +1,9 @@
 """The heterogeneous graph with types as numbers, so that one file serves every mixture of senders.
 
-Everywhere else a type is a name, and its codes are looked up while the network runs; a graph needs an index.
+Everywhere else a type is a name, and what belongs to it is looked up while the network runs; a file needs an index. So
+this is `fusion.hetero_graph` written once more, for one ego, on the same parameters. Every export compares the two.
 
-Shapes: K senders, C channels, E edge features, Y X grid.
+Shapes: K senders, T types, C channels, h hidden, H heads, d channels per head, P cells, Y X grid.
 """
 
 from __future__ import annotations
@@ -10,75 +11,88 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from heatv2x.fusion.base import Received
-from heatv2x.fusion.hetero_graph import HeteroGraph, edge_features
-
-
-class Numbered(str):
-    """Stands where a type's name is expected, and holds the numbers of all the types in its place.
-
-    Attributes:
-        numbers: (K,) int64 positions in `NumberedGraph.names`.
-    """
-
-    numbers: Tensor
-
-    def __new__(cls, numbers: Tensor) -> Numbered:
-        """A name that is only ever handed on."""
-        name = super().__new__(cls, "numbered")
-        name.numbers = numbers
-        return name
+from heatv2x.fusion.base import Edges, maximum_with
+from heatv2x.fusion.hetero_graph import _OPEN, HeteroGraph, edge_features
 
 
-class NumberedGraph(HeteroGraph):
-    """The same computation for one ego whose `ego_types` and `sender_types` hold one `Numbered` each.
+class NumberedGraph(nn.Module):
+    """Gate, maximum and attention of one ego.
 
-    Attributes:
+    Args:
+        graph: whose parameters are used.
         names: the types in the order of their numbers.
     """
 
-    names: list[str]
+    def __init__(self, graph: HeteroGraph, names: Sequence[str]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.names = list(names)
 
-    def _edge_hidden(self, received: Received) -> Tensor:
-        """(1, K, hidden)."""
-        receiver = self._numbered_codes("receiver_code", received.ego_types)
-        sender = self._numbered_codes("sender_code", received.sender_types[0])
-        features = edge_features(received.edges).to(receiver)
-        both = torch.cat([receiver.expand(sender.shape[0], -1), sender], dim=-1)[None]
-        hidden: Tensor = self.edge(torch.cat([features, both], dim=-1))
-        return hidden
+    def forward(
+        self, ego: Tensor, features: Tensor, visible: Tensor, edges: Edges, ego_type: Tensor, sender_types: Tensor
+    ) -> Tensor:
+        """(1, C, Y, X).
 
-    def _project(self, role: str, features: Tensor, types: Sequence[str]) -> Tensor:
-        """(K, C_in, Y, X) to (K, C_out, Y, X), each row with the matrix of its type."""
-        matrices = torch.stack([self._matrix(role, name) for name in self.names])[_numbers(types)]
-        projected = matrices @ features.flatten(2)
-        return projected.view(*projected.shape[:2], *features.shape[2:])
+        Args:
+            ego: (1, C, Y, X).
+            features: (K, C, Y, X) in the ego's frame.
+            visible: (K, Y, X) bool.
+            edges: of one ego, so (1, K) and (1, K, 4, 4).
+            ego_type: (1,) int64.
+            sender_types: (K,) int64.
+        """
+        graph, flat = self.graph, features.flatten(2)
+        codes = [
+            self._all("receiver_code")[ego_type].expand(len(sender_types), -1),
+            self._all("sender_code")[sender_types],
+        ]
+        hidden = graph.edge(torch.cat([edge_features(edges)[0].to(codes[0]), *codes], dim=-1))
+        confidence = graph.confidence.weight.flatten(1) @ flat + graph.confidence.bias[:, None]
+        gated = self._gated(ego.flatten(2), flat, confidence, hidden) if graph.config.gate else flat
+        fused = maximum_with(ego, gated.view(features.shape)[None], visible[None])
+        if graph.config.attention:
+            fused = fused + self._attend(ego, flat, visible, confidence, hidden, ego_type, sender_types)
+        return fused
 
-    def _numbered_codes(self, role: str, types: Sequence[str]) -> Tensor:
-        """(K, code) of the given types as "receiver_code" or "sender_code"."""
-        return torch.stack([getattr(self.typed_module(name), role) for name in self.names])[_numbers(types)]
+    def _gated(self, ego: Tensor, flat: Tensor, confidence: Tensor, hidden: Tensor) -> Tensor:
+        """(K, C, P) features times their gates."""
+        graph, channels = self.graph, flat.shape[1]
+        of_sender, of_ego, of_confidence = graph.content.weight.flatten(1).split([channels, channels, 1], dim=1)
+        own = of_ego @ ego + graph.content.bias[:, None]
+        content = functional.gelu(of_sender @ flat + own + of_confidence * confidence.sigmoid())
+        logits = graph.content_gate.weight.flatten(1) @ content + (_OPEN + graph.edge_gate(hidden))[..., None]
+        return flat * (logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN)))
 
+    def _attend(
+        self,
+        ego: Tensor,
+        flat: Tensor,
+        visible: Tensor,
+        confidence: Tensor,
+        hidden: Tensor,
+        ego_type: Tensor,
+        sender_types: Tensor,
+    ) -> Tensor:
+        """(1, C, Y, X) residual, zero where no sender sees the cell."""
+        heads = self.graph.config.heads
+        query = (self._matrices("query")[ego_type] @ ego.flatten(2)).unflatten(1, (heads, -1))
+        key = (self._matrices("key")[sender_types] @ flat).unflatten(1, (heads, -1))
+        value = (self._matrices("value")[sender_types] @ flat).unflatten(1, (heads, -1))
+        score = (query * key).sum(dim=2) / key.shape[2] ** 0.5
+        score = score + self.graph.edge_bias(hidden)[..., None]
+        score = score + self.graph.temperature * functional.logsigmoid(confidence)
+        weights = score.masked_fill(~visible.flatten(1)[:, None], -1e4).softmax(dim=0)
+        mixed = (weights[:, :, None] * value).sum(dim=0).flatten(0, 1)
+        residual = (self._matrices("output")[ego_type] @ mixed).view(ego.shape)
+        return residual.masked_fill(~visible.any(dim=0)[None, None], 0.0)
 
-def numbered(graph: HeteroGraph, channels: int, base: Sequence[str], joined: dict[str, str]) -> NumberedGraph:
-    """A copy of a graph that takes numbers.
+    def _all(self, role: str) -> Tensor:
+        """(T, code) of all types, as "receiver_code" or "sender_code"."""
+        return torch.stack([getattr(self.graph.typed_module(name), role) for name in self.names])
 
-    Args:
-        graph: the model's fusion.
-        channels: C.
-        base: names of the base types.
-        joined: by name of a newcomer, the type it started from.
-    """
-    copy = NumberedGraph(graph.config, channels, base)
-    for name, like in joined.items():
-        copy.add_type(name, like)
-    copy.load_state_dict(graph.state_dict())
-    copy.names = [*base, *joined]
-    return copy.eval()
-
-
-def _numbers(types: Sequence[str]) -> Tensor:
-    (only,) = types
-    assert isinstance(only, Numbered)
-    return only.numbers
+    def _matrices(self, role: str) -> Tensor:
+        """(T, C_out, C_in) of all types."""
+        return torch.stack([self.graph._matrix(role, name) for name in self.names])
