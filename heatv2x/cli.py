@@ -39,6 +39,7 @@ data_app = typer.Typer(help="Look through a dataset before training, index it, d
 bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
 pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
 import_app = typer.Typer(help="Bring in networks of other projects.", no_args_is_help=True)
+export_app = typer.Typer(help="Hand on networks to other runtimes.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
@@ -46,6 +47,7 @@ app.add_typer(adapt_app, name="adapt")
 app.add_typer(pack_app, name="pack")
 app.add_typer(bench_app, name="bench")
 app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
 
 _INTERRUPTED = 130
 _PROCESS = int(os.environ.get("RANK", "0"))  # of several that torchrun started the first one speaks
@@ -174,6 +176,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
     from heatv2x.config import nearest, settings_of
     from heatv2x.demo import DemoConfig
     from heatv2x.evaluation import EvalConfig
+    from heatv2x.export.folder import ExportConfig
     from heatv2x.imports.heal import HealImport
     from heatv2x.inspection import CheckConfig, IndexConfig
     from heatv2x.training import job_config
@@ -193,6 +196,7 @@ def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For
         "adapt backward": job_config.BackwardConfig,
         "adapt full": job_config.FullConfig,
         "eval": EvalConfig,
+        "export onnx": ExportConfig,
         "import heal": HealImport,
         "bench parameters": ParametersConfig,
         "bench adaptation": AdaptationConfig,
@@ -386,6 +390,19 @@ def import_heal(checkpoint: Path, settings: Settings = None) -> None:
         _say(f"{number} is {name}: {parameters:,} parameters")
     for path in imported.files:
         _say(f"  {path}")
+
+
+@export_app.command("onnx")
+def export_onnx(settings: Settings = None) -> None:
+    """Encoders, fusion and head as ONNX files, checked in onnxruntime: run=FOLDER (or packs=[...]) out=FOLDER."""
+    from heatv2x.export import folder
+    from heatv2x.tables import print_export
+
+    config = _config(folder.ExportConfig, settings)
+    with _bars(finished_go=True) as report:
+        manifest = folder.export_onnx(config, report)
+    print_export(manifest, out)
+    _say(f"\nFiles: {config.out}\nWhat goes in and comes out: {config.out / folder.MANIFEST}")
 
 
 Quick = Annotated[bool, typer.Option("--quick", help="One seed and very little of everything: a check, no result.")]

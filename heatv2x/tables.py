@@ -119,6 +119,31 @@ def print_targets(targets: Sequence[dict[str, Any]], out: Console) -> None:
     out.print(table)
 
 
+def print_export(manifest: dict[str, Any], out: Console) -> None:
+    """The result of `heatv2x export onnx`."""
+    numbers = list(manifest["stages"][0]["cpu_seconds"])
+    numbers = numbers[:1] if len(numbers) == 1 else [numbers[0], numbers[-1]]
+    compiled = any("compiled" in times for stage in manifest["stages"] for times in stage["cpu_seconds"].values())
+    rivals = {"onnxruntime": "onnx", **({"compiled": "compiled"} if compiled else {})}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", no_wrap=True)
+    headings = ["kB", "differs by", f"torch ms\nN={numbers[0]}"]
+    for heading in headings + [f"{short}/torch\nN={n}" for short in rivals.values() for n in numbers]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in manifest["stages"]:
+        times = stage["cpu_seconds"]
+        ratios = [f"{times[n][who] / times[n]['torch']:.2f}" for who in rivals for n in numbers]
+        about = [f"{stage['bytes'] / 1000:,.0f}", f"{max(stage['difference'].values()):.0e}"]
+        table.add_row(stage["file"], *about, f"{1000 * times[numbers[0]]['torch']:.1f}", *ratios)
+    out.width = max(out.width, 120)  # numbers are never shortened: a narrow terminal wraps the lines instead
+    out.print(table)
+    out.print(f"\nCPU seconds of one call with N agents, {manifest['threads']} thread(s); feature space", end=" ")
+    out.print(manifest["feature_space"], highlight=False)
+    if compiled:
+        spent = sum(stage["compile_cpu_seconds"] for stage in manifest["stages"])
+        out.print(f"torch.compile itself took {spent:.0f} CPU seconds", highlight=False)
+
+
 def _splits(inspection: Inspection) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("split", "scenarios", "frames", "published", "agents", "objects"):

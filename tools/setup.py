@@ -149,11 +149,11 @@ def why_not_plain_torch() -> str | None:
 
 
 def install_package() -> None:
-    """Put HeatV2X itself in, editable, with its tools; the torch that is there stays."""
-    say("installing HeatV2X with its test and development tools (about a minute when nothing is cached)")
+    """Put HeatV2X itself in, editable, with its tools and the ONNX exporter; the torch that is there stays."""
+    say("installing HeatV2X with its test, development and export tools (about a minute when nothing is cached)")
     keep = VENV / "keep.txt"
     keep.write_text(f"torch=={installed_torch()}\n")
-    must(pip("install", "--quiet", "--editable", f"{ROOT}[test,dev]", "--constraint", str(keep)), "HeatV2X")
+    must(pip("install", "--quiet", "--editable", f"{ROOT}[test,dev,export]", "--constraint", str(keep)), "HeatV2X")
 
 
 def must(result: subprocess.CompletedProcess[str], what: str) -> None:

@@ -1,0 +1,180 @@
+"""A whole collaboration as a folder of ONNX files with a manifest, every file checked in onnxruntime first."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+
+from heatv2x import __version__
+from heatv2x.assembly import assemble, read_all, resolved
+from heatv2x.config import Config
+from heatv2x.errors import DataError, PackError
+from heatv2x.export.compiled import compile_networks, require_compiler
+from heatv2x.export.ego import HeadStage, ReceivedAdapter, Warp, fusion_of
+from heatv2x.export.onnx_file import Written, check, measure, require_packages, write_stage
+from heatv2x.export.run_packs import packs_of
+from heatv2x.export.senders import Sender
+from heatv2x.export.stage import Stage
+from heatv2x.files import read_json, write_json
+from heatv2x.model import Collaboration
+from heatv2x.packs import Pack
+
+KIND = "heatv2x onnx"
+FORMAT = 1
+MANIFEST = "manifest.json"
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+Tell = Callable[[str, int, int], None]
+
+
+class ExportConfig(Config):
+    """Attributes:
+    run: a folder that heatv2x demo, train or adapt has written.
+    packs: instead, the base, agent and adapter packs.
+    out: the folder for the files; an earlier export in it is replaced.
+    agents: numbers of agents with which every file is checked and measured.
+    tolerance: largest difference between onnxruntime and torch, as a share of the largest value (or of 1).
+    repeats: rounds of the measurement; the median counts.
+    compile: measure torch.compile, too; needs a C++ compiler and minutes.
+    """
+
+    run: Path | None = None
+    packs: tuple[Path, ...] = ()
+    out: Path
+    agents: tuple[pydantic.PositiveInt, ...] = pydantic.Field((1, 2, 3, 5), min_length=1)
+    tolerance: float = pydantic.Field(1e-4, gt=0)
+    repeats: int = pydantic.Field(9, gt=0)
+    compile: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> ExportConfig:
+        if (self.run is None) == (not self.packs):
+            raise ValueError("say what to export: either run=FOLDER or packs=[base.safetensors, ...]")
+        return self
+
+
+def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
+    """Export, check and measure every stage; the files come into place when all of them are right.
+
+    Returns:
+        The content of the manifest.
+
+    Raises:
+        ExportError: a part cannot be exported, or computes something else as a file.
+        PackError: packs are missing, damaged or do not fit.
+    """
+    require_packages()
+    if config.compile:
+        require_compiler()
+    base, agents, adapters = read_all(packs_of(config.run) if config.run else config.packs)
+    if not agents:
+        raise PackError(f"{base.path}: there are no agent packs with it, so no sender could be exported")
+    model = assemble(base, agents, adapters)
+    names = [pack.agent_type for pack in agents]
+    stages = stages_of(model, names)
+    twins: Sequence[Stage | None] = [None] * len(stages)
+    if config.compile:
+        twin = copy.deepcopy(model)
+        twins = stages_of(twin, names)
+        compile_networks(twin)
+    _prepare(config.out)
+    with tempfile.TemporaryDirectory(prefix=f".{config.out.name}.", dir=config.out.parent) as temporary:
+        written: list[Written] = []
+        for stage, compiled in zip(stages, twins, strict=True):
+            tell("exporting, checking, measuring", len(written), len(stages))
+            file = write_stage(stage, Path(temporary) / f"{stage.name}.onnx")
+            check(file, config.agents, config.tolerance)
+            measure(file, config.agents, config.repeats, compiled, config.tolerance)
+            written.append(file)
+        tell("exporting, checking, measuring", len(stages), len(stages))
+        manifest = manifest_of(model, [base, *agents, *adapters], written, config.tolerance)
+        _place(written, config.out, manifest)
+    return manifest
+
+
+def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[Stage]:
+    """The stages of a model, in the order of the method.
+
+    Args:
+        agent_types: the types whose encoders are there.
+    """
+    return [
+        *(Sender(model, name) for name in agent_types),
+        Warp(model),
+        *(ReceivedAdapter(model, name) for name in model.receivers),
+        fusion_of(model),
+        HeadStage(model),
+    ]
+
+
+def manifest_of(
+    model: Collaboration, packs: Sequence[Pack], written: Sequence[Written], tolerance: float
+) -> dict[str, Any]:
+    """Everything that somebody who runs the files has to know."""
+    config = model.config
+    agents = {name: resolved("agents", part) for name, part in config.agents.items()}
+    parts = {"fusion": resolved("fusion", config.fusion), "head": resolved("heads", config.head), "agents": agents}
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "feature_space": model.feature_space.hex(),
+        "code_version": __version__,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "model": config.model_copy(update=parts).model_dump(mode="json"),
+        "joined": {name: joining.model_dump(mode="json") for name, joining in model.joined.items()},
+        "types": {name: number for number, name in enumerate([*config.agents, *model.joined])},
+        "packs": [
+            {
+                "kind": pack.kind,
+                "agent_type": pack.agent_type,
+                "file": pack.path.name if pack.path else "",
+                "sha256": hashlib.sha256(pack.path.read_bytes()).hexdigest() if pack.path else "",
+            }
+            for pack in packs
+        ],
+        "tolerance": tolerance,
+        "threads": torch.get_num_threads(),
+        "stages": [file.to_json() for file in written],
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an exported folder.
+
+    Raises:
+        DataError: there is none, or it is something else.
+    """
+    content = read_json(folder / MANIFEST)
+    if not isinstance(content, dict) or content.get("kind") != KIND or content.get("format") != FORMAT:
+        raise DataError(
+            folder / MANIFEST, "was not written by heatv2x export onnx of this version", way_out="choose another folder"
+        )
+    return content
+
+
+def _prepare(out: Path) -> None:
+    """See that the folder can be written before minutes are spent."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(out, f"cannot be written: {error.strerror}", way_out="choose another out=FOLDER") from error
+    if (out / MANIFEST).exists():
+        read_manifest(out)
+
+
+def _place(written: Sequence[Written], out: Path, manifest: dict[str, Any]) -> None:
+    """Put the files in the place of an earlier export; a folder without a manifest is no export."""
+    earlier = {stage["file"] for stage in read_manifest(out)["stages"]} if (out / MANIFEST).exists() else set()
+    (out / MANIFEST).unlink(missing_ok=True)
+    for file in written:
+        file.path.replace(out / file.path.name)
+    for name in earlier - {file.path.name for file in written}:
+        (out / name).unlink(missing_ok=True)
+    write_json(out / MANIFEST, manifest)
