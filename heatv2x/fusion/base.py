@@ -208,7 +208,8 @@ def maximum_with(ego: Tensor, features: Tensor, visible: Tensor) -> Tensor:
     """
     if features.shape[1] == 0:
         return ego
-    if torch.is_grad_enabled():  # all at once: agents that are equal in a cell share its gradient evenly
+    # all at once: agents that are equal in a cell share its gradient evenly, and an exported graph takes any number
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
         others = features.masked_fill(~visible[:, :, None], -torch.inf).amax(dim=1)
         return torch.maximum(ego, others)
     best = ego
