@@ -363,6 +363,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_reading_from_the_disk_trains_the_same(data: Path, packs: Path, tmp_path: Path) -> None:
+    words = [f"data={data}", f"out={tmp_path}", *MODEL, *QUICK, "hold_data=false"]
+    jobs.train_base(build(jobs.BaseConfig, parse_overrides(words)))
+    for name in ("base", "lidar64"):
+        first, second = (read_pack(out / f"{name}.safetensors") for out in (tmp_path, packs / "base"))
+        assert (
+            same_state(first.tensors, second.tensors) and first.provenance["settings"] == second.provenance["settings"]
+        )
+
+
 class TestData:
     def test_check_says_what_is_there_and_ends_with_0(self, run: Run, small: Path, tmp_path: Path) -> None:
         ended = run("data", "check", small, f"json={tmp_path / 'check.json'}")

@@ -96,6 +96,8 @@ def test_in_order_evaluation_of_opv2v_h(tmp_path: Path) -> None:
         "assignment": tmp_path / "data" / "opv2v_4modality_in_order.json",
         "ego": "main",
         "plays": {"m1": "main", "m3": "other"},
+        "half_extent_m": None,
+        "half_extent_y_m": None,
         "out": tmp_path / "eval",
         "frames": 1,
     }
