@@ -45,12 +45,11 @@ class NumberedGraph(nn.Module):
             sender_types: (K,) int64.
         """
         graph, flat = self.graph, features.flatten(2)
-        codes = [
-            self._all("receiver_code")[ego_type].expand(len(sender_types), -1),
-            self._all("sender_code")[sender_types],
-        ]
-        hidden = graph.edge(torch.cat([edge_features(edges)[0].to(codes[0]), *codes], dim=-1))
-        confidence = graph.confidence.weight.flatten(1) @ flat + graph.confidence.bias[:, None]
+        # the length by shape: len() would fix it to that of the example
+        receiver = self._all("receiver_code")[ego_type].expand(sender_types.shape[0], -1)
+        about = [edge_features(edges)[0].to(receiver), receiver, self._all("sender_code")[sender_types]]
+        hidden: Tensor = graph.edge(torch.cat(about, dim=-1))
+        confidence = _weight(graph.confidence) @ flat + _bias(graph.confidence)
         gated = self._gated(ego.flatten(2), flat, confidence, hidden) if graph.config.gate else flat
         fused = maximum_with(ego, gated.view(features.shape)[None], visible[None])
         if graph.config.attention:
@@ -60,10 +59,11 @@ class NumberedGraph(nn.Module):
     def _gated(self, ego: Tensor, flat: Tensor, confidence: Tensor, hidden: Tensor) -> Tensor:
         """(K, C, P) features times their gates."""
         graph, channels = self.graph, flat.shape[1]
-        of_sender, of_ego, of_confidence = graph.content.weight.flatten(1).split([channels, channels, 1], dim=1)
-        own = of_ego @ ego + graph.content.bias[:, None]
+        of_sender, of_ego, of_confidence = torch.split(_weight(graph.content), [channels, channels, 1], dim=1)
+        own = of_ego @ ego + _bias(graph.content)
         content = functional.gelu(of_sender @ flat + own + of_confidence * confidence.sigmoid())
-        logits = graph.content_gate.weight.flatten(1) @ content + (_OPEN + graph.edge_gate(hidden))[..., None]
+        edge: Tensor = _OPEN + graph.edge_gate(hidden)
+        logits = _weight(graph.content_gate) @ content + edge[..., None]
         return flat * (logits.sigmoid() / torch.sigmoid(logits.new_tensor(_OPEN)))
 
     def _attend(
@@ -77,16 +77,16 @@ class NumberedGraph(nn.Module):
         sender_types: Tensor,
     ) -> Tensor:
         """(1, C, Y, X) residual, zero where no sender sees the cell."""
-        heads = self.graph.config.heads
-        query = (self._matrices("query")[ego_type] @ ego.flatten(2)).unflatten(1, (heads, -1))
-        key = (self._matrices("key")[sender_types] @ flat).unflatten(1, (heads, -1))
-        value = (self._matrices("value")[sender_types] @ flat).unflatten(1, (heads, -1))
-        score = (query * key).sum(dim=2) / key.shape[2] ** 0.5
+        shape = (-1, self.graph.config.heads, self.graph.config.inner // self.graph.config.heads, flat.shape[2])
+        query = (self._matrices("query")[ego_type] @ ego.flatten(2)).view(shape)
+        key = (self._matrices("key")[sender_types] @ flat).view(shape)
+        value = (self._matrices("value")[sender_types] @ flat).view(shape)
+        score = (query * key).sum(dim=2) / shape[2] ** 0.5
         score = score + self.graph.edge_bias(hidden)[..., None]
         score = score + self.graph.temperature * functional.logsigmoid(confidence)
         weights = score.masked_fill(~visible.flatten(1)[:, None], -1e4).softmax(dim=0)
         mixed = (weights[:, :, None] * value).sum(dim=0).flatten(0, 1)
-        residual = (self._matrices("output")[ego_type] @ mixed).view(ego.shape)
+        residual: Tensor = (self._matrices("output")[ego_type] @ mixed).view(ego.shape)
         return residual.masked_fill(~visible.any(dim=0)[None, None], 0.0)
 
     def _all(self, role: str) -> Tensor:
@@ -96,3 +96,14 @@ class NumberedGraph(nn.Module):
     def _matrices(self, role: str) -> Tensor:
         """(T, C_out, C_in) of all types."""
         return torch.stack([self.graph._matrix(role, name) for name in self.names])
+
+
+def _weight(layer: nn.Conv2d) -> Tensor:
+    """(C_out, C_in) of a 1x1 convolution."""
+    return layer.weight.flatten(1)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    """(C_out, 1)."""
+    assert layer.bias is not None
+    return layer.bias[:, None]
