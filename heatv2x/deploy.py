@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x.errors import ConfigError
-from heatv2x.model import Collaboration
+from heatv2x.fusion.base import Received
+from heatv2x.model import Collaboration, Links
 from heatv2x.model_config import AdapterConfig
 from heatv2x.nn.pillars import PillarEncoder, Pillars
 from heatv2x.nn.row_grid import RowGrid
@@ -75,6 +77,14 @@ class Deployed(Collaboration):
     def share(self, agent_type: str, encoded: Tensor) -> Tensor:
         """(N, C, Y, X) shared features, in float32 as messages carry them."""
         return super().share(agent_type, encoded).float()
+
+    def receive(
+        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
+    ) -> tuple[Tensor, Received]:
+        """As in the model, cell by cell."""
+        own = features.contiguous(memory_format=torch.channels_last)
+        sent = own if messages is features else messages.contiguous(memory_format=torch.channels_last)
+        return super().receive(own, sent, types, links)
 
     def train(self, mode: bool = True) -> Deployed:
         """Evaluation mode is the only one.

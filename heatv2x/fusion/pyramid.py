@@ -153,7 +153,7 @@ def weighted_mean(maps: Sequence[Tensor], scores: Tensor) -> Tensor:
 def _in_slots(rows: Tensor, present: Tensor) -> Tensor:
     """(B, K, ...) with the rows of senders that are there in their slots, zeros in the empty ones."""
     if present.all():
-        return rows.unflatten(0, present.shape)
+        return rows.view(*present.shape, *rows.shape[1:])
     slots = rows.new_zeros(*present.shape, *rows.shape[1:])
     return slots.index_put((present,), rows)
 
