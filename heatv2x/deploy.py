@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
+from heatv2x.fusion.hetero_graph import HeteroGraph
 from heatv2x.model import Collaboration, Links
 from heatv2x.model_config import AdapterConfig
 from heatv2x.nn.pillars import PillarEncoder, Pillars
@@ -59,7 +60,8 @@ class Deployed(Collaboration):
         self.__dict__.update(copy.deepcopy(model).__dict__)
         self.precision = precision_on(model._device, precision)
         self._space = model.feature_space
-        self.grid = RowGrid(**dataclasses.asdict(model.grid))
+        if self.fusion.convolves:
+            self.grid = RowGrid(**dataclasses.asdict(model.grid))
         super().train(False)
         self.requires_grad_(False)
         fold(self)
@@ -68,8 +70,10 @@ class Deployed(Collaboration):
         if self.precision == "bfloat16":
             for module in (self.agents, self.senders, self.receivers, self.backbone, self.neck, self.head):
                 _narrow(module)
-            if self.fusion.narrow:
+            if self.fusion.convolves:
                 _narrow(self.fusion)
+            elif isinstance(self.fusion, HeteroGraph):
+                self.fusion.precision = torch.bfloat16
 
     @property
     def feature_space(self) -> bytes:
@@ -83,7 +87,9 @@ class Deployed(Collaboration):
     def receive(
         self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
     ) -> tuple[Tensor, Received]:
-        """As in the model, cell by cell."""
+        """As in the model, cell by cell for a fusion that convolves."""
+        if not self.fusion.convolves:
+            return super().receive(features, messages, types, links)
         own = features.contiguous(memory_format=torch.channels_last)
         sent = own if messages is features else messages.contiguous(memory_format=torch.channels_last)
         return super().receive(own, sent, types, links)

@@ -151,13 +151,14 @@ class Collaboration(nn.Module):
         visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         flat_names = [name for row in names for name in row]
-        sent, placement = messages[senders.clamp(min=0)], None
+        sent, placement = rows_of(messages, senders.clamp(min=0)), None
         if self.fusion.frame == "ego":
             warped = self.grid.warp(sent, pull, target)
             if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
                 visible = visible & (warped != 0).any(dim=1)
-            warped = warped * visible[:, None]
-            offered = self._adapt_received(warped, flat_names) * visible[:, None]
+            offered = warped.mul_(visible[:, None])
+            if not self.receivers.keys().isdisjoint(flat_names):
+                offered = self._adapt_received(offered, flat_names) * visible[:, None]
         else:
             offered = self._adapt_received(sent, flat_names)
             placement = Placement(self.grid, target, pull.view(batch, slots, 4, 4))
@@ -506,6 +507,15 @@ def pull_to_windows(T_sender_ego: Tensor, windows: Sequence[BevGrid]) -> tuple[B
     T_ego_window = torch.eye(4, dtype=torch.float64).repeat(len(windows), 1, 1, 1)
     T_ego_window[:, 0, :2, 3] = torch.tensor([[w.x_min, w.y_min] for w in windows], dtype=torch.float64)
     return target, (T_sender_ego @ T_ego_window.to(T_sender_ego.device)).flatten(0, 1)
+
+
+def rows_of(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Rows of a tensor by (N,) indices; a view where they follow one another, as an ego's senders do on a road."""
+    count = len(indices)
+    first = int(indices[0]) if count else 0
+    if not torch.equal(indices, torch.arange(first, first + count, device=indices.device)):
+        return tensor[indices]
+    return tensor[first : first + count]
 
 
 def in_order(by_type: Mapping[str, Tensor], types: Sequence[str]) -> Tensor:

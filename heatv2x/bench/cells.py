@@ -118,6 +118,10 @@ def path_of(name: str, folder: Path) -> Path:
     return folder / f"{name}.json"
 
 
+INDIFFERENT = {"device", "checkpoint_every", "hold_data", "keep_cache"}
+"""Settings of jobs that leave their results as they are."""
+
+
 def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
     """A job's own defaults, those of its adapters included.
 
@@ -125,6 +129,8 @@ def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, about in job.model_fields.items():
+        if name in INDIFFERENT:
+            continue
         value = None if about.is_required() else about.get_default()
         if isinstance(value, PartConfig):
             value = resolved("adapters", value)

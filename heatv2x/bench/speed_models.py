@@ -68,7 +68,11 @@ MODELS = {
         reference=True,
         same_grid=True,
     ),
-    "heatv2x": SpeedModel("HeatV2X, recipe opv2v_h", lambda: recipe("opv2v_h"), same_grid=True),
+    "heatv2x": SpeedModel(
+        "HeatV2X, recipe opv2v_h on the reference's grid",
+        lambda: recipe("opv2v_h").model_copy(update={"half_extent_y_m": None}),
+        same_grid=True,
+    ),
     "demo": SpeedModel("HeatV2X, demo", lambda: recipe("demo_base")),
     MIXED: SpeedModel("the four published types together", lambda: published(*TYPES)),
 }

@@ -97,7 +97,7 @@ class Fusion(nn.Module, ABC):
         selects: senders send the cells of `select` alone; what was not sent is not seen.
         budget: at most this share of a sender's cells is sent, those it is most confident about; None leaves it to the
             part, and most send all. Set on a finished model to see what fewer bytes cost.
-        narrow: `heatv2x.deploy` may let its convolutions compute in bfloat16.
+        convolves: its work is convolutions on maps, which `heatv2x.deploy` lays cell by cell and computes in bfloat16.
     """
 
     Config: type[Config]
@@ -106,7 +106,7 @@ class Fusion(nn.Module, ABC):
     frame: ClassVar[Literal["ego", "sender"]] = "ego"
     local: ClassVar[bool] = True
     selects: bool = False
-    narrow: ClassVar[bool] = True
+    convolves: ClassVar[bool] = True
     budget: float | None = None
 
     @abstractmethod

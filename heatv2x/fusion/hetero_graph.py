@@ -87,10 +87,14 @@ class _Views:
 
 
 class HeteroGraph(Fusion):
-    """Edge-conditioned, gated, typed attention that starts as maximum fusion."""
+    """Edge-conditioned, gated, typed attention that starts as maximum fusion.
+
+    Attributes:
+        precision: of the product that looks at every sender's cells; `heatv2x.deploy` narrows it.
+    """
 
     source = "ours, for HeatV2X, arXiv 2511.10211"
-    narrow = False  # its 1x1 convolutions are matrices of a product in float32
+    convolves = False  # its 1x1 convolutions are matrices of products, on maps that lie channel by channel
 
     class Config(config.Config):
         """Attributes:
@@ -123,6 +127,7 @@ class HeteroGraph(Fusion):
             {name: AgentTypeParameters(channels, config.inner, config.code, None) for name in types}
         )
         self.starts_from: dict[str, str] = {}
+        self.precision = torch.float32
         self.edge = nn.Sequential(nn.Linear(EDGE_FEATURES + 2 * config.code, config.edge_hidden), nn.ReLU())
         self.edge_gate = nn.Linear(config.edge_hidden, channels)
         self.edge_bias = nn.Linear(config.edge_hidden, config.heads)
@@ -210,7 +215,7 @@ class HeteroGraph(Fusion):
             for name in sorted({name for row in names for name in row})
         }
         stacked = torch.stack([torch.stack([matrices[name] for name in row]) for row in names])
-        rows = stacked @ received.features.flatten(3)
+        rows = stacked.to(self.precision) @ received.features.flatten(3).to(self.precision)
         hidden, inner = self.config.content_hidden, self.config.inner if typed else 0
         content, confidence, key, value = torch.split(rows, [hidden, 1, inner, inner], dim=2)
         assert self.confidence.bias is not None
