@@ -109,8 +109,9 @@ def test_a_missing_or_broken_file_says_the_way_out(run_folder: Path, name: str) 
 
 
 WRAPPER = """<body style="margin:0"><iframe id="f" src="{page}" style="border:0;width:{width}px;height:1600px"></iframe>
-<script>addEventListener("load", () => setTimeout(() => {{
+<script>addEventListener("load", function begin(event, tries = 0) {{
   const page = document.getElementById("f").contentDocument, root = page.documentElement;
+  if (!root.dataset.ready && !root.dataset.error && tries < 60) return setTimeout(begin, 50, event, tries + 1);
   const text = (id) => (page.getElementById(id) || {{}}).textContent || "";
   page.defaultView.requestAnimationFrame = (paint) => paint();  // a dumped page is never shown, so paints at once
   {action}
@@ -118,7 +119,7 @@ WRAPPER = """<body style="margin:0"><iframe id="f" src="{page}" style="border:0;
     ready: root.dataset.ready || null, error: root.dataset.error || null, width: root.scrollWidth,
     tally: text("tally"), tip: text("tip"), counter: text("counter"),
   }}); }}, 300);
-}}, 300));</script></body>"""
+}});</script></body>"""
 
 
 def look(report: Path, width: int, action: str = "") -> dict[str, object]:
