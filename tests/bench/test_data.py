@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def test_memory_that_grows_is_seen(root: Path, monkeypatch: pytest.MonkeyPatch) 
     read = dataset.read
 
     def keep(index: int, sensors: Any) -> Any:
-        kept.append(np.ones(34_000_000, np.uint8))  # too large to be served from memory that was freed before
+        fresh = mmap.mmap(-1, 34_000_000)  # the allocator may have memory of its own left
+        np.frombuffer(fresh, np.uint8)[:] = 1
+        kept.append(fresh)
         return read(index, sensors)
 
     monkeypatch.setattr(dataset, "read", keep)
