@@ -109,8 +109,8 @@ class Collaboration(nn.Module):
         """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions."""
         if self.fusion.level == "points" and bool((links.senders >= 0).any()):
             raise ConfigError(
-                "early fusion pools points before the encoders, which training on scenes does not do; train a single "
-                "agent's network (scenes.senders=0) and evaluate it with others"
+                "early fusion pools points before the encoders, so nothing can be trained between features; a base is "
+                "trained end to end (heatv2x train base), and what joins it is trained alone (heatv2x train encoder)"
             )
         cells = self.fusion.select(features)
         messages = self.codec.quantise(features if cells is None else features * cells[:, None])
@@ -208,7 +208,7 @@ class Collaboration(nn.Module):
         name = agent_type or self._type_of(frame)
         about = (frame.agent_id, name, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
         if self.fusion.level == "points":
-            return Message(*about, points=sweep(frame, self._only_lidar(name)), codec="points")
+            return Message(*about, points=sweep(frame, self.only_lidar(name)), codec="points")
         feature = self._look(name, frame)
         if self.fusion.level == "boxes":
             return Message(*about, boxes=self._boxes(self.predict_alone(feature, [name])), codec="boxes")
@@ -293,9 +293,9 @@ class Collaboration(nn.Module):
                 raise MessageError(f"early fusion needs points from agent {message.sender}")
             clouds.append((message.pose.relative_to(ego.pose), message.points))
         cloud = pooled(clouds[0][1], clouds[1:])
-        return AgentFrame(ego.sender, "", ego.pose, {self._only_lidar(ego.agent_type): cloud})
+        return AgentFrame(ego.sender, "", ego.pose, {self.only_lidar(ego.agent_type): cloud})
 
-    def _only_lidar(self, agent_type: str) -> str:
+    def only_lidar(self, agent_type: str) -> str:
         """The one LiDAR of a type that takes part in early fusion.
 
         Raises:

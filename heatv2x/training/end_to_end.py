@@ -19,7 +19,16 @@ from heatv2x.heads.center import heatmap_target
 from heatv2x.losses import heatmap_focal, pyramid_foreground
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.pool import Pool
-from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes, draw_scene
+from heatv2x.training.scenes import (
+    Batch,
+    Scene,
+    SceneConfig,
+    collate_scenes,
+    draw_scene,
+    only_ego,
+    targets,
+    with_pooled_points,
+)
 from heatv2x.training.stage import Stage
 
 
@@ -71,11 +80,19 @@ class CollaborativeTraining(Stage):
     def collate(self, items: Sequence[Scene], drawn: Sequence[Scene]) -> Batch:
         """Scenes with raw sensor inputs.
 
+        With early fusion those of the egos alone, each with the points of all whom it hears.
+
         A type that only other processes hold gets a stand-in, an agent of theirs: its encoder takes part in the shared
         statistics of batch normalisation, and counts for nothing.
         """
         agents: dict[str, Agent] = {name: self.model.agent(name) for name in self.types}
+        seen = items
+        if self.model.fusion.level == "points":  # the ego looks at everybody's points, and hears no features
+            items = [with_pooled_points(scene, self.model.only_lidar) for scene in items]
+            drawn = [only_ego(scene) for scene in drawn]
         batch = collate_scenes(items, agents, self.model.grid, self.scenes)
+        if seen is not items:
+            batch.boxes = [targets(scene, self.model.grid, self.scenes.min_hits)[0] for scene in seen]
         elsewhere = {t: agent for scene in drawn for t, agent in zip(scene.types, scene.agents, strict=True)}
         missing = sorted(set(elsewhere) - set(batch.types))
         stand_ins = {name: agents[name].collate([agents[name].prepare(elsewhere[name])]) for name in missing}

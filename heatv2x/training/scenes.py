@@ -8,17 +8,18 @@ Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, N
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.agents.base import Agent
+from heatv2x.agents.base import Agent, sweep
 from heatv2x.channel import disturbed
 from heatv2x.config import Config
+from heatv2x.fusion.early import pooled
 from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Links
@@ -161,6 +162,31 @@ def report_poses(
         x, y, yaw = rng.normal(size=3) * [sigma, sigma, np.radians(sigma)]
         reported.append((disturbed(pose, x, y, yaw) if sigma else pose, sigma, float(np.radians(sigma))))
     return reported
+
+
+def only_ego(scene: Scene) -> Scene:
+    """The scene if nobody spoke."""
+    first = slice(0, 1)
+    parts = (scene.members[first], scene.types[first], scene.agents[first], scene.reported[first])
+    return Scene(scene.frame, *parts, scene.where)
+
+
+def with_pooled_points(scene: Scene, lidar_of: Callable[[str], str]) -> Scene:
+    """The ego alone, with the points of all whom it hears in its sweep, where their reported poses put them.
+
+    Points travel exactly here; a message rounds them to centimetres.
+
+    Args:
+        lidar_of: the one LiDAR of a type.
+    """
+    ego, lidars = scene.agents[0], [lidar_of(name) for name in scene.types]
+    own = scene.reported[0][0]
+    senders = sorted(range(1, len(scene.agents)), key=lambda i: scene.agents[i].agent_id)  # as in a vehicle
+    received = [(scene.reported[i][0].relative_to(own), sweep(scene.agents[i], lidars[i])) for i in senders]
+    cloud = pooled(sweep(ego, lidars[0]), received)
+    alone = only_ego(scene)
+    alone.agents = [replace(ego, lidars={**ego.lidars, lidars[0]: cloud})]
+    return alone
 
 
 def targets(scene: Scene, grid: BevGrid, min_hits: int) -> tuple[Tensor, list[Tensor]]:

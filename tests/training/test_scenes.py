@@ -12,6 +12,7 @@ import torch
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
 from heatv2x.structures import Frame
+from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.pool import Pool, load_pool
 from heatv2x.training.scenes import (
     Scene,
@@ -22,6 +23,7 @@ from heatv2x.training.scenes import (
     draw_types,
     report_poses,
     targets,
+    with_pooled_points,
 )
 from tests.scene_factory import GRID, SmallScenes, joined, pool_of, small_model
 
@@ -289,3 +291,41 @@ def test_the_augmented_ego_is_where_its_frame_says(pool: Pool) -> None:
     ego = scene.members[0]
     frame: Frame = scene.frame
     assert frame.agents[ego].pose == scene.agents[0].pose == scene.reported[0][0]
+
+
+class TestPooledPoints:
+    SCENES = SceneConfig(senders=2, alone=0.0, turn_rad=0.1, thin=0.0, noise=False, min_hits=1)
+
+    def scene(self, model: Collaboration) -> Scene:
+        pool = pool_of(model, ["lidar64"])
+        scenes = (draw_scene(pool, self.SCENES, {"lidar64": 1.0}, np.random.default_rng(seed)) for seed in range(20))
+        return next(scene for scene in scenes if len(scene.members) == 3)
+
+    def test_they_are_those_that_a_vehicle_pools(self) -> None:
+        """By way of messages, which round to centimetres."""
+        model = small_model("early")
+        scene = self.scene(model)
+        ego, *senders = (
+            replace(model.encode(agent, "lidar64"), pose=pose)
+            for agent, (pose, _, _) in zip(scene.agents, scene.reported, strict=True)
+        )
+        expected = model._pool_points(ego, senders).lidars["lidar64"].points
+        found = with_pooled_points(scene, model.only_lidar)
+        assert found.members == scene.members[:1] and found.types == ["lidar64"] and len(found.reported) == 1
+        points = found.agents[0].lidars["lidar64"].points
+        assert len(points) == sum(len(agent.lidars["lidar64"].points) for agent in scene.agents)
+        np.testing.assert_allclose(points[:, :3], expected[:, :3], atol=0.02)
+
+    def test_a_base_learns_from_them_what_all_see(self) -> None:
+        torch.manual_seed(0)
+        model = small_model("early", shake=0.05)
+        stage = CollaborativeTraining(model, pool_of(model, ["lidar64"]), {"lidar64": 1.0}, self.SCENES, 2)
+        drawn = stage.draw(np.random.default_rng(3))
+        batch = stage.collate(drawn, drawn)
+        assert batch.types == ["lidar64"] * 2 and not (batch.links.senders >= 0).any()
+        for boxes, scene in zip(batch.boxes, drawn, strict=True):
+            assert torch.equal(boxes, targets(scene, model.grid, 1)[0])
+        losses = stage.losses(batch)
+        torch.stack(list(losses.values())).sum().backward()
+        gradient = next(model.agents.parameters()).grad
+        assert gradient is not None and gradient.any()
