@@ -25,7 +25,6 @@ from torch.nn import functional
 
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
-from heatv2x.fusion.hetero_graph import HeteroGraph
 from heatv2x.model import Collaboration, Links
 from heatv2x.model_config import AdapterConfig
 from heatv2x.nn.pillars import PillarEncoder, Pillars
@@ -70,10 +69,9 @@ class Deployed(Collaboration):
         if self.precision == "bfloat16":
             for module in (self.agents, self.senders, self.receivers, self.backbone, self.neck, self.head):
                 _narrow(module)
+            self.fusion.precision = torch.bfloat16
             if self.fusion.convolves:
                 _narrow(self.fusion)
-            elif isinstance(self.fusion, HeteroGraph):
-                self.fusion.precision = torch.bfloat16
 
     @property
     def feature_space(self) -> bytes:

@@ -152,3 +152,11 @@ class TestOnlyForUse:
             base_pack(fast, {})
         with pytest.raises(ConfigError, match="the model it was made from"):
             fast.state_dict()
+
+
+def test_only_what_asks_for_bfloat16_gets_it() -> None:
+    for part in ("hetero_graph", "maximum"):
+        model = small_model(part)
+        assert optimised(model, "float32").fusion.precision == torch.float32
+        assert optimised(model, "bfloat16").fusion.precision == torch.bfloat16
+        assert model.fusion.precision == torch.float32

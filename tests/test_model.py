@@ -256,6 +256,16 @@ class TestEarly:
         assert torch.equal(alone["heatmap"], model.predict(features[:1])["heatmap"])
 
 
+def test_what_a_sender_does_not_cover_is_zero() -> None:
+    """Also at the border, where interpolation still reaches a cell whose centre lies outside."""
+    model, features = small_model(), torch.rand(2, CHANNELS, *GRID.shape) + 1
+    links = links_between([Pose.planar(0, 0, 0), Pose.planar(5.3, 2.1, 0.3)], [0], [[1]])
+    _, received = model.receive(features, features, ["lidar64"] * 2, links)
+    covered = received.visible[0, 0]
+    assert covered.any() and not covered.all()
+    assert not received.features[0, 0][:, ~covered].any() and received.features[0, 0][:, covered].all()
+
+
 class TestSelection:
     """A fusion whose senders send few cells: what training sees is what arrives, and the ego keeps all it has."""
 

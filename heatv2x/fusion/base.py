@@ -97,6 +97,7 @@ class Fusion(nn.Module, ABC):
         selects: senders send the cells of `select` alone; what was not sent is not seen.
         budget: at most this share of a sender's cells is sent, those it is most confident about; None leaves it to the
             part, and most send all. Set on a finished model to see what fewer bytes cost.
+        precision: of matrix products in which accuracy may be given up; `heatv2x.deploy` narrows it.
         convolves: its work is convolutions on maps, which `heatv2x.deploy` lays cell by cell and computes in bfloat16.
     """
 
@@ -106,6 +107,7 @@ class Fusion(nn.Module, ABC):
     frame: ClassVar[Literal["ego", "sender"]] = "ego"
     local: ClassVar[bool] = True
     selects: bool = False
+    precision: torch.dtype = torch.float32
     convolves: ClassVar[bool] = True
     budget: float | None = None
 

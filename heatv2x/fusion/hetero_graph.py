@@ -89,8 +89,7 @@ class _Views:
 class HeteroGraph(Fusion):
     """Edge-conditioned, gated, typed attention that starts as maximum fusion.
 
-    Attributes:
-        precision: of the product that looks at every sender's cells; `heatv2x.deploy` narrows it.
+    The product that looks at every sender's cells has the fusion's `precision`.
     """
 
     source = "ours, for HeatV2X, arXiv 2511.10211"
@@ -127,7 +126,6 @@ class HeteroGraph(Fusion):
             {name: AgentTypeParameters(channels, config.inner, config.code, None) for name in types}
         )
         self.starts_from: dict[str, str] = {}
-        self.precision = torch.float32
         self.edge = nn.Sequential(nn.Linear(EDGE_FEATURES + 2 * config.code, config.edge_hidden), nn.ReLU())
         self.edge_gate = nn.Linear(config.edge_hidden, channels)
         self.edge_bias = nn.Linear(config.edge_hidden, config.heads)

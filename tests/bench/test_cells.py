@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from heatv2x.bench.cells import Cell, defaults_of, finished, identities_of, path_of, run_cells, unfinished
+from heatv2x.bench.cells import Cell, defaults_of, finished, identities_of, path_of, run_cells, unfinished, written_out
 from heatv2x.errors import HeatError
 from heatv2x.files import read_json
 from heatv2x.training.job_config import LocalConfig
@@ -90,3 +90,15 @@ def test_defaults_are_values_without_places() -> None:
     defaults = defaults_of(LocalConfig)
     assert defaults["closed_form"] is True and defaults["before"]["part"] == "hetero_aware"
     assert not {"out", "data", "base"} & set(defaults)
+
+
+def test_a_cells_identity_holds_every_setting_of_its_networks() -> None:
+    """Also those that a job or recipe leaves at the defaults of its parts, and none that changes no result."""
+    joining = defaults_of(LocalConfig)
+    assert joining["before"] == {"part": "hetero_aware", "settings": {"kernel": 3}}
+    assert joining["received"]["settings"] == {"rank": 16} and joining["window"]["cells"] == 40
+    assert not {"hold_data", "device", "data"} & set(joining)
+    base = written_out({"lr": 1.0, "model": {"fusion": {"part": "hetero_graph"}}})
+    assert base["lr"] == 1.0 and base["model"]["fusion"]["settings"]["attention"] is True
+    assert base["model"]["agents"]["lidar64"]["settings"]["pillar_channels"] == 24
+    assert written_out({"agent": {"part": "lidar_slices"}})["agent"]["settings"]["slices"] == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from heatv2x.bench import parameters
 from heatv2x.bench.curves import interpolated
 from tests.bench.adaptation_contents import change, make_contents, summary_of, target
 
@@ -113,3 +114,10 @@ def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
     change(contents, "maximum", 0.0101)
     line = target(summary_of(contents), "graph over noise-trained maximum, clean, lidar16")
     assert line["measured"].startswith("+0.0 points")
+
+
+def test_parameters_at_published_size_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = "LHFT + GCFT against full fine-tuning, parameters at published size"
+    assert target(summary_of(make_contents()), start)["met"] is True
+    monkeypatch.setattr(parameters, "TARGET", 0.001)
+    assert target(summary_of(make_contents()), start)["met"] is False
