@@ -20,7 +20,7 @@ from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.model_config import PartConfig
-from heatv2x.plausibility import PointsAndLabels, Verdict, absurd_objects, absurd_poses
+from heatv2x.plausibility_old import PointsAndLabels, Verdict, absurd_objects, absurd_poses
 from heatv2x.structures import Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
 
