@@ -8,50 +8,78 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
 from heatv2x import plugins
-from heatv2x.config import Config
+from heatv2x.config import Config, build
 from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.model_config import PartConfig
-from heatv2x.plausibility_old import PointsAndLabels, Verdict, absurd_objects, absurd_poses
-from heatv2x.structures import Frame, PointCloud
-from heatv2x.survey import Recognised, SensorFile, Visit
+from heatv2x.plausibility.absurdity import absurd_objects, absurd_poses
+from heatv2x.plausibility.evidence import SAMPLED_FRAMES, Evidence
+from heatv2x.plausibility.verdict import Verdict
+from heatv2x.structures import Camera, Frame, PointCloud
+from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
 
 Tell = Callable[[str, int, int], None]
 _SHOWN = 50
 _NO_SENSORS = frozenset({"visibility raster", "hit counts"})
 
 
-class CheckConfig(Config):
+class DatasetSettings(Config):
+    """Settings of the dataset, whose part may be left to recognition.
+
+    Attributes:
+        part: the dataset part; by default the one that recognises the folder.
+        settings: settings of that part.
+    """
+
+    part: str | None = None
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+class _SplitsConfig(Config):
     """Attributes:
-    dataset: the dataset part, if the folder is not recognised.
+    dataset: the dataset part, if the folder is not recognised; settings of its own: dataset.settings.KEY=VALUE.
     splits: only these; all by default.
+    split: only this one.
+    """
+
+    dataset: str | DatasetSettings | None = None
+    splits: tuple[str, ...] = ()
+    split: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_choice(self) -> _SplitsConfig:
+        if self.split is not None and self.splits:
+            raise ValueError(f"split={self.split} and splits={list(self.splits)} are both given; choose one")
+        return self
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The splits that were asked for; empty for all."""
+        return self.splits if self.split is None else (self.split,)
+
+
+class CheckConfig(_SplitsConfig):
+    """Attributes:
+    sensors: "lidar" or "camera" checks the files of that sensor only.
     every: sensor files of every n-th frame are read, the others only looked for; descriptions are always read.
     json: also write the result to this file.
     """
 
-    dataset: str | None = None
-    splits: tuple[str, ...] = ()
+    sensors: Literal["all", "lidar", "camera"] = "all"
     every: int = pydantic.Field(1, ge=1)
     json_: Path | None = pydantic.Field(None, alias="json")
 
 
-class IndexConfig(Config):
-    """Attributes:
-    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
-        dataset.settings.KEY=VALUE.
-    splits: only these; all by default.
-    """
-
-    dataset: str | PartConfig | None = None
-    splits: tuple[str, ...] = ()
+class IndexConfig(_SplitsConfig):
+    """What is indexed: the folder's dataset and its splits."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +171,13 @@ class Inspection:
         return {"ok": self.ok, **asdict(self), "files": files}
 
 
-def recognise(root: Path, dataset: str | PartConfig | None = None) -> tuple[PartConfig, type[Dataset], Recognised]:
+def recognise(
+    root: Path, dataset: str | PartConfig | DatasetSettings | None = None
+) -> tuple[PartConfig, type[Dataset], Recognised]:
     """The dataset part whose layout a folder has, with its settings.
 
     Args:
-        dataset: take this part.
+        dataset: take this part, or these settings with the part that recognises the folder.
 
     Raises:
         DataError: no such folder, or nobody recognises it.
@@ -155,6 +185,10 @@ def recognise(root: Path, dataset: str | PartConfig | None = None) -> tuple[Part
     """
     if not root.is_dir():
         raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
+    settings: dict[str, Any] = {}
+    if isinstance(dataset, DatasetSettings):
+        settings = dataset.settings
+        dataset = None if dataset.part is None else PartConfig(part=dataset.part, settings=settings)
     given = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
     names = plugins.available("datasets") if given is None else [given.part]
     found = [(name, plugins.find("datasets", name)) for name in names]
@@ -167,7 +201,7 @@ def recognise(root: Path, dataset: str | PartConfig | None = None) -> tuple[Part
         problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
         raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
     name, part, tree = known[0]
-    return given or PartConfig(part=name), part, tree
+    return given or PartConfig(part=name, settings=settings), part, tree
 
 
 def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
@@ -178,7 +212,7 @@ def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
         ConfigError: a setting names what is not there.
     """
     part, _, tree = recognise(root, config.dataset)
-    splits = _chosen(root, tree, config.splits)
+    splits = _chosen(root, tree, config.chosen)
     found = []
     for number, split in enumerate(splits):
         tell("indexing", number, len(splits))
@@ -207,11 +241,14 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
     """
     config = config or CheckConfig()
     named, part, tree = recognise(root, config.dataset)
-    inspector = _Inspector(root, config.every)
-    for split in _chosen(root, tree, config.splits):
-        inspector.walk(part, split, tree.published.get(split), tell or _silent)
+    checked = build(part.Config, named.settings, f"dataset part '{named.part}'")
+    settings = {key: getattr(checked, key) for key in named.settings}
+    inspector = _Inspector(root, config.every, config.sensors, Evidence(tree.tracked))
+    for split in _chosen(root, tree, config.chosen):
+        inspector.walk(part, split, settings, tree.published.get(split), tell or _silent)
     inspector.settle()
-    verdicts = [inspector.poses(), inspector.sensors(), *inspector.matching.verdicts()]
+    notes = [Verdict("layout", "note", note) for note in tree.notes if not settings]
+    verdicts = [*notes, inspector.poses(), *inspector.sensing(), *inspector.evidence.verdicts()]
     return Inspection(
         str(root),
         named.part,
@@ -241,23 +278,26 @@ class _Lacking:
 class _Inspector:
     root: Path
     every: int
+    sensors: str
+    evidence: Evidence
     splits: list[SplitCount] = field(default_factory=list)
     files: dict[str, FileCount] = field(default_factory=dict)
     faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
     lacking: list[_Lacking] = field(default_factory=list)
     kinds_of_split: set[tuple[str, str]] = field(default_factory=set)
     kinds_of_agent: dict[tuple[str, str, int], set[str]] = field(default_factory=dict)
-    matching: PointsAndLabels = field(default_factory=PointsAndLabels)
     absurd: int = 0
     posed: int = 0
 
-    def walk(self, part: type[Dataset], split: str, published: int | None, tell: Tell) -> None:
+    def walk(
+        self, part: type[Dataset], split: str, settings: dict[str, Any], published: int | None, tell: Tell
+    ) -> None:
         """Visit every frame of a split."""
         count = SplitCount(split, published)
         self.splits.append(count)
         scenarios: set[str] = set()
         before: Frame | None = None
-        for number, visit in enumerate(part.survey(self.root, split)):
+        for number, visit in enumerate(part.survey(self.root, split, settings)):
             tell(f"reading {split}", number + 1, max(visit.of, number + 1))
             for kind, error in visit.faults:
                 self.fault(kind, error)
@@ -270,8 +310,11 @@ class _Inspector:
                 count.described += 1
                 count.agent_frames += len(visit.frame.agents)
                 count.objects += len(visit.frame.objects)
+                times, sightings = dict(visit.times_us), visit.sightings
+                self.evidence.add_frame(split, visit.frame, before if same else None, times, sightings)
                 before = visit.frame
-            self.look(split, visit, read=number % self.every == 0)
+            step = max(2, 2 * (visit.of // SAMPLED_FRAMES))  # pairs of consecutive frames, spread over the split
+            self.look(split, visit, number % self.every == 0, number // self.every % step < 2)
         count.scenarios = len(scenarios)
 
     def judge(self, visit: Visit, before: Frame | None) -> None:
@@ -287,23 +330,25 @@ class _Inspector:
             self.absurd += 1
             self.fault(found.kind, DataError(path, found.problem, key=found.key), what="absurd")
 
-    def look(self, split: str, visit: Visit, read: bool) -> None:
-        """Look for the files of a frame, and read them."""
+    def look(self, split: str, visit: Visit, read: bool, compared: bool) -> None:
+        """Look for the files of a frame, read them, and compare its sweeps with its labels."""
         scenario = visit.name.rpartition("/")[0]
         judged: set[int] = set()
         for file in visit.files:
+            if self.sensors != "all" and file.sensor not in (self.sensors, "label"):
+                continue
             has = self.kinds_of_agent.setdefault((split, scenario, file.agent), set())
             count = self.files.setdefault(file.kind, FileCount(file.kind, file.download, file.needed))
             count.expected += 1
-            cloud: PointCloud | None = None
+            sensed: Sensed = None
             try:
                 if file.path is not None and not os.path.lexists(file.path):
-                    raise DataError(file.path, "is missing", way_out=f"complete {file.download}")
+                    raise DataError(file.path, "is missing", way_out=file.way_out or f"complete {file.download}")
                 if read or file.path is None:
-                    cloud = file.read()
+                    sensed = file.read()
                     count.read += 1
             except HeatError as error:
-                if file.path is None or not os.path.lexists(file.path):
+                if not os.path.lexists(_at_fault(file, error)):
                     self.lacking.append(_Lacking(split, scenario, file, error))
                     continue
                 count.broken += 1
@@ -311,9 +356,18 @@ class _Inspector:
             count.present += 1
             has.add(file.kind)
             self.kinds_of_split.add((split, file.kind))
-            if cloud is not None and visit.frame is not None and file.agent not in judged:
-                judged.add(file.agent)
-                self.matching.add(visit.frame, file.agent, cloud)
+            if sensed is not None and visit.frame is not None:
+                self.compare(split, visit.frame, file, sensed, compared and file.agent not in judged)
+                if isinstance(sensed, PointCloud):
+                    judged.add(file.agent)
+
+    def compare(self, split: str, frame: Frame, file: SensorFile, sensed: Sensed, compared: bool) -> None:
+        """Take what a sensor file holds as evidence."""
+        if isinstance(sensed, PointCloud):
+            self.evidence.add_cloud(split, frame, file.agent, file.kind, sensed, compared)
+            return
+        for camera in (sensed,) if isinstance(sensed, Camera) else sensed or ():
+            self.evidence.add_camera(split, frame, file.agent, file.kind, camera)
 
     def settle(self) -> None:
         """What is lacking is a fault where others have it: of a part that nobody has, nothing is expected."""
@@ -351,14 +405,22 @@ class _Inspector:
             return Verdict("poses and objects", "fault", f"{self.absurd} cannot be true; {seen}")
         return Verdict("poses and objects", "ok", seen)
 
-    def sensors(self) -> Verdict:
-        """Whether every agent has sensor data."""
+    def sensing(self) -> Iterator[Verdict]:
+        """Whether every agent has sensor data, and what nobody has."""
         bare = sorted(key for key, kinds in self.kinds_of_agent.items() if not kinds - _NO_SENSORS)
         if not self.kinds_of_agent:
-            return Verdict("sensors", "note", "not judged: no frame was found")
-        if bare:
+            yield Verdict("sensors", "note", "not judged: no frame was found")
+        elif bare:
             split, scenario, agent = bare[0]
             first = f"agent {agent} of {split}/{scenario}"
             others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
-            return Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
-        return Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")
+            yield Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
+        else:
+            yield Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")
+
+
+def _at_fault(file: SensorFile, error: HeatError) -> Path:
+    """The file that an error is about; what does not exist is missing, the rest is broken."""
+    if file.path is not None or not isinstance(error, DataError):
+        return file.path or Path("/nonexistent")
+    return error.path

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heatv2x.errors import HeatError
-from heatv2x.structures import Frame, PointCloud
+from heatv2x.structures import Camera, Float64, Frame, Int64, PointCloud
+
+Sensed = PointCloud | Camera | tuple[Camera, ...] | None
+"""What a sensor file holds, as far as the check can compare it with the rest."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,15 @@ class Recognised:
         title: the dataset's name in the literature, "OPV2V-H".
         splits: which are there.
         published: frames per split of the published data; empty if nothing was published.
+        tracked: whether object ids last from frame to frame.
+        notes: what is unusual about the tree, for the person who checks it.
     """
 
     title: str
     splits: tuple[str, ...]
     published: Mapping[str, int] = field(default_factory=dict)
+    tracked: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,16 +41,20 @@ class SensorFile:
         agent: the agent's id.
         download: the part of the published data that holds it, "OPV2V-H-LiDAR".
         needed: False if a tree may lack this kind as a whole; where one is, all must be.
-        read: reads all of it; a sweep, in the agent's frame, is given back.
+        read: reads all of it; a sweep, in the agent's frame, or cameras are given back.
         path: where it should lie; None if only reading tells.
+        sensor: "lidar", "camera", or "label" for what describes objects.
+        way_out: what to do if it is missing; by default, to complete the download.
     """
 
     kind: str
     agent: int
     download: str
     needed: bool
-    read: Callable[[], PointCloud | None]
+    read: Callable[[], Sensed]
     path: Path | None = None
+    sensor: str = "lidar"
+    way_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,9 @@ class Visit:
         faults: what is wrong with the description: kind of file and error.
         sources: the file that describes each agent, by its id.
         of: how many frames the split has, as far as is known.
+        times_us: when each agent captured what it senses, microseconds, by its id; empty if a frame has one time.
+        sightings: by agent id the objects that it labels itself: ids (N,) and their centres (N, 3) in the world, as this
+            agent's description places them; empty if objects have one place for all.
     """
 
     name: str
@@ -65,3 +79,5 @@ class Visit:
     faults: tuple[tuple[str, HeatError], ...] = ()
     sources: Mapping[int, Path] = field(default_factory=dict)
     of: int = 0
+    times_us: Mapping[int, int] = field(default_factory=dict)
+    sightings: Mapping[int, tuple[Int64, Float64]] = field(default_factory=dict)

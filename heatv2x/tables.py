@@ -23,7 +23,7 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
     out.print()
     out.print(_files(inspection))
     if absent := [count.kind for count in inspection.files if count.state == "not there"]:
-        out.print(Text(f"not there: {', '.join(absent)}", "dim"))
+        out.print(Text(f"not there at all, which is no fault: {', '.join(absent)}", "dim"))
     out.print()
     verdicts = Table(box=None, pad_edge=False, show_header=False)
     for verdict in inspection.verdicts:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from heatv2x import config, plugins
 from heatv2x.errors import ConfigError, HeatError
-from heatv2x.structures import SENSORS, Frame, PointCloud
+from heatv2x.structures import SENSORS, Camera, Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
 
 Sensors = Collection[str] | Mapping[int, Collection[str]]
@@ -84,14 +84,17 @@ class Dataset(ABC):
         return None
 
     @classmethod
-    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+    def survey(cls, root: Path, split: str, settings: Mapping[str, Any] | None = None) -> Iterator[Visit]:
         """Every frame of a split with the files it should have, whatever is wrong with others.
 
         By default all sensors of all agents are tried, and a sensor that nobody has is taken to be absent.
+
+        Args:
+            settings: fields of the part's `Config` that differ from their defaults.
         """
         try:
             build: Callable[..., Dataset] = cls
-            dataset = build(root, split)
+            dataset = build(root, split, **(settings or {}))
         except HeatError as error:
             yield Visit(split, faults=(("description", error),))
             return
@@ -102,7 +105,14 @@ class Dataset(ABC):
                 yield Visit(dataset.name(index), faults=(("description", error),))
                 continue
             files = tuple(
-                SensorFile(sensor, agent, cls.__name__, False, functools.partial(dataset._sense, index, agent, sensor))
+                SensorFile(
+                    sensor,
+                    agent,
+                    cls.__name__,
+                    False,
+                    functools.partial(dataset._sense, index, agent, sensor),
+                    sensor="camera" if sensor == "camera" else "lidar",
+                )
                 for agent in dataset.agent_ids(index)
                 for sensor in SENSORS
             )
@@ -114,9 +124,9 @@ class Dataset(ABC):
             agent: tuple(name for name in SENSORS if self._has(index, agent, name)) for agent in self.agent_ids(index)
         }
 
-    def _sense(self, index: int, agent_id: int, sensor: str) -> PointCloud | None:
+    def _sense(self, index: int, agent_id: int, sensor: str) -> PointCloud | tuple[Camera, ...]:
         agent = next(a for a in self.read(index, {agent_id: [sensor]}).agents if a.agent_id == agent_id)
-        return None if sensor == "camera" else agent.lidars[sensor]
+        return agent.cameras if sensor == "camera" else agent.lidars[sensor]
 
     def _has(self, index: int, agent_id: int, sensor: str) -> bool:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -151,15 +152,15 @@ class DairV2x(Dataset):
         if not coalign and not official:
             problem = "has no split file: neither train.json and val.json (CoAlign) nor cooperative-split-data.json"
             raise DataError(inside, problem, way_out="put one of them there")
-        return Recognised("DAIR-V2X-C", tuple(coalign or official), _PUBLISHED["coalign" if coalign else "official"])
+        return Recognised("DAIR-V2X-C", tuple(coalign or official), _PUBLISHED["coalign" if coalign else "official"], tracked=False)
 
     @classmethod
-    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+    def survey(cls, root: Path, split: str, settings: Mapping[str, Any] | None = None) -> Iterator[Visit]:
         reader = cls.__new__(cls)  # lists the pairs but opens none: a broken one must not hide the others
         inside = root / FOLDER if (root / FOLDER).is_dir() else root
         splits = "coalign" if any((inside / name).exists() for name in ("train.json", "val.json")) else "official"
         try:
-            reader._list(root, split, {"splits": splits})
+            reader._list(root, split, {"splits": splits, **(settings or {})})
         except DataError as error:
             yield Visit(split, faults=(("list of frames", error),))
             return
@@ -179,24 +180,39 @@ class DairV2x(Dataset):
     def _visit(self, pair: Pair) -> Visit:
         root = self.layout.root
         sides = (("vehicle-side", pair.vehicle, VEHICLE), ("infrastructure-side", pair.sent, INFRASTRUCTURE))
-        files = tuple(
-            SensorFile(f"{_NAMES[agent]} {what}", agent, f"{side} {folder}", True, functools.partial(read, path), path)
-            for side, stem, agent in sides
-            for what, folder, path, read in (
-                ("cloud", "velodyne", root / side / "velodyne" / f"{stem}.pcd", self._read_sweep),
-                ("camera image", "image", root / side / "image" / f"{stem}.jpg", _read_image),
-            )
-        )
         sources = {VEHICLE: root / pair.labels["vehicle"], INFRASTRUCTURE: root / pair.labels["infrastructure"]}
         try:
             record = self._parse(pair, Contents(root, []))
         except DataError as error:
+            files = self._sensor_files(sides, ((), ()))
             return Visit(pair.name, None, files, (("calibration or labels", error),), sources)
+        files = self._sensor_files(sides, record.cameras)
         scenario, _, timestamp = record.name.partition("/")
         agents = tuple(
             AgentFrame(agent, stem, Pose(T)) for (_, stem, agent), T in zip(sides, record.T_world_agent, strict=True)
         )
-        return Visit(pair.name, Frame(scenario, timestamp, agents, record.objects), files, (), sources)
+        times_us = {VEHICLE: self.layout.vehicle[pair.vehicle].captured_us}
+        if (sent := self.layout.infrastructure.get(pair.sent)) is not None:  # its lateness is asked for
+            times_us[INFRASTRUCTURE] = sent.captured_us + 100_000 * self.settings.infrastructure_delay
+        frame = Frame(scenario, timestamp, agents, record.objects)
+        return Visit(pair.name, frame, files, (), sources, times_us=times_us)
+
+    def _sensor_files(
+        self, sides: Sequence[tuple[str, str, int]], cameras: Sequence[Sequence[CameraRecord]]
+    ) -> tuple[SensorFile, ...]:
+        """Cloud and image of both sides."""
+        files = []
+        for (side, stem, agent), described in zip(sides, cameras, strict=True):
+            folder = self.layout.root / side
+            for what, kind, path, read in (
+                ("cloud", "velodyne", folder / "velodyne" / f"{stem}.pcd", self._read_sweep),
+                ("camera image", "image", folder / "image" / f"{stem}.jpg", functools.partial(_read_image, described)),
+            ):
+                sensor = "camera" if kind == "image" else "lidar"
+                reading = functools.partial(read, path)
+                name = f"{_NAMES[agent]} {what}"
+                files.append(SensorFile(name, agent, f"{side} {kind}", False, reading, path, sensor))
+        return tuple(files)
 
     def _read_sweep(self, path: Path) -> PointCloud:
         return PointCloud(read_pcd(path, intensity_max=self.settings.intensity_max, drop_nan=True))
@@ -271,8 +287,9 @@ class DairV2x(Dataset):
         )
 
 
-def _read_image(path: Path) -> None:
-    read_rgb(path, IMAGE_SIZE, ("JPEG",))
+def _read_image(described: Sequence[CameraRecord], path: Path) -> tuple[Camera, ...]:
+    image = read_rgb(path, IMAGE_SIZE, ("JPEG",))
+    return tuple(Camera(camera.name, image, camera.K, camera.T_agent_camera) for camera in described)
 
 
 def _in_world(labels: Labels, T_world_side: Float64) -> Labels:

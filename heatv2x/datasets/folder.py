@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -14,7 +15,7 @@ from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
 from heatv2x.formats.arrays import read_bin, read_npy
-from heatv2x.formats.folder_layout import CLOUDS, IMAGES, RecordedAgent, RecordedBoxes, read_recordings
+from heatv2x.formats.folder_layout import CLOUDS, IMAGES, FolderCamera, RecordedAgent, RecordedBoxes, read_recordings
 from heatv2x.formats.image import read_rgb
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.ground_truth import in_image
@@ -133,9 +134,9 @@ class Folder(Dataset):
         return Recognised("own recordings", tuple(splits)) if splits else None
 
     @classmethod
-    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
+    def survey(cls, root: Path, split: str, settings: Mapping[str, Any] | None = None) -> Iterator[Visit]:
         try:
-            dataset = cls(root, split)
+            dataset = cls(root, split, **(settings or {}))
         except DataError as error:
             yield Visit(split, faults=(("poses, boxes or calibration", error),))
             return
@@ -147,24 +148,32 @@ class Folder(Dataset):
         return {agent.agent_id: (*agent.lidars, *(["camera"] if agent.cameras else [])) for agent in agents}
 
     def _visit(self, index: int) -> Visit:
-        _, stem = self._frames[index]
+        recording, stem = self._frames[index]
+        agents = self._agents(index)
         files: list[SensorFile] = []
-        for agent in self._agents(index):
+        for agent in agents:
             for name in agent.lidars:
-                read: Callable[[], PointCloud | None] = functools.partial(self._cloud, agent, name, stem)
-                files.append(SensorFile(f"{name} cloud", agent.agent_id, "recordings", True, read))
-            if agent.cameras:
-                read = functools.partial(self._look, agent, stem)
-                files.append(SensorFile("camera images", agent.agent_id, "recordings", True, read))
-        sources = {agent.agent_id: agent.folder / "poses.csv" for agent in self._agents(index)}
-        try:
-            frame = self.read(index, ())
-        except DataError:  # a cloud that cannot be read: the files above say which
-            frame = None
-        return Visit(self.name(index), frame, tuple(files), (), sources, of=len(self))
-
-    def _look(self, agent: RecordedAgent, frame: str) -> None:
-        self._cameras(agent, frame)
+                read = functools.partial(self._cloud, agent, name, stem)
+                files.append(_sensor_file(f"{name} cloud", agent, name, stem, CLOUDS, "lidar", read))
+            for camera in agent.cameras:
+                look = functools.partial(self._camera, agent, camera, stem)
+                files.append(_sensor_file("camera image", agent, camera.name, stem, IMAGES, "camera", look))
+        sources = {agent.agent_id: agent.folder / "poses.csv" for agent in agents}
+        times_us = {agent.agent_id: round(agent.stances[stem].time_s * 1e6) for agent in agents}
+        boxes = recording.boxes.get(stem, _NO_BOXES)
+        none = np.zeros((len(boxes.ids), len(agents)))
+        objects = Objects(  # nobody labels them in particular, and hits are not counted: clouds may be broken
+            ids=boxes.ids,
+            T_world_object=np.array([_box_pose(box) for box in boxes.boxes]).reshape(-1, 4, 4),
+            size=boxes.boxes[:, 3:6].astype(np.float32),
+            speed=boxes.speed,
+            hits=none.astype(np.int32),
+            camera_visible=none.astype(np.bool_),
+            counted=False,
+        )
+        posed = tuple(AgentFrame(agent.agent_id, stem, agent.stances[stem].pose) for agent in agents)
+        frame = Frame(recording.name, stem, posed, objects)
+        return Visit(self.name(index), frame, tuple(files), (), sources, of=len(self), times_us=times_us)
 
     def _agents(self, index: int) -> list[RecordedAgent]:
         recording, frame = self._frames[index]
@@ -186,14 +195,27 @@ class Folder(Dataset):
         if not agent.cameras:
             way_out = "write it (docs/datasets/folder.md), or do not ask this agent for cameras"
             raise DataError(agent.folder / "calibration.json", "is missing: cameras were asked for", way_out=way_out)
-        files = [agent.sensor_file(camera.name, frame, IMAGES) for camera in agent.cameras]
-        images = [
-            read_rgb(path, camera.size, ("PNG", "JPEG")) for path, camera in zip(files, agent.cameras, strict=True)
-        ]
-        return tuple(
-            Camera(camera.name, image, camera.K, camera.T_agent_camera)
-            for camera, image in zip(agent.cameras, images, strict=True)
-        )
+        return tuple(self._camera(agent, camera, frame) for camera in agent.cameras)
+
+    def _camera(self, agent: RecordedAgent, camera: FolderCamera, frame: str) -> Camera:
+        image = read_rgb(agent.sensor_file(camera.name, frame, IMAGES), camera.size, ("PNG", "JPEG"))
+        return Camera(camera.name, image, camera.K, camera.T_agent_camera)
+
+
+def _sensor_file(
+    kind: str,
+    agent: RecordedAgent,
+    sensor: str,
+    frame: str,
+    suffixes: Sequence[str],
+    what: str,
+    read: Callable[[], PointCloud | Camera],
+) -> SensorFile:
+    """A file of a recording, where it lies or should lie."""
+    folder = agent.folder / sensor
+    path = next((path for suffix in suffixes if (path := folder / f"{frame}{suffix}").exists()), folder / frame)
+    way_out = f"write one of {', '.join(suffixes)}, or take the frame out of poses.csv"
+    return SensorFile(kind, agent.agent_id, "recordings", True, read, path, what, way_out)
 
 
 def _box_pose(box: Float64) -> Float64:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -124,8 +124,9 @@ class Opv2v(Dataset):
         return opv2v_survey.recognise(root)
 
     @classmethod
-    def survey(cls, root: Path, split: str) -> Iterator[Visit]:
-        return opv2v_survey.survey(root, split)
+    def survey(cls, root: Path, split: str, settings: Mapping[str, Any] | None = None) -> Iterator[Visit]:
+        kept = cls.Config.model_validate(settings or {})
+        return opv2v_survey.survey(root, split, kept.hetero_root, kept.exclude)
 
     def available(self, index: int) -> dict[int, tuple[str, ...]]:
         record = self._records[index]

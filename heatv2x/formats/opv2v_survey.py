@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from heatv2x.errors import DataError
 from heatv2x.files import read_bytes
-from heatv2x.formats.frame_index import FrameRecord
+from heatv2x.formats.frame_index import CameraRecord, FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb, read_visibility
 from heatv2x.formats.opv2v_index import read_record
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout, splits_of
 from heatv2x.formats.opv2v_yaml import parse_hits, read_agent_yaml
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.formats.tagged_yaml import MAX_BYTES
-from heatv2x.structures import AgentFrame, Frame, PointCloud, Pose
-from heatv2x.survey import Recognised, SensorFile, Visit
+from heatv2x.structures import AgentFrame, Camera, Float64, Frame, Int64, PointCloud, Pose
+from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
 
 _OPV2V = {"train": 6764, "validate": 1981, "test": 2170, "test_culvercity": 549}
 """Frames per split as usually quoted: 2,719 in test with Culver City (facts: OPV2V, splits)."""
@@ -26,8 +26,13 @@ _CAMERAS = 4
 _ONLY_ADDITIONS = (
     "holds no descriptions (<t>.yaml): OPV2V itself, which has labels, images and 64-beam clouds, is missing"
 )
+_ADDITIONS = ("*_32.pcd", "*_16.pcd", "*_depth0.png")
+_ELSEWHERE = (
+    "the additions of OPV2V-H were found and checked in {0}; rename it to OPV2V_Hetero, or say "
+    "dataset.settings.hetero_root={0} wherever the dataset is read"
+)
 _UNPACK = "download OPV2V and unpack it beside OPV2V_Hetero, then give the folder that holds both"
-_Read = Callable[[Path], PointCloud | None]
+_Read = Callable[[Path], Sensed]
 WITHOUT_FOURTH_CAMERA = frozenset({"2021_09_09_13_20_58"})
 """Scenarios of V2XSet that were released with three cameras (facts: V2XSet)."""
 
@@ -44,10 +49,26 @@ def recognise(root: Path) -> Recognised | None:
             raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
         return None
     if not _holds(opv2v, splits, "*.yaml"):
-        if any(_holds(opv2v, splits, pattern) for pattern in ("*_32.pcd", "*_16.pcd", "*_depth0.png")):
+        if any(_holds(opv2v, splits, pattern) for pattern in _ADDITIONS):
             raise DataError(root, _ONLY_ADDITIONS, way_out=_UNPACK)
         return None
-    return Recognised(*_title(root, opv2v, splits))
+    elsewhere = additions_elsewhere(root)
+    notes = () if elsewhere is None else (_ELSEWHERE.format(elsewhere),)
+    return Recognised(*_title(root, opv2v, splits), notes=notes)
+
+
+def additions_elsewhere(root: Path) -> Path | None:
+    """The folder beside OPV2V that holds its additions under another name than OPV2V_Hetero, if there is exactly one."""
+    opv2v = root / "OPV2V" if (root / "OPV2V").is_dir() else root.resolve()
+    if opv2v == root.resolve() or opv2v.with_name(f"{opv2v.name}_Hetero").is_dir():
+        return None
+    try:
+        beside = sorted(folder for folder in root.iterdir() if folder.is_dir() and folder.name != opv2v.name)
+        splits = splits_of(opv2v)
+    except (OSError, DataError):
+        return None
+    found = [folder for folder in beside if any(_holds(folder, splits, pattern) for pattern in _ADDITIONS)]
+    return found[0] if len(found) == 1 else None
 
 
 def _title(root: Path, opv2v: Path, splits: list[str]) -> tuple[str, tuple[str, ...], Mapping[str, int]]:
@@ -64,11 +85,18 @@ def _holds(opv2v: Path, splits: list[str], pattern: str) -> bool:
     return any(True for split in splits for _ in (opv2v / split).glob(f"*/*/{pattern}"))
 
 
-def survey(root: Path, split: str) -> Iterator[Visit]:
-    """Every frame of a split, whatever is wrong with others."""
-    layout = Layout.find(root, split)
+def survey(
+    root: Path, split: str, hetero_root: Path | None = None, exclude: Collection[str] = ()
+) -> Iterator[Visit]:
+    """Every frame of a split, whatever is wrong with others.
+
+    Args:
+        hetero_root: the folder of 16- and 32-beam clouds and depth images; by default the one beside OPV2V.
+        exclude: scenarios that are left out.
+    """
+    layout = Layout.find(root, split, hetero_root or additions_elsewhere(root))
     complaints: list[DataError] = []
-    frames = layout.frames(complain=complaints.append)
+    frames = layout.frames(exclude, complain=complaints.append)
     for error in complaints:
         yield Visit(f"{split}/{error.path.name}", faults=(("description" if error.path.suffix else "folder", error),))
     for frame in frames:
@@ -76,14 +104,27 @@ def survey(root: Path, split: str) -> Iterator[Visit]:
 
 
 def _visit(layout: Layout, frame: FrameFiles) -> Visit:
-    files = tuple(file for agent in frame.agents for file in _files(layout, frame, agent))
     sources = {agent.agent_id: layout.opv2v / agent.yaml for agent in frame.agents}
     try:
         record = read_record(layout, frame)
     except DataError as error:
+        files = tuple(file for agent in frame.agents for file in _files(layout, frame, agent, ()))
         faults = [fault for agent in frame.agents for fault in _faults(layout, agent)]
         return Visit(frame.name, None, files, tuple(faults) or (("description", error),), sources)
-    return Visit(frame.name, _as_frame(frame, record), files, (), sources)
+    files = tuple(
+        file
+        for agent, cameras in zip(frame.agents, record.cameras, strict=True)
+        for file in _files(layout, frame, agent, cameras)
+    )
+    return Visit(frame.name, _as_frame(frame, record), files, (), sources, sightings=_sightings(layout, frame))
+
+
+def _sightings(layout: Layout, frame: FrameFiles) -> dict[int, tuple[Int64, Float64]]:
+    """Where each agent's own description places the objects; with one agent there is nothing to compare."""
+    if len(frame.agents) < 2:
+        return {}
+    records = {agent.agent_id: read_agent_yaml(layout.opv2v / agent.yaml) for agent in frame.agents}
+    return {agent_id: (record.ids, record.T_world_object[:, :3, 3]) for agent_id, record in records.items()}
 
 
 def _as_frame(frame: FrameFiles, record: FrameRecord) -> Frame:
@@ -109,23 +150,27 @@ def _faults(layout: Layout, agent: AgentFiles) -> Iterator[tuple[str, DataError]
                 yield kind, error
 
 
-def _files(layout: Layout, frame: FrameFiles, agent: AgentFiles) -> Iterator[SensorFile]:
+def _files(
+    layout: Layout, frame: FrameFiles, agent: AgentFiles, cameras: Collection[CameraRecord]
+) -> Iterator[SensorFile]:
     def at(filename: str, hetero: bool = False) -> Path:
         return layout.sensor_file(frame.scenario, agent.folder, f"{frame.timestamp}{filename}", hetero=hetero)
 
-    def file(kind: str, download: str, read: _Read, path: Path, needed: bool = False) -> SensorFile:
-        return SensorFile(kind, agent.agent_id, download, needed, functools.partial(read, path), path)
+    def file(kind: str, download: str, read: _Read, path: Path, sensor: str = "lidar") -> SensorFile:
+        return SensorFile(kind, agent.agent_id, download, False, functools.partial(read, path), path, sensor)
 
-    yield file("64-beam cloud", "OPV2V", _sweep, at(".pcd"), needed=True)
+    described = {camera.name: camera for camera in cameras}
+    yield file("64-beam cloud", "OPV2V", _sweep, at(".pcd"))
     yield file("32-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_32.pcd", hetero=True))
     yield file("16-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_16.pcd", hetero=True))
     for number in range(_CAMERAS - (frame.scenario in WITHOUT_FOURTH_CAMERA)):
-        yield file("camera image", "OPV2V", _rgb, at(f"_camera{number}.png"))
-        yield file("depth image", "OPV2V-H-depth", _depth, at(f"_depth{number}.png", hetero=True))
+        read = functools.partial(_rgb, described.get(f"camera{number}"))
+        yield file("camera image", "OPV2V", read, at(f"_camera{number}.png"), "camera")
+        yield file("depth image", "OPV2V-H-depth", _depth, at(f"_depth{number}.png", hetero=True), "camera")
     stem = agent.yaml.removesuffix(".yaml")
     raster = layout.opv2v / (agent.visibility or f"additional/{stem}_bev_visibility.png")
-    yield file("visibility raster", "OPV2V additional", _raster, raster)
-    yield file("hit counts", "synthetic world", _hits, layout.opv2v / (agent.hits or f"{stem}_hits.json"))
+    yield file("visibility raster", "OPV2V additional", _raster, raster, "label")
+    yield file("hit counts", "synthetic world", _hits, layout.opv2v / (agent.hits or f"{stem}_hits.json"), "label")
 
 
 def _sweep(path: Path) -> PointCloud:
@@ -134,8 +179,9 @@ def _sweep(path: Path) -> PointCloud:
     return PointCloud(points)
 
 
-def _rgb(path: Path) -> None:
-    read_rgb(path)
+def _rgb(camera: CameraRecord | None, path: Path) -> Camera | None:
+    image = read_rgb(path)
+    return None if camera is None else Camera(camera.name, image, camera.K, camera.T_agent_camera)
 
 
 def _depth(path: Path) -> None:

@@ -73,11 +73,15 @@ def shares(points: Float32, T_agent_object: Float64, size: Float64) -> Float64:
 
 
 def _around(points: Float32, T: Float64, extent: Float64, margin_m: float, below_m: float = -_FLOOR_M) -> Float64:
-    """(P, 3) points around a box in the box's frame, from `below_m` under its bottom to half a metre above its top."""
+    """(P, 3) points around a box in the box's frame, from `below_m` under its bottom to half a metre above its top.
+
+    The points must be in ascending order of x.
+    """
     reach = np.hypot(extent[0], extent[1]) / 2 + margin_m
-    offset = points - T[:3, 3]
-    near = offset[(np.abs(offset[:, 0]) < reach) & (np.abs(offset[:, 1]) < reach)]
-    local = near @ T[:3, :3]
+    x, y = T[0, 3], T[1, 3]
+    first, last = np.searchsorted(points[:, 0], np.array([x - reach, x + reach], np.float32))
+    beside = points[first:last]
+    local = (beside[np.abs(beside[:, 1] - y) < reach] - T[:3, 3]) @ T[:3, :3]
     low, high = -extent[2] / 2 - below_m, extent[2] / 2 + 0.5
     inside = (np.abs(local[:, :2]) < extent[:2] / 2 + margin_m).all(axis=1) & (local[:, 2] > low) & (local[:, 2] < high)
     return np.asarray(local[inside])

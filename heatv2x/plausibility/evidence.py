@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from heatv2x.plausibility.box_evidence import judge_boxes
+from heatv2x.plausibility.box_fit import NEAR_M
 from heatv2x.plausibility.cameras import Cameras
 from heatv2x.plausibility.clocks import Clocks
 from heatv2x.plausibility.ground import judge_ground, odd_units
@@ -49,6 +50,7 @@ class Evidence:
     def add_cloud(self, split: str, frame: Frame, agent_id: int, sensor: str, cloud: PointCloud, compared: bool) -> None:
         """Take in a sweep; `compared` with the labels, or only with other sweeps."""
         at, labels = _place(frame, agent_id), frame.objects.T_world_object[:, :3, 3]
+        labels = labels[np.linalg.norm(labels[:, :2] - at[:2], axis=1) < NEAR_M]
         where = (split, frame.scenario, frame.timestamp)
         self.repetitions.add_cloud(where, agent_id, sensor, cloud, at, labels)
         if not compared:
@@ -62,11 +64,11 @@ class Evidence:
         elif len(cloud):
             self.groups.setdefault(group, []).append(take_sweep(split, frame, agent_id, cloud, self.tracked))
 
-    def add_camera(self, split: str, frame: Frame, agent_id: int, sensor: str, camera: Camera, compared: bool) -> None:
+    def add_camera(self, split: str, frame: Frame, agent_id: int, sensor: str, camera: Camera) -> None:
         """Take in a camera's image."""
-        at, labels = _place(frame, agent_id), frame.objects.T_world_object[:, :3, 3]
         where = (split, frame.scenario, frame.timestamp)
-        self.repetitions.add(where, agent_id, f"{sensor} of {camera.name}", camera.image, at, labels)
+        name = f"{sensor} of {camera.name}"
+        self.repetitions.add_image(where, agent_id, name, camera.image, _place(frame, agent_id))
         self.cameras.add(where, agent_id, camera)
 
     def verdicts(self) -> Iterator[Verdict]:

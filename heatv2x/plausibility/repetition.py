@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from heatv2x.plausibility.verdict import Finding, Verdict, verdicts_of
-from heatv2x.structures import Float64, PointCloud
+from heatv2x.structures import Float64, PointCloud, UInt8
 
 _FEW_POINTS = 10
 _MOVED_M = 0.3
+_COLOURS = 100
 Stream = tuple[str, str, int, str]
 
 
@@ -41,15 +42,21 @@ class Repetitions:
     copied: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
 
     def add_cloud(self, where: tuple[str, str, str], agent_id: int, sensor: str, cloud: PointCloud, at: Float64, labels: Float64) -> None:
-        """Take in a sweep; see `add`. `sensor` names its kind of file."""
-        stream = (where[0], where[1], agent_id, sensor)
-        self.count[stream] = self.count.get(stream, 0) + 1
+        """Take in a sweep; see `_add`. `sensor` names its kind of file."""
         if len(cloud) <= _FEW_POINTS:
+            stream = (where[0], where[1], agent_id, sensor)
+            self.count[stream] = self.count.get(stream, 0) + 1
             self.empty[stream] = self.empty.get(stream, 0) + 1
             return
-        self.add(where, agent_id, sensor, cloud.points, at, labels)
+        self._add(where, agent_id, sensor, cloud.points, at, labels)
 
-    def add(
+    def add_image(self, where: tuple[str, str, str], agent_id: int, sensor: str, image: UInt8, at: Float64) -> None:
+        """Take in an image (H, W, 3); a drawn one of few colours, sky and road, may well come twice."""
+        colours = image[::4, ::4].astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+        if len(np.unique(colours)) >= _COLOURS:
+            self._add(where, agent_id, sensor, image, at, np.zeros((0, 3)))
+
+    def _add(
         self, where: tuple[str, str, str], agent_id: int, sensor: str, data: npt.NDArray[np.generic], at: Float64, labels: Float64
     ) -> None:
         """Take in sensor data.
@@ -60,16 +67,18 @@ class Repetitions:
             sensor: their kind.
             data: points or pixels.
             at: (3,) where the agent stands.
-            labels: (N, 3) where the labelled objects are.
+            labels: (N, 3) where the labelled objects around it are.
         """
         content = np.ascontiguousarray(data)
+        stream = (where[0], where[1], agent_id, sensor)
+        self.count[stream] = self.count.get(stream, 0) + 1
         code = (zlib.crc32(content.tobytes()), content.size, sensor)
         x, y, z = (float(number) for number in at)
         taken = _Taken(*where, agent_id, sensor, (x, y, z), labels)
         known = self.first.setdefault(code, taken)
         if known is taken:
             return
-        stream, other = (where[0], where[1], agent_id, sensor), (known.split, known.scenario, known.agent_id, sensor)
+        other = (known.split, known.scenario, known.agent_id, sensor)
         if stream == other:
             self.frozen.setdefault(stream, []).append((known, taken))
         else:

@@ -24,7 +24,7 @@ class Sweep:
         split, scenario, timestamp: where it comes from.
         agent_id: negative for roadside units.
         T_world_agent: (4, 4) the pose.
-        points: (P, 3) float32 in the agent's frame, one per 0.2 m voxel, within `CROP_M` of the sensor or of where
+        points: (P, 3) float32 in the agent's frame by ascending x, one per 0.2 m voxel, within `CROP_M` of the sensor or of where
             the pose says it stands (points may wrongly be in world coordinates).
         poses: (4, 4) of all agents of the frame, by id.
         ids, T_world_object, size: (N,), (N, 4, 4), (N, 3) of the frame's labelled objects.
@@ -48,6 +48,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "T_agent_world", np.linalg.inv(self.T_world_agent))
+        by_x = self.points[np.argsort(self.points[:, 0], kind="stable")]
+        object.__setattr__(self, "points", np.asfortranarray(by_x))  # so that a box finds its points by bisection
 
     @property
     def group(self) -> Group:

@@ -1,0 +1,335 @@
+"""Wrong recordings are called wrong, with what is wrong about which agent: planted mistakes times three readers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heatv2x.config import build
+from heatv2x.inspection import CheckConfig, Inspection, inspect
+from heatv2x.world.build import WorldConfig, build_world
+from tests.formats.moving_scene import place, rotation
+from tests.plausibility.recording import EVERYONE, Change, Recording, boxes, points, poses, read_recording, write
+
+MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
+READERS = ("opv2v", "folder", "dair")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    out = tmp_path_factory.mktemp("world")
+    wanted = {"train": 4, "validate": 0, "test": 0, "clip_frames": 4, "stride": 5, "seed": 8, "workers": 1}
+    agents = {"min_agents": 3, "max_agents": 3, "roadside": 1.0, "sensors": ["lidar64"], "azimuth_steps": 300}
+    build_world(build(WorldConfig, {"out": out, **wanted, **agents}), lambda done, total: None)
+    return read_recording(out)
+
+
+def checked(recording: Recording, reader: str, root: Path, **settings: object) -> Inspection:
+    write(recording, reader, root)
+    return inspect(root, build(CheckConfig, settings))
+
+
+def said(inspection: Inspection) -> str:
+    """Everything that is called wrong, and what the faults of the files say."""
+    wrong = [f"{each.name}: {each.detail}" for each in inspection.verdicts if each.state == "fault"]
+    return "\n".join([*wrong, *(f"{each.kind} {each.what}: {each.problem}" for each in inspection.faults)])
+
+
+def shifted(*step: float) -> Change:
+    return boxes(lambda T, size: (place(step) @ T, size))
+
+
+def turned(degrees: float, agents: tuple[int, ...]) -> Change:
+    return poses(lambda T: T @ rotation(np.radians(degrees)), agents)
+
+
+def angles(T: np.ndarray) -> np.ndarray:
+    return np.array([np.arctan2(T[1, 0], T[0, 0]), -np.arcsin(T[2, 0]), np.arctan2(T[2, 1], T[2, 2])])
+
+
+def with_angles(T: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return place(T[:3, 3]) @ rotation(*change(angles(T)))
+
+
+def tilted(recording: Recording, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> Recording:
+    """The same with the roadside unit's LiDAR turned in its mount: still right."""
+    turn = rotation(yaw, pitch, roll)
+    recording = points(lambda p: p @ turn[:3, :3], (-1,))(recording)
+    recording = poses(lambda T: T @ turn, (-1,))(recording)
+    return replace(recording, labelled_from=recording.poses)
+
+
+def pitch_in_degrees(recording: Recording) -> Recording:
+    """A pitch of 0.3 rad is written where degrees are expected."""
+    return poses(lambda T: with_angles(T, lambda a: a * [1, np.pi / 180, 1]), (-1,))(tilted(recording, pitch=0.3))
+
+
+def roll_in_degrees(recording: Recording) -> Recording:
+    return poses(lambda T: with_angles(T, lambda a: a * [1, 1, np.pi / 180]), (-1,))(tilted(recording, roll=0.35))
+
+
+def pitch_in_radians(recording: Recording) -> Recording:
+    """A pitch of 0.4 degrees is written where radians are expected."""
+    small = tilted(recording, pitch=np.radians(0.4))
+    return poses(lambda T: with_angles(T, lambda a: a * [1, 180 / np.pi, 1]), (-1,))(small)
+
+
+def yaw_in_degrees(recording: Recording) -> Recording:
+    """The yaw is written in radians where degrees are expected."""
+    return poses(lambda T: with_angles(T, lambda a: a * [np.pi / 180, 1, 1]), (0,))(recording)
+
+
+def written_w_first(T: np.ndarray) -> np.ndarray:
+    from tests.plausibility.recording import _quaternion
+
+    x, y, z, w = _quaternion(T)
+    x, y, z, w = w, x, y, z
+    matrix = place(T[:3, 3])
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return matrix
+
+
+def compass(T: np.ndarray) -> np.ndarray:
+    """The heading counted clockwise from y."""
+    return with_angles(T, lambda a: np.array([np.pi / 2 - a[0], a[1], a[2]]))
+
+
+def late(recording: Recording) -> Recording:
+    """Agent -1's times are 0.37 s behind."""
+    return replace(recording, times_s=recording.times_s | {-1: [t + 0.37 for t in recording.times_s[-1]]})
+
+
+def empty(recording: Recording) -> Recording:
+    return replace(recording, clouds=recording.clouds | {-1: [np.zeros((0, 4), np.float32) for _ in recording.frames]})
+
+
+def frozen(recording: Recording) -> Recording:
+    return replace(recording, clouds=recording.clouds | {0: [recording.clouds[0][0]] * len(recording.frames)})
+
+
+def frozen_camera(recording: Recording) -> Recording:
+    with_images = photographed(recording)
+    return replace(with_images, images={0: [with_images.images[0][0]] * len(recording.frames)})
+
+
+def stale_labels(recording: Recording) -> Recording:
+    """Every frame has the labels of the frame before; the last one stays."""
+    return replace(recording, labels=[recording.labels[0], *recording.labels[:-1]])
+
+
+def swapped_agents(recording: Recording) -> Recording:
+    return replace(recording, clouds=recording.clouds | {0: recording.clouds[-1], -1: recording.clouds[0]})
+
+
+def repeated_frames(recording: Recording) -> Recording:
+    """The second frame is the first one again, sweeps, poses and labels; then the agents drive on."""
+    again = [0, 0, *range(2, len(recording.frames))]
+
+    def of(each: dict[int, list[np.ndarray]]) -> dict[int, list[np.ndarray]]:
+        return {agent: [frames[k] for k in again] for agent, frames in each.items()}
+
+    labels = [recording.labels[k] for k in again]
+    parts = (of(recording.poses), of(recording.clouds), of(recording.labelled_from))
+    return replace(recording, poses=parts[0], clouds=parts[1], labelled_from=parts[2], labels=labels)
+
+
+def renumbered(recording: Recording) -> Recording:
+    rng = np.random.default_rng(3)
+    labels = [replace(each, ids=rng.permutation(len(each.ids)) + 1) for each in recording.labels]
+    return replace(recording, labels=labels)
+
+
+def photographed(recording: Recording) -> Recording:
+    """With an image of noise per frame of agent 0."""
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 255, (108, 192, 3)).astype(np.uint8) for _ in recording.frames]
+    return replace(recording, images={0: images})
+
+
+def half_a_frame_late(recording: Recording) -> Recording:
+    """What agent 1 calls frame k is what it sensed and labelled in frame k + 1."""
+    return recording
+
+
+def in_the_world(recording: Recording) -> Recording:
+    """The points are in world coordinates; the scene lies far from the world's origin."""
+    away = place((900.0, -400.0, 10.0))
+    moved = poses(lambda T: away @ T)(boxes(lambda T, size: (away @ T, size))(recording))
+    moved = replace(moved, labelled_from=moved.poses)
+    clouds = {
+        agent: [
+            np.column_stack([each[:, :3] @ T[:3, :3].T + T[:3, 3], each[:, 3]]).astype(np.float32)
+            for each, T in zip(moved.clouds[agent], moved.poses[agent], strict=True)
+        ]
+        for agent in EVERYONE
+    }
+    return replace(moved, clouds=clouds)
+
+
+HAND = "left and right are swapped|left-handed"
+POINT = "pose is not that of the LiDAR|boxes are shifted"
+# name: (what is planted, what must be said; of a reader alone if it tells it otherwise)
+MISTAKES: dict[str, tuple[Change, dict[str, str]]] = {
+    "left-handed points": (points(lambda p: p * [1, -1, 1]), {"": HAND}),
+    "left-handed points of one agent": (points(lambda p: p * [1, -1, 1], (0,)), {"": f"agent 0 .*({HAND})"}),
+    "left-handed boxes": (boxes(lambda T, size: (MIRROR @ T @ MIRROR, size)), {"": "boxes are left-handed", "dair": ".*"}),
+    "left-handed poses": (poses(lambda T: MIRROR @ T @ MIRROR), {"": "left-handed|swapped"}),
+    "inverse poses": (poses(np.linalg.inv), {"": "the pose is inverted"}),
+    "inverse pose of one agent": (poses(np.linalg.inv, (0,)), {"": "agent 0 .*the pose is inverted|inverted.*agent 0"}),
+    "body pose": (poses(lambda T: T @ place((0.0, 0.0, -1.9)), (0,)), {"": f"agent 0 .*({POINT})", "dair": "height"}),
+    "body pose of everyone": (poses(lambda T: T @ place((0.9, 0.0, -1.7))), {"": POINT, "dair": "higher|apart|overlap"}),
+    "half sizes": (boxes(lambda T, size: (T, size / 2)), {"": "half sizes"}),
+    "double sizes": (boxes(lambda T, size: (T, size * 2)), {"": "twice as large"}),
+    "length and width swapped": (boxes(lambda T, size: (T, size[:, [1, 0, 2]])), {"": "length and width"}),
+    "heading of one agent off by 160": (turned(160, (0,)), {"": "heading .*off by about 1[56]\\d°"}),
+    "heading of one agent off by 90": (turned(90, (0,)), {"": "agent 0.*(off by about 90°|turned by (90|270)°)"}),
+    "heading of one agent off by 20": (turned(20, (-1,)), {"": "off by about (2\\d|1\\d)°"}),
+    "pitch in degrees": (pitch_in_degrees, {"": "agent -1.*pitch of the pose"}),
+    "pitch in radians": (pitch_in_radians, {"": "agent -1.*pitch of the pose"}),
+    "roll in degrees": (roll_in_degrees, {"": "agent -1.*roll of the pose"}),
+    "yaw in degrees": (yaw_in_degrees, {"": "agent 0.*(angles|yaw) of the pose"}),
+    "quaternion order": (poses(written_w_first), {"": "quaternion|tilted by", "dair": "quaternion|tilted by"}),
+    "compass headings": (poses(compass), {"": "compass"}),
+    "transposed rotations": (poses(lambda T: place(T[:3, 3]) @ np.linalg.inv(place(T[:3, 3])) @ place(T[:3, 3]) @ np.block([[T[:3, :3].T, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])), {"": "rotation of the pose is inverted|wrong sign"}),
+    "x and y of the points swapped": (points(lambda p: p[:, [1, 0, 2]]), {"": "x and y of the points are swapped"}),
+    "points with y forward": (points(lambda p: np.stack([-p[:, 1], p[:, 0], p[:, 2]], 1)), {"": "turned by \\d+° against the pose"}),
+    "points with z down": (points(lambda p: p * [1, -1, -1]), {"": "z down|counts downwards|upside down"}),
+    "points in centimetres": (points(lambda p: p * 100), {"": "points are in centimetres"}),
+    "points in millimetres": (points(lambda p: p * 1000), {"": "points are in millimetres"}),
+    "points in the world": (in_the_world, {"": "points are in world coordinates"}),
+    "boxes in centimetres": (boxes(lambda T, size: (T * [[1, 1, 1, 100]] * 1.0, size * 100)), {"": "boxes are in centimetres|measures"}),
+    "boxes shifted": (shifted(2.0, 1.0, 0.0), {"": "would fit if moved|off by"}),
+    "boxes about their bottoms": (boxes(lambda T, size: (T - _up(size / 2), size)), {"": "bottom face"}),
+    "labels of the frame before": (stale_labels, {"": "another frame"}),
+    "swapped agents": (swapped_agents, {"": "those of agent (-1|0)"}),
+    "empty sensor": (empty, {"": "agent -1 .*4 of 4 clouds .*empty"}),
+    "frozen sensor": (frozen, {"": "agent 0 .*same .*cloud.*frozen"}),
+    "frozen camera": (frozen_camera, {"": "agent 0 .*same .*camera image.*frozen"}),
+    "frames twice": (repeated_frames, {"": "."}),
+    "clocks apart": (late, {"": "0\\.370 s.*clocks are not synchronised", "opv2v": ""}),
+    "ids that change": (renumbered, {"": "another id|another size", "dair": ""}),
+    "intrinsics of a larger image": (lambda r: replace(photographed(r), centre=1.0, focal=1.4), {"": "K belongs to images of about"}),
+    "inverse camera pose": (lambda r: replace(photographed(r), T_agent_camera=np.linalg.inv(r.T_agent_camera)), {"": "T_agent_camera is inverted"}),
+    "camera axes": (lambda r: replace(photographed(r), T_agent_camera=place((1.5, 0, -0.4))), {"": "x forward, y left, z up"}),
+}  # fmt: skip
+
+
+def _up(half: np.ndarray) -> np.ndarray:
+    step = np.zeros((len(half), 4, 4))
+    step[:, 2, 3] = half[:, 2]
+    return step
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named(mistake: str, reader: str, sound: Recording, tmp_path: Path) -> None:
+    change, told = MISTAKES[mistake]
+    expected = told.get(reader, told[""])
+    if not expected:
+        pytest.skip("this layout cannot hold that mistake")
+    inspection = checked(change(sound), reader, tmp_path)
+    assert not inspection.ok
+    assert re.search(expected, said(inspection)), said(inspection)
+
+
+def several(recording: Recording) -> Recording:
+    return recording
+
+
+def sparse(recording: Recording) -> Recording:
+    """Every 12th point: about what 16 beams return."""
+    return replace(recording, clouds={a: [c[::12] for c in each] for a, each in recording.clouds.items()})
+
+
+def one_agent(recording: Recording) -> Recording:
+    alone = {0: recording.poses[0]}
+    return replace(recording, poses=alone, clouds={0: recording.clouds[0]})
+
+
+def without_objects(recording: Recording) -> Recording:
+    nothing = [
+        replace(each, ids=each.ids[:0], T=each.T[:0], size=each.size[:0], speed=each.speed[:0], seen={a: s[:0] for a, s in each.seen.items()})
+        for each in recording.labels
+    ]  # fmt: skip
+    return replace(recording, labels=nothing)
+
+
+def few_objects(recording: Recording) -> Recording:
+    few = [
+        replace(each, ids=each.ids[::20], T=each.T[::20], size=each.size[::20], speed=each.speed[::20], seen={a: s[::20] for a, s in each.seen.items()})
+        for each in recording.labels
+    ]  # fmt: skip
+    return replace(recording, labels=few)
+
+
+def on_a_slope(recording: Recording) -> Recording:
+    """Everything on a road that climbs by 8 degrees."""
+    slope = place((50.0, -20.0, 3.0)) @ rotation(0.3, -np.radians(8))
+    moved = poses(lambda T: slope @ T)(boxes(lambda T, size: (slope @ T, size))(recording))
+    return replace(moved, labelled_from=moved.poses)
+
+
+def noisy(recording: Recording) -> Recording:
+    """3 cm of noise on points, 10 cm and 2 degrees on boxes."""
+    rng = np.random.default_rng(2)
+
+    def shaken(T: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shake = np.stack([place((*rng.normal(0, 0.1, 2), 0.0)) for _ in T])
+        turn = np.stack([rotation(rng.normal(0, np.radians(2))) for _ in T])
+        return shake @ T @ turn, size * rng.normal(1, 0.04, size.shape)
+
+    return boxes(shaken)(points(lambda p: p + rng.normal(0, 0.03, p.shape))(recording))
+
+
+def parked(recording: Recording) -> Recording:
+    """The same moment in every frame, with the noise of a real sensor."""
+    first = {a: [each[0]] * len(recording.frames) for a, each in recording.poses.items()}
+    still = replace(recording, poses=first, labelled_from=first, labels=[recording.labels[0]] * len(recording.frames))
+    rng = np.random.default_rng(4)
+    clouds = {a: [each[0] + rng.normal(0, 0.01, each[0].shape) * [1, 1, 1, 0] for _ in recording.frames] for a, each in recording.clouds.items()}  # fmt: skip
+    return replace(still, clouds={a: [c.astype(np.float32) for c in each] for a, each in clouds.items()})
+
+
+def cameras_only(recording: Recording) -> Recording:
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 255, (108, 192, 3)).astype(np.uint8) for _ in recording.frames]
+    return replace(recording, clouds={}, images={a: [np.roll(i, a, 0) for i in images] for a in recording.poses})
+
+
+SOUND: dict[str, Change] = {
+    "as it is": several,
+    "with images": photographed,
+    "tilted sensor": lambda recording: tilted(recording, 0.2, 0.35, -0.1),
+    "sparse sensors": sparse,
+    "one agent": one_agent,
+    "no objects": without_objects,
+    "few objects": few_objects,
+    "slope": on_a_slope,
+    "noise": noisy,
+    "parked": parked,
+    "cameras only": cameras_only,
+    "far from the origin": lambda recording: in_the_world(recording) and on_a_slope(recording),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_data_pass(case: str, reader: str, sound: Recording, tmp_path: Path) -> None:
+    if case == "one agent" and reader == "dair":
+        pytest.skip("DAIR-V2X-C always has two agents")
+    inspection = checked(SOUND[case](sound), reader, tmp_path)
+    assert inspection.ok, said(inspection)
+    state = {verdict.name: verdict.state for verdict in inspection.verdicts}
+    if case == "no objects":
+        assert state["points and labels"] == state["handedness"] == "note"
+    elif case != "cameras only" and case != "few objects":
+        assert state["points and labels"] == state["handedness"] == state["ground plane"] == "ok"
