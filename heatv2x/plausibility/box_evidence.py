@@ -24,6 +24,7 @@ _HANDED = (MIRRORED, "left-handed pose", "left-handed boxes")
 _UNKNOWN = "labels and points do not belong together; none of the common mistakes explains it"
 _SHIFTED = "shifted"
 _SAME_SHIFT_M = 0.8
+_LEAST_SHIFT_M = 0.6
 _STRONG = 0.75
 _LIKE_SHIFTS = ("centre at the top", "centre at the bottom", "points upside down")
 
@@ -221,7 +222,15 @@ def _headings(sweeps: list[Sweep], rows: Rows) -> dict[str, Tried]:
 
 
 def _relative_poses(sweep: Sweep) -> Iterator[Explanation]:
-    """Mistakes in the pose of this agent, or in that of the only other one, which moves the boxes with it."""
+    """Mistakes in the poses of both agents of a frame, of this agent, or of the only other one, whose boxes move."""
+    if len(sweep.poses) == 2:
+        (other,) = [agent for agent in sweep.poses if agent != sweep.agent_id]
+        theirs = {each.key: each for each in pose_mistakes(sweep.poses[other])}
+        for each in pose_mistakes(sweep.T_world_agent):
+            if (same := theirs.get(each.key)) is not None:
+                boxes = np.linalg.inv(each.matrix) @ same.matrix @ np.linalg.inv(sweep.poses[other])
+                key, cause = f"{each.key} of all agents", f"{each.cause} (all agents)"
+                yield Explanation(key, cause, boxes @ sweep.T_world_object, sweep.size)
     for agent_id, T in sweep.poses.items():
         if agent_id != sweep.agent_id and len(sweep.poses) != 2:
             continue
@@ -236,18 +245,20 @@ def _relative_poses(sweep: Sweep) -> Iterator[Explanation]:
 
 
 def _shifts(sweeps: list[Sweep], rows: Rows) -> dict[str, Tried]:
-    """The shift of the boxes that fits best: first up and down, then sideways, then finely."""
+    """The shift of the boxes that fits best: up and down or sideways, then both, then finely."""
     sweeps = sweeps[:3]
     up = np.zeros((11, 3))
     up[:, 2] = np.arange(-2.5, 2.6, 0.5)
-    side = np.stack([*np.meshgrid(np.arange(-4.0, 4.1), np.arange(-4.0, 4.1)), np.zeros((9, 9))], axis=-1).reshape(-1, 3)
-    near = np.stack(np.meshgrid(*[[-0.5, 0.0, 0.5]] * 3), axis=-1).reshape(-1, 3)
+    side = np.zeros((11, 11, 3))
+    side[..., 0], side[..., 1] = np.meshgrid(np.arange(-3.75, 3.8, 0.75), np.arange(-3.75, 3.8, 0.75))
+    near = np.stack(np.meshgrid(*[[-0.35, 0.0, 0.35]] * 3), axis=-1).reshape(-1, 3)
     best = np.zeros(3)
-    for steps in (up, side, near, near / 2):
+    found = Tried(_SHIFTED, "")
+    for steps in (np.concatenate([up, side.reshape(-1, 3)]), up, near, near / 2):
         tried = attempt(sweeps, lambda sweep, moved=steps + best: box_mistakes.shifted(sweep, moved), rows)
         found = max(tried.values(), key=lambda each: each.fit.explained + each.fit.tight)
         best = best + steps[int(found.key.split()[1])]
-    if np.abs(best).max() < 0.4:
+    if np.abs(best).max() < _LEAST_SHIFT_M:
         return {}
     return {_SHIFTED: replace(found, key=_SHIFTED)}
 

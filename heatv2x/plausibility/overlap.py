@@ -73,7 +73,7 @@ def _judge(group: Group, which: str, pairs: list[tuple[_Shape, _Shape]], found: 
         return
     tried: dict[tuple[str, str, int], list[float]] = {}
     for one, two in pairs:
-        for which_one, shape in ((0, one), (1, two)) if other is not None else ((2, one),):
+        for which_one, shape in ((2, one), (0, one), (1, two)) if other is not None else ((2, one),):
             for key, cause, T_one, T_two in _mistakes(one, two, which_one):
                 likeness = _alike(one, two, T_one, T_two, mirror=_MIRROR if key == "mirrored" else None)
                 tried.setdefault((key, cause, shape.sweep.agent_id), []).append(likeness)
@@ -87,15 +87,14 @@ def _judge(group: Group, which: str, pairs: list[tuple[_Shape, _Shape]], found: 
 
 
 def _mistakes(one: _Shape, two: _Shape, which: int) -> Iterator[tuple[str, str, Float64, Float64]]:
-    """Mistakes of the first, of the second, or (of one agent at two times) of both."""
+    """Mistakes of the first sweep's pose (0), of the second's (1), or the same in both (2)."""
     T_one, T_two = one.sweep.T_world_agent, two.sweep.T_world_agent
     if which == 2:
-        others = ({}, {})
         yield "mirrored", "left and right are swapped in its points or its poses", T_one, T_two
-        for a, b in zip(_poses(T_one), _poses(T_two), strict=False):
-            if a[0] == b[0]:
-                yield a[0], a[1], a[2], b[2]
-        del others
+        same = {key: T for key, _, T in _poses(T_two)}
+        for key, cause, T in _poses(T_one):
+            if key in same:
+                yield key, cause, T, same[key]
         return
     for key, cause, T in _poses((T_one, T_two)[which]):
         yield key, cause, *((T, T_two) if which == 0 else (T_one, T))

@@ -59,7 +59,7 @@ def pose_mistakes(T: Float64, others: Mapping[int, Float64] | None = None) -> It
         yield Candidate(f"pose in {unit}", f"the position of the pose is in {unit}, expected metres", _moved(T, T[:3, 3] * factor))
     for agent, other in (others or {}).items():
         yield Candidate(
-            "sensor data of another agent",
+            f"sensor data of agent {agent}",
             f"the sensor data of this agent are those of agent {agent}, or their poses are swapped",
             other,
         )
@@ -81,7 +81,7 @@ def about_z(degrees: float) -> Float64:
 def _angles(T: Float64) -> Iterator[Candidate]:
     found = _roll_pitch_yaw(T)
     for factor, read, meant in ((_TO_RADIANS, "degrees", "degrees"), (1 / _TO_RADIANS, "radians", "radians")):
-        for axes in ((0, 1, 2), (2,), (1,), (0,), (0, 1)):
+        for axes in ((2,), (1,), (0,), (0, 1), (0, 1, 2)):
             scaled = found.copy()
             scaled[list(axes)] *= factor
             if np.abs(scaled - found).max() < np.radians(0.5) or np.abs(scaled).max() > 2.2 * np.pi:

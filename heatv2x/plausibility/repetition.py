@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from heatv2x.structures import Float64, PointCloud, UInt8
 _FEW_POINTS = 10
 _MOVED_M = 0.3
 _COLOURS = 100
+_TWICE = "the frame was written twice: the sweeps of all agents, poses and labels are those of another frame"
 Stream = tuple[str, str, int, str]
 
 
@@ -39,6 +40,8 @@ class Repetitions:
     count: dict[Stream, int] = field(default_factory=dict)
     empty: dict[Stream, int] = field(default_factory=dict)
     frozen: dict[Stream, list[tuple[_Taken, _Taken]]] = field(default_factory=dict)
+    start: dict[Stream, _Taken] = field(default_factory=dict)
+    moves: set[Stream] = field(default_factory=set)
     copied: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
 
     def add_cloud(self, where: tuple[str, str, str], agent_id: int, sensor: str, cloud: PointCloud, at: Float64, labels: Float64) -> None:
@@ -75,6 +78,9 @@ class Repetitions:
         code = (zlib.crc32(content.tobytes()), content.size, sensor)
         x, y, z = (float(number) for number in at)
         taken = _Taken(*where, agent_id, sensor, (x, y, z), labels)
+        start = self.start.setdefault(stream, taken)
+        if max(_way(start, taken), _labels_moved(start, taken)) > _MOVED_M:
+            self.moves.add(stream)
         known = self.first.setdefault(code, taken)
         if known is taken:
             return
@@ -91,19 +97,31 @@ class Repetitions:
             for stream, count in self.empty.items()
         ]
         yield from verdicts_of("sensors", empty)
-        frozen, still = [], []
+        frozen, twice, still = [], [], []
         for stream, pairs in self.frozen.items():
             told, moved = _frozen(stream, pairs)
-            (frozen if moved else still).append(told)
+            (frozen if moved else twice if self._all_repeat(stream, pairs) else still).append(told)
         yield from verdicts_of("repeated data", frozen)
+        yield from verdicts_of("repeated data", [replace(each, key="twice", cause=_TWICE) for each in twice])
         yield from verdicts_of("repeated data", still, "note")
         copied = [
             Finding("copied", *stream[:3], f"{count} of its {stream[3]} files equal those of agent {other[2]} of {other[0]}/{other[1]}", "files were copied to the wrong place, or the same recording is there twice")
             for (other, stream), count in self.copied.items()
         ]
         yield from verdicts_of("repeated data", copied)
-        if self.first and not (frozen or still or copied):
+        if self.first and not (frozen or twice or still or copied):
             yield Verdict("repeated data", "ok", f"{len(self.first):,} sweeps and images differ from one another")
+
+
+    def _all_repeat(self, stream: Stream, pairs: list[tuple[_Taken, _Taken]]) -> bool:
+        """Whether a frame's sweeps all repeat an earlier frame's, in a scenario where something moves between others."""
+        together = [other for other in self.count if other[:2] == stream[:2] and other[3] == stream[3]]
+        if not any(other in self.moves for other in together):
+            return False
+        times = {(one.timestamp, other.timestamp) for one, other in pairs}
+        for other in together:
+            times &= {(one.timestamp, two.timestamp) for one, two in self.frozen.get(other, [])}
+        return bool(times)
 
 
 def _frozen(stream: Stream, pairs: list[tuple[_Taken, _Taken]]) -> tuple[Finding, bool]:

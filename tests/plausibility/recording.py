@@ -123,8 +123,11 @@ def _opv2v(recording: Recording, root: Path) -> None:
                 body = np.linalg.inv(camera_at((0, 0, 0), 0.0))
                 cords = carla_pose(mirrored(T @ recording.T_agent_camera @ body))
                 K = recording.K(size).tolist()
-                content["camera0"] = {"cords": cords, "extrinsic": np.eye(4).tolist(), "intrinsic": K}
-                _image(recording.images[agent][k], size).save(folder / f"{stem}_camera0.png")
+                for number in range(4):
+                    camera = {"cords": cords, "extrinsic": np.eye(4).tolist(), "intrinsic": K}
+                    content[f"camera{number}"] = camera
+                    image = _image(np.roll(recording.images[agent][k], number, 0), size)
+                    image.save(folder / f"{stem}_camera{number}.png", compress_level=1)
             (folder / f"{stem}.yaml").write_text(yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
             if agent in recording.clouds:
                 (folder / f"{stem}.pcd").write_bytes(pcd_bytes(recording.clouds[agent][k] * np.float32([1, -1, 1, 1])))
