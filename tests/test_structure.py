@@ -37,7 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "metrics", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),
     ("rows",),
-    ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue"),
+    ("plausibility", "findings"),
+    ("report", "inspection", "tables", "view", "doctor", "catalogue"),
     ("bench",),
     ("cli", "demo", "__main__"),
 )

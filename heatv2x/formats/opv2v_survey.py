@@ -85,9 +85,7 @@ def _holds(opv2v: Path, splits: list[str], pattern: str) -> bool:
     return any(True for split in splits for _ in (opv2v / split).glob(f"*/*/{pattern}"))
 
 
-def survey(
-    root: Path, split: str, hetero_root: Path | None = None, exclude: Collection[str] = ()
-) -> Iterator[Visit]:
+def survey(root: Path, split: str, hetero_root: Path | None = None, exclude: Collection[str] = ()) -> Iterator[Visit]:
     """Every frame of a split, whatever is wrong with others.
 
     Args:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from heatv2x.plausibility import box_mistakes
-from heatv2x.plausibility.box_fit import NEAR_M, Fit, Sight, near_boxes, shares, sight
+from heatv2x.plausibility.box_fit import NEAR_M, Fit, Sight
 from heatv2x.plausibility.box_mistakes import MIRRORED, Explanation
+from heatv2x.plausibility.box_search import SHIFTED, Tried, as_labelled, attempt, better, headings, others, own, step_of
+from heatv2x.plausibility.box_search import shifts as searched_shifts
 from heatv2x.plausibility.pose_mistakes import pose_mistakes, turned_poses
 from heatv2x.plausibility.sweep import Group, Sweep, spread
 from heatv2x.plausibility.verdict import Finding, Verdict, verdicts_of
-from heatv2x.structures import Bool, Float64
+from heatv2x.structures import Float64
 
 # Measured on the synthetic world (16 and 64 beams, sloped roads) and on streets of boxes: boxes as labelled have a mean
 # share of 0.62 to 1, wrong ones 0 to 0.5, and no box as labelled is seen through (docs/data_check.md).
@@ -22,33 +24,10 @@ ENOUGH_BOXES = 8
 _TOLD_APART = 0.25
 _HANDED = (MIRRORED, "left-handed pose", "left-handed boxes")
 _UNKNOWN = "labels and points do not belong together; none of the common mistakes explains it"
-_SHIFTED = "shifted"
 _SAME_SHIFT_M = 0.8
-_LEAST_SHIFT_M = 0.6
 _STRONG = 0.75
+_MANY_BOXES = 6
 _LIKE_SHIFTS = ("centre at the top", "centre at the bottom", "points upside down")
-
-Way = Callable[[Sweep], Iterable[Explanation]]
-Rows = Callable[[Sweep], Bool]
-
-
-@dataclass
-class Tried:
-    """How well one explanation fits all sweeps of a group."""
-
-    key: str
-    cause: str
-    fit: Fit = field(default_factory=Fit)
-    explanations: list[tuple[Sweep, Explanation]] = field(default_factory=list)
-
-    def sight(self, rows: Rows) -> Sight:
-        """How many of the boxes hold points, and how many are seen through."""
-        total = Sight()
-        for sweep, each in self.explanations:
-            boxes, size = each.T_agent_object[rows(sweep)], each.size[rows(sweep)]
-            near = near_boxes(boxes, sweep.agent_id < 0)
-            total += sight(sweep.points, boxes[near], size[near])
-        return total
 
 
 def judge_boxes(groups: dict[Group, list[Sweep]]) -> tuple[list[Verdict], set[Group]]:
@@ -63,12 +42,12 @@ def judge_boxes(groups: dict[Group, list[Sweep]]) -> tuple[list[Verdict], set[Gr
     known: set[str] = set()
     for group, sweeps in groups.items():
         some = spread(sweeps)
-        actual = attempt(some, _as_labelled, own)["as labelled"]
+        actual = attempt(some, as_labelled, own)["as labelled"]
         if (found := _judge(some, actual, known)) is not None:
             known.add(found[0].key)
             findings.append(Finding(found[0].key, *group, found[1], found[0].cause))
-            if found[0].key == _SHIFTED:
-                shifts[group] = some[0].T_world_agent[:3, :3] @ _step(found[0])
+            if found[0].key == SHIFTED:
+                shifts[group] = some[0].T_world_agent[:3, :3] @ step_of(found[0])
             continue
         if actual.fit.boxes < ENOUGH_BOXES:
             rest += some
@@ -79,7 +58,7 @@ def judge_boxes(groups: dict[Group, list[Sweep]]) -> tuple[list[Verdict], set[Gr
         if (other := _judge_labels_of_others(some, actual)) is not None:
             findings.append(Finding(other[0].key, *group, other[1], other[0].cause))
     if len({sweep.group for sweep in rest}) > 1:
-        actual = attempt(rest, _as_labelled, own)["as labelled"]
+        actual = attempt(rest, as_labelled, own)["as labelled"]
         if (found := _judge(rest, actual, known)) is not None:
             findings.append(Finding(found[0].key, rest[0].split, "all scenarios", None, found[1], found[0].cause))
     findings = [_shift_told(each, shifts) for each in findings]
@@ -95,7 +74,9 @@ def _summary(findings: list[Finding], seen: Sight, fit: Fit, told_apart: int) ->
         yield Verdict("points and labels", "note", few)
         yield Verdict("handedness", "note", few)
         return
-    told = f"{seen.hold} of {seen.boxes} labelled boxes within {NEAR_M:.0f} m hold points, {seen.empty} are seen through"
+    told = (
+        f"{seen.hold} of {seen.boxes} labelled boxes within {NEAR_M:.0f} m hold points, {seen.empty} are seen through"
+    )
     if seen.boxes and all(each.key in _HANDED for each in findings):
         yield Verdict("points and labels", "ok", told)
     if findings:
@@ -129,19 +110,19 @@ def _judge(sweeps: list[Sweep], actual: Tried, known: set[str]) -> tuple[Tried, 
 def _explained(sweeps: list[Sweep], actual: Tried, known: set[str]) -> Tried | None:
     fits = actual.fit.share >= FITTING
     tried = attempt(sweeps, box_mistakes.plain_mistakes, own)
-    best = better(actual, tried)
-    if fits or (best is not None and best.fit.share >= _STRONG):
+    best = better(actual, tried, own)
+    if fits or (best is not None and best.fit.share >= _STRONG and best.key not in _LIKE_SHIFTS):
         return best
-    few = spread(sweeps, 3)
-    actual = attempt(few, _as_labelled, own)["as labelled"]
-    if known and (best := better(actual, attempt(few, lambda sweep: _named(sweep, known), own))) is not None:
-        if best.fit.share >= _STRONG:
-            return best
+    few = spread(sweeps, 2 if actual.fit.boxes >= _MANY_BOXES * len(sweeps) else 4)
+    actual = attempt(few, as_labelled, own)["as labelled"]
+    named = attempt(few, lambda sweep: _named(sweep, known), own) if known else {}
+    if (best := better(actual, named, own)) is not None and best.fit.share >= _STRONG:
+        return best
     tried = attempt(few, box_mistakes.plain_mistakes, own) | attempt(few, box_mistakes.mistakes, own)
-    best = better(actual, tried)
+    best = better(actual, tried, own)
     if best is not None and best.fit.share >= _STRONG and best.key not in _LIKE_SHIFTS:
         return best
-    return better(actual, tried | _headings(few, own) | _shifts(few, own))
+    return better(actual, tried | headings(few, own) | searched_shifts(few, own), own)
 
 
 def _named(sweep: Sweep, known: set[str]) -> Iterator[Explanation]:
@@ -153,72 +134,17 @@ def _judge_labels_of_others(sweeps: list[Sweep], actual: Tried) -> tuple[Tried, 
 
     An agent's own labels always fit its points where a dataset labels in the frame of each sensor.
     """
-    theirs = attempt(sweeps, _as_labelled, others)["as labelled"]
+    theirs = attempt(sweeps, as_labelled, others)["as labelled"]
     now = theirs.sight(others)
     if actual.fit.share < FITTING or now.empty < ENOUGH_BOXES // 2 or now.empty <= now.hold:
         return None
-    best = better(theirs, attempt(sweeps, _relative_poses, others))
+    few = spread(sweeps, 2)
+    best = better(attempt(few, as_labelled, others)["as labelled"], attempt(few, _relative_poses, others), others)
     seen = f"of the objects that only other agents label: {_told(now)}"
     if best is None:
         return Tried("labels of others", "the poses of the agents do not belong together"), seen
     then = best.sight(others)
     return best, f"{seen}; {then.hold} of {then.boxes} would hold points if it were right"
-
-
-def better(actual: Tried, tried: dict[str, Tried]) -> Tried | None:
-    """What explains clearly more than the boxes as labelled; the plainest of those that fit equally well."""
-    needed = max(1.3 * actual.fit.explained + 2.0, 0.15 * actual.fit.boxes + actual.fit.explained)
-    good = [each for each in tried.values() if each.fit.explained >= needed and each.fit.share >= 0.5]
-    if not good:
-        return None
-    most = max(each.fit.explained for each in good)
-    close = [each for each in good if each.fit.explained >= 0.9 * most]
-    tight = max(each.fit.tight for each in close)
-    return next(each for each in close if each.fit.tight >= 0.97 * tight)
-
-
-def attempt(sweeps: list[Sweep], ways: Way, rows: Rows) -> dict[str, Tried]:
-    """How well each of several explanations fits, by key."""
-    tried: dict[str, Tried] = {}
-    for sweep in sweeps:
-        wanted = rows(sweep)
-        for each in ways(sweep):
-            known = tried.setdefault(each.key, Tried(each.key, each.cause))
-            boxes, size = each.T_agent_object[wanted], each.size[wanted]
-            near = near_boxes(boxes, sweep.agent_id < 0)
-            explained, tight = shares(sweep.points, boxes[near], size[near]).sum(axis=0)
-            known.fit += Fit(len(near), float(explained), float(tight))
-            known.explanations.append((sweep, each))
-    return tried
-
-
-def own(sweep: Sweep) -> Bool:
-    """(N,) objects that the agent labels itself."""
-    return sweep.own
-
-
-def others(sweep: Sweep) -> Bool:
-    """(N,) objects that only other agents label."""
-    return np.asarray(~sweep.own)
-
-
-def _as_labelled(sweep: Sweep) -> list[Explanation]:
-    return [box_mistakes.as_labelled(sweep)]
-
-
-def _headings(sweeps: list[Sweep], rows: Rows) -> dict[str, Tried]:
-    """The turn of the agent about its own z axis that fits best, coarsely and then by degrees."""
-    best = 0.0
-    for steps in (np.arange(-180.0, 180.0, 5.0), np.arange(-4.0, 4.1, 1.0)):
-        turns = steps + best
-        tried = attempt(sweeps, lambda sweep, degrees=turns: box_mistakes.turned(sweep, degrees), rows)
-        found = max(tried.values(), key=lambda each: each.fit.explained + each.fit.tight)
-        best = float(turns[int(found.key.split()[1])])
-    if abs(best) < 3:
-        return {}
-    off = (180 - best) % 360 - 180
-    cause = f"the heading of the pose is off by about {off:.0f}°"
-    return {"heading": replace(found, key=f"heading off by {round(off, -1):.0f}°", cause=cause)}
 
 
 def _relative_poses(sweep: Sweep) -> Iterator[Explanation]:
@@ -244,33 +170,9 @@ def _relative_poses(sweep: Sweep) -> Iterator[Explanation]:
             yield Explanation(f"{each.key} of agent {agent_id}", f"{each.cause} (agent {agent_id})", boxes, sweep.size)
 
 
-def _shifts(sweeps: list[Sweep], rows: Rows) -> dict[str, Tried]:
-    """The shift of the boxes that fits best: up and down or sideways, then both, then finely."""
-    sweeps = sweeps[:3]
-    up = np.zeros((11, 3))
-    up[:, 2] = np.arange(-2.5, 2.6, 0.5)
-    side = np.zeros((11, 11, 3))
-    side[..., 0], side[..., 1] = np.meshgrid(np.arange(-3.75, 3.8, 0.75), np.arange(-3.75, 3.8, 0.75))
-    near = np.stack(np.meshgrid(*[[-0.35, 0.0, 0.35]] * 3), axis=-1).reshape(-1, 3)
-    best = np.zeros(3)
-    found = Tried(_SHIFTED, "")
-    for steps in (np.concatenate([up, side.reshape(-1, 3)]), up, near, near / 2):
-        tried = attempt(sweeps, lambda sweep, moved=steps + best: box_mistakes.shifted(sweep, moved), rows)
-        found = max(tried.values(), key=lambda each: each.fit.explained + each.fit.tight)
-        best = best + steps[int(found.key.split()[1])]
-    if np.abs(best).max() < _LEAST_SHIFT_M:
-        return {}
-    return {_SHIFTED: replace(found, key=_SHIFTED)}
-
-
-def _step(tried: Tried) -> Float64:
-    sweep, explanation = tried.explanations[0]
-    return np.asarray(explanation.T_agent_object[0, :3, 3] - sweep.T_agent_object[0, :3, 3])
-
-
 def _shift_told(finding: Finding, shifts: dict[Group, Float64]) -> Finding:
     """A shift that all agents of a scenario share in the world is the boxes', another one is the pose's."""
-    if finding.key != _SHIFTED or finding.agent_id is None:
+    if finding.key != SHIFTED or finding.agent_id is None:
         return finding
     mine = shifts[finding.split, finding.scenario, finding.agent_id]
     same = [step for group, step in shifts.items() if group[:2] == (finding.split, finding.scenario)]
@@ -288,4 +190,6 @@ def _shift_told(finding: Finding, shifts: dict[Group, Float64]) -> Finding:
 
 
 def _told(seen: Sight) -> str:
-    return f"{seen.boxes} labelled boxes within {NEAR_M:.0f} m, {seen.hold} hold points and {seen.empty} are seen through"
+    return (
+        f"{seen.boxes} labelled boxes within {NEAR_M:.0f} m, {seen.hold} hold points and {seen.empty} are seen through"
+    )

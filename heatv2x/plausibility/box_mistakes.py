@@ -46,7 +46,9 @@ def plain_mistakes(sweep: Sweep) -> Iterator[Explanation]:
         _MIRROR @ boxes,
         size,
     )
-    yield Explanation("half sizes", "the boxes have half sizes (extents), expected full length, width and height", boxes, size * 2)
+    yield Explanation(
+        "half sizes", "the boxes have half sizes (extents), expected full length, width and height", boxes, size * 2
+    )
     yield Explanation("double sizes", "the boxes are twice as large as the objects", boxes, size / 2)
     yield Explanation(
         "length and width swapped",
@@ -80,13 +82,18 @@ def _points(sweep: Sweep) -> Iterator[Explanation]:
     flip = np.diag([1.0, 1.0, -1.0, 1.0])
     yield Explanation("points upside down", "z of the points counts downwards", flip @ boxes, size)
     flip = np.diag([1.0, -1.0, -1.0, 1.0])
-    yield Explanation(
-        "points with z down", "the points are in axes with y to the right and z down", flip @ boxes, size
-    )
+    yield Explanation("points with z down", "the points are in axes with y to the right and z down", flip @ boxes, size)
     yield Explanation("points with x and y swapped", "x and y of the points are swapped", _SWAP @ boxes, size)
-    for quarter, axes in ((1, "x to the right and y forward"), (2, "x backward and y to the right"), (3, "x to the left and y backward")):
+    for quarter, axes in (
+        (1, "x to the right and y forward"),
+        (2, "x backward and y to the right"),
+        (3, "x to the left and y backward"),
+    ):
         turn = np.eye(4)
-        turn[:2, :2] = [[np.cos(quarter * np.pi / 2), -np.sin(quarter * np.pi / 2)], [np.sin(quarter * np.pi / 2), np.cos(quarter * np.pi / 2)]]
+        turn[:2, :2] = [
+            [np.cos(quarter * np.pi / 2), -np.sin(quarter * np.pi / 2)],
+            [np.sin(quarter * np.pi / 2), np.cos(quarter * np.pi / 2)],
+        ]
         yield Explanation(
             f"points turned by {90 * quarter}",
             f"the points are in axes with {axes}: turned by {90 * quarter}° against the pose",
@@ -94,18 +101,29 @@ def _points(sweep: Sweep) -> Iterator[Explanation]:
             size,
         )
     yield Explanation(
-        "points in the world", "the points are in world coordinates, expected the LiDAR's own frame", sweep.T_world_object, size
+        "points in the world",
+        "the points are in world coordinates, expected the LiDAR's own frame",
+        sweep.T_world_object,
+        size,
     )
 
 
 def _boxes(sweep: Sweep) -> Iterator[Explanation]:
     world, size, to_agent = sweep.T_world_object, sweep.size, sweep.T_agent_world
     yield Explanation(
-        "left-handed boxes", "the boxes are left-handed (y and yaw count to the right)", to_agent @ (_MIRROR @ world @ _MIRROR), size
+        "left-handed boxes",
+        "the boxes are left-handed (y and yaw count to the right)",
+        to_agent @ (_MIRROR @ world @ _MIRROR),
+        size,
     )
-    yield Explanation("boxes with x and y swapped", "x and y of the boxes are swapped", to_agent @ _with_xy(world, [1, 0]), size)
     yield Explanation(
-        "boxes in the agent's frame", f"the boxes are in the frame of agent {sweep.agent_id}, expected the world", world, size
+        "boxes with x and y swapped", "x and y of the boxes are swapped", to_agent @ _with_xy(world, [1, 0]), size
+    )
+    yield Explanation(
+        "boxes in the agent's frame",
+        f"the boxes are in the frame of agent {sweep.agent_id}, expected the world",
+        world,
+        size,
     )
     yield Explanation(
         "boxes through the pose twice", "the boxes were moved by the pose twice", to_agent @ to_agent @ world, size
@@ -113,7 +131,11 @@ def _boxes(sweep: Sweep) -> Iterator[Explanation]:
     yaw = np.arctan2(world[:, 1, 0], world[:, 0, 0])
     for key, cause, other in (
         ("headings with the wrong sign", "the headings of the boxes have the wrong sign", -yaw),
-        ("headings counted from north", "the headings of the boxes are compass headings (clockwise from y)", np.pi / 2 - yaw),
+        (
+            "headings counted from north",
+            "the headings of the boxes are compass headings (clockwise from y)",
+            np.pi / 2 - yaw,
+        ),
         ("headings in degrees", "the headings of the boxes are in degrees where radians are expected", np.radians(yaw)),
         ("headings in radians", "the headings of the boxes are in radians where degrees are expected", np.degrees(yaw)),
     ):
@@ -121,8 +143,15 @@ def _boxes(sweep: Sweep) -> Iterator[Explanation]:
     for factor, unit in ((0.01, "centimetres"), (0.001, "millimetres")):
         scaled = world.copy()
         scaled[:, :3, 3] *= factor
-        yield Explanation(f"boxes in {unit}", f"the boxes are in {unit}, expected metres", to_agent @ scaled, size * factor)
-        yield Explanation(f"box positions in {unit}", f"the positions of the boxes are in {unit}, expected metres", to_agent @ scaled, size)
+        yield Explanation(
+            f"boxes in {unit}", f"the boxes are in {unit}, expected metres", to_agent @ scaled, size * factor
+        )
+        yield Explanation(
+            f"box positions in {unit}",
+            f"the positions of the boxes are in {unit}, expected metres",
+            to_agent @ scaled,
+            size,
+        )
 
 
 def turned(sweep: Sweep, degrees: Float64) -> Iterator[Explanation]:

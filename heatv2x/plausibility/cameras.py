@@ -12,6 +12,7 @@ from heatv2x.structures import Camera, Float64
 
 _MAX_AWAY_M = 10.0
 _UPRIGHT = 0.35
+_STEEP = -0.9
 _OFF_CENTRE = 0.2
 _VIEW_DEG = (8.0, 175.0)
 _T_BODY_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -37,7 +38,11 @@ class Cameras:
         """Calibrations that cannot be true."""
         yield from verdicts_of("cameras", self.findings)
         if self.seen and not self.findings:
-            yield Verdict("cameras", "ok", f"{len(self.seen):,} cameras stand upright near their agents, with intrinsics of their images' size")
+            yield Verdict(
+                "cameras",
+                "ok",
+                f"{len(self.seen):,} cameras stand upright near their agents, with intrinsics of their images' size",
+            )
 
 
 def _intrinsics(camera: Camera) -> Iterator[tuple[str, str, str]]:
@@ -52,13 +57,21 @@ def _intrinsics(camera: Camera) -> Iterator[tuple[str, str, str]]:
         elif np.abs(shares[::-1] * [height / width, width / height] - 1).max() < _OFF_CENTRE:
             yield "intrinsics swapped", seen, "x and y are swapped in K, or the image was turned by 90°"
         elif np.abs(shares - 1).max() > 2 * _OFF_CENTRE:
-            yield "intrinsics of another image", seen, "K is that of another camera, or of the image before it was cropped"
+            yield (
+                "intrinsics of another image",
+                seen,
+                "K is that of another camera, or of the image before it was cropped",
+            )
     for name, focal, pixels in (("wide", K[0, 0], width), ("high", K[1, 1], height)):
         view = float(np.degrees(2 * np.arctan2(pixels / 2, focal)))
         if not _VIEW_DEG[0] <= view <= _VIEW_DEG[1]:
             yield "focal length", f"sees {view:.1f}° {name} (focal length {focal:.4g} pixels)", "K is not in pixels"
     if max(K[0, 0], K[1, 1]) > 1.5 * min(K[0, 0], K[1, 1]):
-        yield "focal lengths", f"has focal lengths of {K[0, 0]:.0f} and {K[1, 1]:.0f} pixels", "K was scaled in one direction only"
+        yield (
+            "focal lengths",
+            f"has focal lengths of {K[0, 0]:.0f} and {K[1, 1]:.0f} pixels",
+            "K was scaled in one direction only",
+        )
 
 
 def _extrinsics(camera: Camera) -> Iterator[tuple[str, str, str]]:
@@ -66,17 +79,28 @@ def _extrinsics(camera: Camera) -> Iterator[tuple[str, str, str]]:
     away = float(np.linalg.norm(T[:3, 3]))
     if away > _MAX_AWAY_M:
         unit = "centimetres" if away < 1000 else "millimetres"
-        cause = f"its position is in {unit}, or it is given in the world" if away < 20_000 else "its pose is given in the world"
+        cause = (
+            f"its position is in {unit}, or it is given in the world"
+            if away < 20_000
+            else "its pose is given in the world"
+        )
         yield "camera far away", f"stands {away:,.0f} m from its agent's LiDAR", cause
     if _upright(T):
         return
     up = -T[2, 1]
     seen = f"does not stand upright: the top of its image points {np.degrees(np.arccos(np.clip(up, -1, 1))):.0f}° away from up"
-    for cause, other in (
-        ("T_agent_camera is inverted: it maps the agent to the camera", np.linalg.inv(T)),
-        ("T_agent_camera is given for axes x forward, y left, z up; expected the optical axes x right, y down, z forward", T @ _T_BODY_CAMERA),
-        ("T_agent_camera is given for axes with y up and z backward (OpenGL); expected y down, z forward", T @ np.diag([1.0, -1, -1, 1])),
-    ):
+    causes: tuple[tuple[str, Float64], ...] = (
+        ("T_agent_camera is inverted: it maps the agent to the camera", np.asarray(np.linalg.inv(T), np.float64)),
+        (
+            "T_agent_camera is given for axes x forward, y left, z up; expected the optical axes x right, y down, z forward",
+            T @ _T_BODY_CAMERA,
+        ),
+        (
+            "T_agent_camera is given for axes with y up and z backward (OpenGL); expected y down, z forward",
+            T @ np.diag([1.0, -1, -1, 1]),
+        ),
+    )
+    for cause, other in causes:
         if _upright(other):
             yield "camera axes", seen, cause
             return
@@ -84,5 +108,5 @@ def _extrinsics(camera: Camera) -> Iterator[tuple[str, str, str]]:
 
 
 def _upright(T: Float64) -> bool:
-    """The image's top points up, or the camera looks steeply down and its top ahead."""
-    return bool(-T[2, 1] > _UPRIGHT)
+    """The image's top points up, or the camera looks steeply down."""
+    return bool(-T[2, 1] > _UPRIGHT or T[2, 2] < _STEEP)

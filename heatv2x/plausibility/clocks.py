@@ -24,7 +24,9 @@ class Clocks:
     steps: dict[tuple[str, str, int], list[tuple[float, float]]] = field(default_factory=dict)
     last: dict[tuple[str, str, int], tuple[float, tuple[float, float]]] = field(default_factory=dict)
 
-    def add(self, split: str, scenario: str, times_us: Mapping[int, int], places: Mapping[int, tuple[float, float]]) -> None:
+    def add(
+        self, split: str, scenario: str, times_us: Mapping[int, int], places: Mapping[int, tuple[float, float]]
+    ) -> None:
         """Take in one frame: each agent's time in microseconds, and where it was."""
         agents = [agent for agent in places if agent in times_us]
         for agent in agents:
@@ -44,7 +46,9 @@ class Clocks:
         for (split, scenario, first, agent), apart in self.apart.items():
             median, most = float(np.median(apart)), max(apart, key=abs)
             seen = f"its time differs from agent {first}'s of the same frame by {median:+.3f} s (median of {len(apart)} frames, at most {abs(most):.3f} s)"
-            finding = Finding("clocks", split, scenario, agent, seen, "the clocks are not synchronised, or frames are paired wrongly")
+            finding = Finding(
+                "clocks", split, scenario, agent, seen, "the clocks are not synchronised, or frames are paired wrongly"
+            )
             if abs(median) > MAX_APART_S or sum(abs(each) > MAX_APART_S for each in apart) > len(apart) / 4:
                 wrong.append(finding)
             elif abs(median) > _NOTED_S:
@@ -69,7 +73,12 @@ class Clocks:
                 yield Finding("time stands still", *where, seen, "the times are not those of the frames")
             elif median > _LONG_S:
                 unit = "milliseconds" if median < 1e4 else "microseconds" if median < 1e7 else "nanoseconds"
-                yield Finding("unit of time", *where, f"frames are {median:,.0f} s apart (median)", f"the times are in {unit}, expected seconds")
+                yield Finding(
+                    "unit of time",
+                    *where,
+                    f"frames are {median:,.0f} s apart (median)",
+                    f"the times are in {unit}, expected seconds",
+                )
             elif (fast := float(np.median([moved / max(step, 1e-9) for step, moved in steps]))) > _FAST_M_S:
                 seen = f"the agent moves at {fast:,.0f} m/s (median)"
                 yield Finding("speed", *where, seen, "times or positions are in another unit than seconds and metres")

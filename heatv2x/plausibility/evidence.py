@@ -41,13 +41,17 @@ class Evidence:
     units: list[Finding] = field(default_factory=list)
     odd: set[Group] = field(default_factory=set)
 
-    def add_frame(self, split: str, frame: Frame, before: Frame | None, times_us: dict[int, int], sightings: Sightings) -> None:
+    def add_frame(
+        self, split: str, frame: Frame, before: Frame | None, times_us: dict[int, int], sightings: Sightings
+    ) -> None:
         """Take in a described frame and the one before it in its scenario."""
         places = {agent.agent_id: (float(agent.pose.xyz[0]), float(agent.pose.xyz[1])) for agent in frame.agents}
         self.clocks.add(split, frame.scenario, times_us, places)
         self.identities.add(split, frame, before, sightings)
 
-    def add_cloud(self, split: str, frame: Frame, agent_id: int, sensor: str, cloud: PointCloud, compared: bool) -> None:
+    def add_cloud(
+        self, split: str, frame: Frame, agent_id: int, sensor: str, cloud: PointCloud, compared: bool
+    ) -> None:
         """Take in a sweep; `compared` with the labels, or only with other sweeps."""
         at, labels = _place(frame, agent_id), frame.objects.T_world_object[:, :3, 3]
         labels = labels[np.linalg.norm(labels[:, :2] - at[:2], axis=1) < NEAR_M]

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from heatv2x.plausibility.plane import ground_plane
 from heatv2x.plausibility.pose_mistakes import pose_mistakes
 from heatv2x.plausibility.sweep import Group, Sweep, spread
 from heatv2x.plausibility.verdict import Finding, Verdict, verdicts_of
 from heatv2x.structures import Float32, Float64
 
-_RING_M = (3.0, 30.0)
 _HEIGHT_M = (0.3, 15.0)
-_CELL_M = 2.0
-_ENOUGH_CELLS = 25
 _ENOUGH_POINTS = 100
 _STEEP_DEG = 15.0
 _LEVEL_DEG = 8.0
@@ -49,7 +47,7 @@ def judge_ground(groups: dict[Group, list[Sweep]], silent: set[Group]) -> Iterat
     for group, sweeps in groups.items():
         if group in silent:
             continue
-        grounds = [(sweep, found) for sweep in spread(sweeps) if (found := _ground(sweep)) is not None]
+        grounds = [(sweep, found) for sweep in spread(sweeps) if (found := ground_plane(sweep)) is not None]
         if not grounds:
             continue
         height = float(np.median([height for _, (height, _) in grounds]))
@@ -60,12 +58,23 @@ def judge_ground(groups: dict[Group, list[Sweep]], silent: set[Group]) -> Iterat
         if group[2] >= 0 and not _HEIGHT_M[0] <= height <= _HEIGHT_M[1]:
             below = f"{height:.1f} m below" if height > 0 else f"{-height:.1f} m above"
             seen = f"the ground lies {below} the LiDAR ({len(grounds)} sweeps)"
-            findings.append(Finding("height", *group, seen, "up and down are swapped in the points, or they are not in metres or not in the LiDAR's frame"))
+            findings.append(
+                Finding(
+                    "height",
+                    *group,
+                    seen,
+                    "up and down are swapped in the points, or they are not in metres or not in the LiDAR's frame",
+                )
+            )
         elif slope > _STEEP_DEG:
             findings.append(_steep(group, grounds, slope))
     yield from verdicts_of("ground plane", findings)
     if slopes and not findings:
-        stand = f"LiDARs stand {min(heights):.1f} to {max(heights):.1f} m above the ground, which" if heights else "the ground"
+        stand = (
+            f"LiDARs stand {min(heights):.1f} to {max(heights):.1f} m above the ground, which"
+            if heights
+            else "the ground"
+        )
         yield Verdict("ground plane", "ok", f"{stand} slopes by at most {max(slopes):.0f}°")
     elif not findings:
         yield Verdict("ground plane", "note", "not judged: no sweep shows enough ground")
@@ -87,40 +96,3 @@ def _steep(group: Group, grounds: list[tuple[Sweep, tuple[float, Float64]]], slo
 def _slope(T: Float64, normal: Float64) -> float:
     """Degrees between the ground's normal and the vertical of the world."""
     return float(np.degrees(np.arccos(np.clip((T[:3, :3] @ normal)[2], -1, 1))))
-
-
-def _ground(sweep: Sweep) -> tuple[float, Float64] | None:
-    """Height of the sensor above the ground plane, and the plane's upward normal (3,) in the sensor's frame.
-
-    The plane goes through the lowest points of cells around the sensor, without those that lie above it. A sensor that
-    is tilted by its pose is stood upright first, as far as that brings its lowest points down.
-    """
-    points = sweep.points.astype(np.float64)
-    for upright in (np.eye(3), sweep.T_world_agent[:3, :3]):
-        found = _plane(points @ upright.T)
-        if found is not None:
-            height, normal = found
-            return height, upright.T @ normal
-    return None
-
-
-def _plane(points: Float64) -> tuple[float, Float64] | None:
-    reach = np.hypot(points[:, 0], points[:, 1])
-    around = points[(reach > _RING_M[0]) & (reach < _RING_M[1])]
-    if len(around) < _ENOUGH_POINTS:
-        return None
-    cells = np.floor(around[:, :2] / _CELL_M).astype(np.int64)
-    codes = cells[:, 0] * 1000 + cells[:, 1]
-    order = np.lexsort((around[:, 2], codes))
-    _, first = np.unique(codes[order], return_index=True)
-    low = around[order][first]
-    kept = low
-    for _ in range(8):
-        if len(kept) < _ENOUGH_CELLS:
-            return None
-        design = np.column_stack([kept[:, :2], np.ones(len(kept))])
-        (a, b, c), *_ = np.linalg.lstsq(design, kept[:, 2], rcond=None)
-        above = low[:, 2] - low[:, :2] @ np.array([a, b]) - c
-        kept = low[(above < 0.3) & (above > -1.0)]
-    normal = np.array([-a, -b, 1.0])
-    return float(-c / np.linalg.norm(normal)), normal / np.linalg.norm(normal)

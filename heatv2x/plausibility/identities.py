@@ -78,7 +78,11 @@ class Identities:
         for where, kept in self.kept.items() if tracked else ():
             if len(kept) >= _ENOUGH and np.mean(kept) < 0.5:
                 seen = f"{len(kept) - sum(kept)} of {len(kept)} objects that stay in their place have another id in the next frame"
-                found.append(Finding("ids", *where, None, seen, "ids are numbered anew in every frame, expected one id per object"))
+                found.append(
+                    Finding(
+                        "ids", *where, None, seen, "ids are numbered anew in every frame, expected one id per object"
+                    )
+                )
         for where, resized in self.resized.items() if tracked else ():
             if len(resized) >= _ENOUGH and np.mean(resized) > 0.3:
                 seen = f"{sum(resized)} of {len(resized)} ids have another size in the next frame"
@@ -92,9 +96,20 @@ class Identities:
             moving, parked = speed > 2, speed < 0.5
             late = apart[moving] / speed[moving]
             seen = f"places the {len(apart)} objects that agent {other} labels, too, {np.median(apart) if len(apart) else 0:.1f} m away from there (median)"
-            if moving.sum() >= _ENOUGH // 2 and np.median(apart[moving]) > _APART_M and (not parked.any() or np.median(apart[parked]) < 0.3):
+            if (
+                moving.sum() >= _ENOUGH // 2
+                and np.median(apart[moving]) > _APART_M
+                and (not parked.any() or np.median(apart[parked]) < 0.3)
+            ):
                 seen = f"places {moving.sum()} moving objects {np.median(apart[moving]):.1f} m away from where agent {other} places them (median)"
                 cause = f"the agents' frames are {np.median(late):.2f} s apart: the clocks are not synchronised, or frames are paired wrongly"
                 yield Finding("clocks apart", split, scenario, agent, seen, cause)
             elif len(apart) >= _ENOUGH // 2 and np.median(apart) > _APART_M:
-                yield Finding("places", split, scenario, agent, seen, "the labels of one of them are in another frame, or those of another time")
+                yield Finding(
+                    "places",
+                    split,
+                    scenario,
+                    agent,
+                    seen,
+                    "the labels of one of them are in another frame, or those of another time",
+                )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from heatv2x.plausibility.pose_mistakes import pose_mistakes, turned_poses
-from heatv2x.plausibility.sweep import Group, Sweep, spread
+from heatv2x.plausibility.sweep import Group, Sweep
 from heatv2x.plausibility.verdict import Finding, Verdict, verdicts_of
 from heatv2x.structures import Float64, Int64
 
@@ -42,29 +43,43 @@ def judge_overlap(groups: dict[Group, list[Sweep]], silent: set[Group]) -> Itera
     """
     findings: list[Finding] = []
     found: list[float] = []
-    shapes = {group: {s.timestamp: _shape(s) for s in sweeps} for group, sweeps in groups.items() if group not in silent}
+    shapes = {
+        group: {s.timestamp: _shape(s) for s in sweeps} for group, sweeps in groups.items() if group not in silent
+    }
     for group, mine in shapes.items():
-        others = [(other, theirs) for other, theirs in shapes.items() if other[:2] == group[:2] and other[2] != group[2]]
+        others = [
+            (other, theirs) for other, theirs in shapes.items() if other[:2] == group[:2] and other[2] != group[2]
+        ]
         for other, theirs in others:
             if other > group:
                 pairs = [(mine[t], theirs[t]) for t in mine if t in theirs and _near(mine[t], theirs[t])]
                 findings += _judge(group, f"agent {other[2]}'s of the same frame", pairs, found, other)
         steps = list(mine.values())
-        moved = [(one, two) for one, two in zip(steps, steps[1:], strict=False) if _moved(one, two)]
+        moved = [(one, two) for one, two in itertools.pairwise(steps) if _moved(one, two)]
         findings += _judge(group, "those of its next frame", moved, found, None)
     yield from verdicts_of("agents together", findings)
     if findings:
         return
     if found:
-        detail = f"what stands around the agents overlaps in the world: {np.median(found):.0%} more than by chance (median)"
+        detail = (
+            f"what stands around the agents overlaps in the world: {np.median(found):.0%} more than by chance (median)"
+        )
         yield Verdict("agents together", "ok", detail)
     else:
-        yield Verdict("agents together", "note", "not judged: no two sweeps that see the same things from different places")
+        yield Verdict(
+            "agents together", "note", "not judged: no two sweeps that see the same things from different places"
+        )
 
 
-def _judge(group: Group, which: str, pairs: list[tuple[_Shape, _Shape]], found: list[float], other: Group | None) -> Iterator[Finding]:
+def _judge(
+    group: Group, which: str, pairs: list[tuple[_Shape, _Shape]], found: list[float], other: Group | None
+) -> Iterator[Finding]:
     """Whether pairs of sweeps overlap as their poses say, and if not, which mistake would make them."""
-    pairs = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _PAIRS)).astype(int))] if pairs else []
+    pairs = (
+        [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _PAIRS)).astype(int))]
+        if pairs
+        else []
+    )
     if not pairs:
         return
     actual = float(np.mean([_alike(one, two, one.sweep.T_world_agent, two.sweep.T_world_agent) for one, two in pairs]))
@@ -114,7 +129,9 @@ def _alike(one: _Shape, two: _Shape, T_one: Float64, T_two: Float64, mirror: Flo
     if len(there) < _ENOUGH_CELLS:
         return 0.0
     known = _codes(two.cells, spread_out=True)
-    shares = [float(np.isin(_codes(there + shift), known).mean()) for shift in ((0, 0), (6, 4), (-4, 6), (-6, -4), (4, -6))]
+    shares = [
+        float(np.isin(_codes(there + shift), known).mean()) for shift in ((0, 0), (6, 4), (-4, 6), (-6, -4), (4, -6))
+    ]
     return shares[0] - float(np.mean(shares[1:]))
 
 

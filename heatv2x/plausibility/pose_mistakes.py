@@ -40,23 +40,23 @@ def pose_mistakes(T: Float64, others: Mapping[int, Float64] | None = None) -> It
     yield Candidate(
         "inverse pose",
         "the pose is inverted: it maps the world to the agent (T_agent_world), expected T_world_agent",
-        np.linalg.inv(T),
+        np.asarray(np.linalg.inv(T), np.float64),
     )
     yield Candidate("inverse rotation", "the rotation of the pose is inverted (transposed)", _posed(T[:3, :3].T, T))
     yield from _angles(T)
     yield from _quaternions(T)
+    yield Candidate("left-handed pose", "the pose is left-handed (y and yaw count to the right)", _MIRROR @ T @ _MIRROR)
     yield Candidate(
-        "left-handed pose", "the pose is left-handed (y and yaw count to the right)", _MIRROR @ T @ _MIRROR
+        "pose with x and y swapped", "x and y of the pose are swapped", _moved(T, (T[1, 3], T[0, 3], T[2, 3]))
     )
-    yield Candidate("pose with x and y swapped", "x and y of the pose are swapped", _moved(T, (T[1, 3], T[0, 3], T[2, 3])))
     yield Candidate(
         "pose in another axis order", "x and y of the pose are swapped and its yaw counts from y", _SWAP @ T @ _SWAP
     )
-    yield Candidate(
-        "pose with z down", "the pose belongs to axes with y to the right and z down", T @ _FLIP
-    )
+    yield Candidate("pose with z down", "the pose belongs to axes with y to the right and z down", T @ _FLIP)
     for factor, unit in ((0.01, "centimetres"), (0.001, "millimetres")):
-        yield Candidate(f"pose in {unit}", f"the position of the pose is in {unit}, expected metres", _moved(T, T[:3, 3] * factor))
+        yield Candidate(
+            f"pose in {unit}", f"the position of the pose is in {unit}, expected metres", _moved(T, T[:3, 3] * factor)
+        )
     for agent, other in (others or {}).items():
         yield Candidate(
             f"sensor data of agent {agent}",
@@ -70,7 +70,9 @@ def turned_poses(T: Float64, step_deg: int) -> Iterator[Candidate]:
     for degrees in range(-180 + step_deg, 181, step_deg):
         if degrees:
             turned = T @ about_z(degrees)
-            yield Candidate(f"heading off by {-degrees}°", f"the heading of the pose is off by about {-degrees}°", turned)
+            yield Candidate(
+                f"heading off by {-degrees}°", f"the heading of the pose is off by about {-degrees}°", turned
+            )
 
 
 def about_z(degrees: float) -> Float64:
@@ -94,10 +96,18 @@ def _angles(T: Float64) -> Iterator[Candidate]:
         if abs(found[axis]) > np.radians(1.0):
             flipped = found.copy()
             flipped[axis] *= -1
-            yield Candidate(f"{name} with the wrong sign", f"the {name} of the pose has the wrong sign", _posed(_rotation(flipped), T))
+            yield Candidate(
+                f"{name} with the wrong sign",
+                f"the {name} of the pose has the wrong sign",
+                _posed(_rotation(flipped), T),
+            )
     counted = found.copy()
     counted[2] = np.pi / 2 - found[2]
-    yield Candidate("yaw counted from north", "the yaw of the pose is a compass heading (clockwise from y)", _posed(_rotation(counted), T))
+    yield Candidate(
+        "yaw counted from north",
+        "the yaw of the pose is a compass heading (clockwise from y)",
+        _posed(_rotation(counted), T),
+    )
 
 
 def _quaternions(T: Float64) -> Iterator[Candidate]:
@@ -122,9 +132,7 @@ def _moved(T: Float64, xyz: Float64 | tuple[float, ...]) -> Float64:
 
 
 def _roll_pitch_yaw(T: Float64) -> Float64:
-    return np.array(
-        [np.arctan2(T[2, 1], T[2, 2]), -np.arcsin(np.clip(T[2, 0], -1, 1)), np.arctan2(T[1, 0], T[0, 0])]
-    )
+    return np.array([np.arctan2(T[2, 1], T[2, 2]), -np.arcsin(np.clip(T[2, 0], -1, 1)), np.arctan2(T[1, 0], T[0, 0])])
 
 
 def _rotation(roll_pitch_yaw: Float64) -> Float64:
@@ -136,7 +144,14 @@ def _rotation(roll_pitch_yaw: Float64) -> Float64:
 
 def _quaternion(T: Float64) -> tuple[float, float, float, float]:
     R = T[:3, :3]
-    four = np.array([1 + R[0, 0] - R[1, 1] - R[2, 2], 1 - R[0, 0] + R[1, 1] - R[2, 2], 1 - R[0, 0] - R[1, 1] + R[2, 2], 1 + np.trace(R)])
+    four = np.array(
+        [
+            1 + R[0, 0] - R[1, 1] - R[2, 2],
+            1 - R[0, 0] + R[1, 1] - R[2, 2],
+            1 - R[0, 0] - R[1, 1] + R[2, 2],
+            1 + np.trace(R),
+        ]
+    )
     size = np.sqrt(np.maximum(four, 0)) / 2
     largest = int(size.argmax())
     pairs = np.array(

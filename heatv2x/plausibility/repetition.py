@@ -44,7 +44,9 @@ class Repetitions:
     moves: set[Stream] = field(default_factory=set)
     copied: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
 
-    def add_cloud(self, where: tuple[str, str, str], agent_id: int, sensor: str, cloud: PointCloud, at: Float64, labels: Float64) -> None:
+    def add_cloud(
+        self, where: tuple[str, str, str], agent_id: int, sensor: str, cloud: PointCloud, at: Float64, labels: Float64
+    ) -> None:
         """Take in a sweep; see `_add`. `sensor` names its kind of file."""
         if len(cloud) <= _FEW_POINTS:
             stream = (where[0], where[1], agent_id, sensor)
@@ -60,7 +62,13 @@ class Repetitions:
             self._add(where, agent_id, sensor, image, at, np.zeros((0, 3)))
 
     def _add(
-        self, where: tuple[str, str, str], agent_id: int, sensor: str, data: npt.NDArray[np.generic], at: Float64, labels: Float64
+        self,
+        where: tuple[str, str, str],
+        agent_id: int,
+        sensor: str,
+        data: npt.NDArray[np.generic],
+        at: Float64,
+        labels: Float64,
     ) -> None:
         """Take in sensor data.
 
@@ -93,11 +101,18 @@ class Repetitions:
     def verdicts(self) -> Iterator[Verdict]:
         """What is empty, frozen or copied."""
         empty = [
-            Finding("empty", *stream[:3], f"{count} of {self.count[stream]} clouds ({stream[3]}) are empty or hold at most {_FEW_POINTS} points", "the sensor or its recording failed, or the points were filtered away")
+            Finding(
+                "empty",
+                *stream[:3],
+                f"{count} of {self.count[stream]} clouds ({stream[3]}) are empty or hold at most {_FEW_POINTS} points",
+                "the sensor or its recording failed, or the points were filtered away",
+            )
             for stream, count in self.empty.items()
         ]
         yield from verdicts_of("sensors", empty)
-        frozen, twice, still = [], [], []
+        frozen: list[Finding] = []
+        twice: list[Finding] = []
+        still: list[Finding] = []
         for stream, pairs in self.frozen.items():
             told, moved = _frozen(stream, pairs)
             (frozen if moved else twice if self._all_repeat(stream, pairs) else still).append(told)
@@ -105,13 +120,17 @@ class Repetitions:
         yield from verdicts_of("repeated data", [replace(each, key="twice", cause=_TWICE) for each in twice])
         yield from verdicts_of("repeated data", still, "note")
         copied = [
-            Finding("copied", *stream[:3], f"{count} of its {stream[3]} files equal those of agent {other[2]} of {other[0]}/{other[1]}", "files were copied to the wrong place, or the same recording is there twice")
+            Finding(
+                "copied",
+                *stream[:3],
+                f"{count} of its {stream[3]} files equal those of agent {other[2]} of {other[0]}/{other[1]}",
+                "files were copied to the wrong place, or the same recording is there twice",
+            )
             for (other, stream), count in self.copied.items()
         ]
         yield from verdicts_of("repeated data", copied)
         if self.first and not (frozen or twice or still or copied):
             yield Verdict("repeated data", "ok", f"{len(self.first):,} sweeps and images differ from one another")
-
 
     def _all_repeat(self, stream: Stream, pairs: list[tuple[_Taken, _Taken]]) -> bool:
         """Whether a frame's sweeps all repeat an earlier frame's, in a scenario where something moves between others."""
@@ -128,13 +147,17 @@ def _frozen(stream: Stream, pairs: list[tuple[_Taken, _Taken]]) -> tuple[Finding
     """What repeats, and whether the agent or a labelled object moved meanwhile, so that it cannot be true."""
     moved = [max(_way(one, other), _labels_moved(one, other)) for one, other in pairs]
     first, again = pairs[int(np.argmax(moved))]
-    seen = f"{len(pairs) + 1} frames have the same {stream[3]}, frames {first.timestamp} and {again.timestamp} for example"
+    seen = (
+        f"{len(pairs) + 1} frames have the same {stream[3]}, frames {first.timestamp} and {again.timestamp} for example"
+    )
     if max(moved) > _MOVED_M:
         what = "the agent" if _way(first, again) > _MOVED_M else "a labelled object"
         seen += f", although {what} moved by {max(moved):.1f} m meanwhile"
         return Finding("frozen", *stream[:3], seen, "the sensor is frozen: its last data are repeated"), True
     seen += "; nothing moved meanwhile"
-    return Finding("repeated", *stream[:3], seen, "frames that were written twice, or a simulation without noise that stands still"), False
+    return Finding(
+        "repeated", *stream[:3], seen, "frames that were written twice, or a simulation without noise that stands still"
+    ), False
 
 
 def _way(one: _Taken, other: _Taken) -> float:

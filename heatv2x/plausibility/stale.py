@@ -88,5 +88,7 @@ def _matched(one: Sweep, other: Sweep) -> tuple[np.ndarray, np.ndarray]:
     apart = np.linalg.norm(one.T_world_object[:, None, :3, 3] - other.T_world_object[None, :, :3, 3], axis=2)
     apart += 10 * np.abs(one.size[:, None] - other.size[None]).max(axis=2)
     columns = apart.argmin(axis=1)
-    rows = np.flatnonzero((apart[np.arange(len(columns)), columns] < 5) & (apart[:, columns].argmin(axis=0) == np.arange(len(columns))))
+    rows = np.flatnonzero(
+        (apart[np.arange(len(columns)), columns] < 5) & (apart[:, columns].argmin(axis=0) == np.arange(len(columns)))
+    )
     return rows, columns[rows]

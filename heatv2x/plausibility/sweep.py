@@ -57,7 +57,7 @@ class Sweep:
         return self.split, self.scenario, self.agent_id
 
     @property
-    def T_agent_object(self) -> Float64:
+    def T_agent_object(self) -> Float64:  # noqa: N802
         """(N, 4, 4) the labelled objects in the agent's frame."""
         return np.asarray(self.T_agent_world @ self.T_world_object)
 

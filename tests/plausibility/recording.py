@@ -17,7 +17,7 @@ from tests.formats.dair_writer import ROOT as DAIR
 from tests.formats.dair_writer import write_cloud
 from tests.formats.folder_writer import quaternion
 from tests.formats.moving_scene import camera_at
-from tests.formats.opv2v_tree import carla, carla_pose, pcd_bytes
+from tests.formats.opv2v_tree import carla_pose, pcd_bytes
 from tests.formats.opv2v_writer import mirrored
 
 SIZES = {"opv2v": (800, 600), "folder": (400, 300), "dair": (1920, 1080)}
@@ -61,7 +61,7 @@ class Recording:
     def frames(self) -> range:
         return range(len(self.labels))
 
-    def K(self, size: tuple[int, int]) -> np.ndarray:
+    def intrinsics(self, size: tuple[int, int]) -> np.ndarray:
         """(3, 3) intrinsics; the principal point lies at `centre` of the image."""
         focal = self.focal * size[0]
         return np.array([[focal, 0, self.centre * size[0]], [0, focal, self.centre * size[1]], [0, 0, 1.0]])
@@ -122,13 +122,15 @@ def _opv2v(recording: Recording, root: Path) -> None:
             if agent in recording.images:
                 body = np.linalg.inv(camera_at((0, 0, 0), 0.0))
                 cords = carla_pose(mirrored(T @ recording.T_agent_camera @ body))
-                K = recording.K(size).tolist()
+                K = recording.intrinsics(size).tolist()
                 for number in range(4):
                     camera = {"cords": cords, "extrinsic": np.eye(4).tolist(), "intrinsic": K}
                     content[f"camera{number}"] = camera
                     image = _image(np.roll(recording.images[agent][k], number, 0), size)
                     image.save(folder / f"{stem}_camera{number}.png", compress_level=1)
-            (folder / f"{stem}.yaml").write_text(yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+            (folder / f"{stem}.yaml").write_text(
+                yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
+            )
             if agent in recording.clouds:
                 (folder / f"{stem}.pcd").write_bytes(pcd_bytes(recording.clouds[agent][k] * np.float32([1, -1, 1, 1])))
 
@@ -160,14 +162,14 @@ def _folder(recording: Recording, root: Path) -> None:
                 _image(recording.images[agent][k], size).save(folder / "camera0" / f"{1000 + k}.png")
         (folder / "poses.csv").write_text("\n".join(rows) + "\n")
         if agent in recording.images:
-            camera = {"size": list(size), "K": recording.K(size).tolist()}
+            camera = {"size": list(size), "K": recording.intrinsics(size).tolist()}
             camera["T_agent_camera"] = recording.T_agent_camera.tolist()
             (folder / "calibration.json").write_text(json.dumps({"camera0": camera}))
 
 
 def _dair(recording: Recording, root: Path) -> None:
     size = SIZES["dair"]
-    K = {"cam_K": recording.K(size).ravel().tolist()}
+    K = {"cam_K": recording.intrinsics(size).ravel().tolist()}
     base, pairs = root / DAIR, []
     infos: dict[str, list[dict[str, str]]] = {"vehicle-side": [], "infrastructure-side": []}
     for k in recording.frames:
@@ -206,7 +208,12 @@ def _dair_label(T: np.ndarray, size: np.ndarray) -> dict[str, Any]:
     length, width, height = size.tolist()
     place = dict(zip("xyz", T[:3, 3].tolist(), strict=True))
     shape = {"l": length, "w": width, "h": height}
-    return {"type": "Car", "3d_dimensions": shape, "3d_location": place, "rotation": float(np.arctan2(T[1, 0], T[0, 0]))}
+    return {
+        "type": "Car",
+        "3d_dimensions": shape,
+        "3d_location": place,
+        "rotation": float(np.arctan2(T[1, 0], T[0, 0])),
+    }
 
 
 def _rigid(T: np.ndarray) -> dict[str, Any]:

@@ -325,5 +325,5 @@ def test_sound_data_pass(case: str, reader: str, sound: Recording, tmp_path: Pat
     state = {verdict.name: verdict.state for verdict in inspection.verdicts}
     if case == "no objects":
         assert state["points and labels"] == state["handedness"] == "note"
-    elif case != "cameras only" and case != "few objects":
+    elif case not in {"cameras only", "few objects"}:
         assert state["points and labels"] == state["handedness"] == state["ground plane"] == "ok"
