@@ -69,8 +69,8 @@ class Visit:
         sources: the file that describes each agent, by its id.
         of: how many frames the split has, as far as is known.
         times_us: when each agent captured what it senses, microseconds, by its id; empty if a frame has one time.
-        sightings: by agent id the objects that it labels itself: ids (N,) and their centres (N, 3) in the world, as this
-            agent's description places them; empty if objects have one place for all.
+        sightings: by agent id the objects that it labels itself: ids (N,) and their centres (N, 3) in the world, as
+            this agent's description places them; empty if objects have one place for all.
     """
 
     name: str

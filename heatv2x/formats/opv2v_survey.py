@@ -58,7 +58,7 @@ def recognise(root: Path) -> Recognised | None:
 
 
 def additions_elsewhere(root: Path) -> Path | None:
-    """The folder beside OPV2V that holds its additions under another name than OPV2V_Hetero, if there is exactly one."""
+    """The only folder beside OPV2V that holds its additions under another name than OPV2V_Hetero; None without it."""
     opv2v = root / "OPV2V" if (root / "OPV2V").is_dir() else root.resolve()
     if opv2v == root.resolve() or opv2v.with_name(f"{opv2v.name}_Hetero").is_dir():
         return None

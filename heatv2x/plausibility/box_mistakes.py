@@ -42,7 +42,8 @@ def plain_mistakes(sweep: Sweep) -> Iterator[Explanation]:
     boxes, size = sweep.T_agent_object, sweep.size
     yield Explanation(
         MIRRORED,
-        "left and right are swapped: the points are left-handed (y to the right) and poses and boxes right-handed, or the other way round",
+        "left and right are swapped: the points are left-handed (y to the right) where poses and boxes are "
+        "right-handed, or the other way round",
         _MIRROR @ boxes,
         size,
     )

@@ -87,12 +87,12 @@ def _extrinsics(camera: Camera) -> Iterator[tuple[str, str, str]]:
         yield "camera far away", f"stands {away:,.0f} m from its agent's LiDAR", cause
     if _upright(T):
         return
-    up = -T[2, 1]
-    seen = f"does not stand upright: the top of its image points {np.degrees(np.arccos(np.clip(up, -1, 1))):.0f}° away from up"
+    tilt = float(np.degrees(np.arccos(np.clip(-T[2, 1], -1, 1))))
+    seen = f"does not stand upright: the top of its image points {tilt:.0f}° away from up"
     causes: tuple[tuple[str, Float64], ...] = (
         ("T_agent_camera is inverted: it maps the agent to the camera", np.asarray(np.linalg.inv(T), np.float64)),
         (
-            "T_agent_camera is given for axes x forward, y left, z up; expected the optical axes x right, y down, z forward",
+            "T_agent_camera is given for axes x forward, y left, z up; expected x right, y down, z forward (optical)",
             T @ _T_BODY_CAMERA,
         ),
         (

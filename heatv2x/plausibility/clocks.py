@@ -45,7 +45,10 @@ class Clocks:
         wrong, unusual = [], []
         for (split, scenario, first, agent), apart in self.apart.items():
             median, most = float(np.median(apart)), max(apart, key=abs)
-            seen = f"its time differs from agent {first}'s of the same frame by {median:+.3f} s (median of {len(apart)} frames, at most {abs(most):.3f} s)"
+            seen = (
+                f"its time differs from agent {first}'s of the same frame by {median:+.3f} s "
+                f"(median of {len(apart)} frames, at most {abs(most):.3f} s)"
+            )
             finding = Finding(
                 "clocks", split, scenario, agent, seen, "the clocks are not synchronised, or frames are paired wrongly"
             )

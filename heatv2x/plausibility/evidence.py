@@ -62,7 +62,7 @@ class Evidence:
         group = (split, frame.scenario, agent_id)
         if (odd := odd_units(cloud.points, at)) is not None:
             if group not in self.odd:
-                seen, _, cause = odd.partition("|")
+                seen, cause = odd
                 self.units.append(Finding(cause, *group, seen, cause))
             self.odd.add(group)
         elif len(cloud):

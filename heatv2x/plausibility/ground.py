@@ -20,20 +20,23 @@ _SPREAD_M = (0.5, 500.0)
 _AWAY_M = 150.0
 
 
-def odd_units(points: Float32, position: Float64) -> str | None:
-    """Why a raw sweep (P, 4) is not in metres around its sensor; None if it may be."""
+def odd_units(points: Float32, position: Float64) -> tuple[str, str] | None:
+    """Why a raw sweep (P, 4) is not in metres around its sensor: what was seen, and the cause; None if it may be."""
     if len(points) < _ENOUGH_POINTS:
         return None
     middle = np.median(points[:, :2], axis=0)
     spread_m = float(np.percentile(np.hypot(*(points[:, :2] - middle).T), 90))
     if spread_m > _SPREAD_M[1]:
         unit = "centimetres" if spread_m < 20_000 else "millimetres"
-        return f"90 % of its points reach {spread_m:,.0f} m from their middle|the points are in {unit}, expected metres"
+        seen = f"90 % of its points reach {spread_m:,.0f} m from their middle"
+        return seen, f"the points are in {unit}, expected metres"
     if spread_m < _SPREAD_M[0]:
-        return f"90 % of its points lie within {spread_m:.2g} m|the points are in kilometres or normalised, expected metres"
+        seen = f"90 % of its points lie within {spread_m:.2g} m"
+        return seen, "the points are in kilometres or normalised, expected metres"
     if np.hypot(*middle) > _AWAY_M and np.hypot(*(middle - position[:2])) < _AWAY_M:
         away = float(np.hypot(*middle))
-        return f"its points lie {away:,.0f} m away from the sensor, about where the pose puts it in the world|the points are in world coordinates, expected the LiDAR's own frame"
+        seen = f"its points lie {away:,.0f} m away from the sensor, about where the pose puts it in the world"
+        return seen, "the points are in world coordinates, expected the LiDAR's own frame"
     return None
 
 

@@ -77,7 +77,8 @@ class Identities:
                 found.append(Finding("backwards", *where, None, seen, "the headings of the boxes are off by 180°"))
         for where, kept in self.kept.items() if tracked else ():
             if len(kept) >= _ENOUGH and np.mean(kept) < 0.5:
-                seen = f"{len(kept) - sum(kept)} of {len(kept)} objects that stay in their place have another id in the next frame"
+                lost = len(kept) - sum(kept)
+                seen = f"{lost} of {len(kept)} objects that stay in their place have another id in the next frame"
                 found.append(
                     Finding(
                         "ids", *where, None, seen, "ids are numbered anew in every frame, expected one id per object"
@@ -95,14 +96,20 @@ class Identities:
             speed = np.array([each for _, each in pairs])
             moving, parked = speed > 2, speed < 0.5
             late = apart[moving] / speed[moving]
-            seen = f"places the {len(apart)} objects that agent {other} labels, too, {np.median(apart) if len(apart) else 0:.1f} m away from there (median)"
+            far = float(np.median(apart)) if len(apart) else 0.0
+            seen = (
+                f"places the {len(apart)} objects that agent {other} labels, too, {far:.1f} m away from there (median)"
+            )
             if (
                 moving.sum() >= _ENOUGH // 2
                 and np.median(apart[moving]) > _APART_M
                 and (not parked.any() or np.median(apart[parked]) < 0.3)
             ):
-                seen = f"places {moving.sum()} moving objects {np.median(apart[moving]):.1f} m away from where agent {other} places them (median)"
-                cause = f"the agents' frames are {np.median(late):.2f} s apart: the clocks are not synchronised, or frames are paired wrongly"
+                far = float(np.median(apart[moving]))
+                seen = f"places {moving.sum()} moving objects {far:.1f} m away from where agent {other} does (median)"
+                cause = (
+                    f"their frames are {np.median(late):.2f} s apart: unsynchronised clocks, or frames paired wrongly"
+                )
                 yield Finding("clocks apart", split, scenario, agent, seen, cause)
             elif len(apart) >= _ENOUGH // 2 and np.median(apart) > _APART_M:
                 yield Finding(

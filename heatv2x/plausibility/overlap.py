@@ -97,7 +97,10 @@ def _judge(
         return
     best = max(means, key=lambda key: means[key])
     if means[best] > max(actual + _CLEARLY, 2 * actual):
-        seen = f"its points and {which} overlap no more than by chance ({actual:+.0%}) where the poses put them, and {means[best]:+.0%} if it were right"
+        seen = (
+            f"its points and {which} overlap no more than by chance ({actual:+.0%}) where the poses put them, "
+            f"and {means[best]:+.0%} more if it were right"
+        )
         yield Finding(best[0], group[0], group[1], best[2], seen, best[1])
 
 

@@ -1,4 +1,4 @@
-"""Sensor data that are empty, or the same again: a frozen sensor, a frame twice, an agent's data under another's name."""
+"""Sensor data that are empty, or the same again: frozen sensors, frames twice, copies under another agent's name."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Repetitions:
             yield Verdict("repeated data", "ok", f"{len(self.first):,} sweeps and images differ from one another")
 
     def _all_repeat(self, stream: Stream, pairs: list[tuple[_Taken, _Taken]]) -> bool:
-        """Whether a frame's sweeps all repeat an earlier frame's, in a scenario where something moves between others."""
+        """Whether all sweeps of a frame repeat an earlier frame's, though things move between other frames."""
         together = [other for other in self.count if other[:2] == stream[:2] and other[3] == stream[3]]
         if not any(other in self.moves for other in together):
             return False

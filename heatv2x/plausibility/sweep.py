@@ -24,8 +24,8 @@ class Sweep:
         split, scenario, timestamp: where it comes from.
         agent_id: negative for roadside units.
         T_world_agent: (4, 4) the pose.
-        points: (P, 3) float32 in the agent's frame by ascending x, one per 0.2 m voxel, within `CROP_M` of the sensor or of where
-            the pose says it stands (points may wrongly be in world coordinates).
+        points: (P, 3) float32 in the agent's frame by ascending x, one per 0.2 m voxel, within `CROP_M` of
+            the sensor, or of where the pose says it stands (points may wrongly be in world coordinates).
         poses: (4, 4) of all agents of the frame, by id.
         ids, T_world_object, size: (N,), (N, 4, 4), (N, 3) of the frame's labelled objects.
         own: (N,) whether the agent itself labels the object; all True where a dataset does not say who labels.

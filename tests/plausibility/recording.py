@@ -43,8 +43,10 @@ class Recording:
         labels: where the objects are.
         labelled_from: poses that sensor-frame labels are made with; by default the true ones, before any mistake.
         times_s: by agent id.
-        K, T_agent_camera: of every agent's only camera, for images of `K`'s double principal point.
-        images: whether images are written; by agent and frame.
+        images: by agent id.
+        labels_of: by agent id, what it labels itself, if that is not `labels`.
+        focal, centre: focal length and principal point of the cameras, as shares of the image's size.
+        T_agent_camera: where every agent's camera is.
     """
 
     poses: dict[int, list[np.ndarray]]
@@ -53,6 +55,7 @@ class Recording:
     labelled_from: dict[int, list[np.ndarray]]
     times_s: dict[int, list[float]]
     images: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    labels_of: dict[int, list[Labels]] = field(default_factory=dict)
     focal: float = 0.7
     centre: float = 0.5
     T_agent_camera: np.ndarray = field(default_factory=lambda: camera_at((1.5, 0.0, -0.4), 0.0))
@@ -108,7 +111,8 @@ def _opv2v(recording: Recording, root: Path) -> None:
         folder = root / "train" / "2031_01_01_00_00_00" / str(agent)
         folder.mkdir(parents=True)
         for k in recording.frames:
-            stem, T, labels = f"{68 + 2 * k:06d}", recording.poses[agent][k], recording.labels[k]
+            stem, T = f"{68 + 2 * k:06d}", recording.poses[agent][k]
+            labels = recording.labels_of.get(agent, recording.labels)[k]
             content: dict[str, Any] = {"lidar_pose": carla_pose(mirrored(T)), "vehicles": {}}
             for n in np.flatnonzero(labels.seen[agent]):
                 x, y, z, roll, yaw, pitch = carla_pose(mirrored(labels.T[n]))
