@@ -19,6 +19,8 @@ SHIFTED = "shifted"
 _LEAST_SHIFT_M = 0.6
 _LEAST_TURN_DEG = 3.0
 _FLOATS_M = 0.4
+_SCANNED = 7
+"""Boxes of a sweep on which turns and shifts are searched; the best is tried on all."""
 
 Way = Callable[[Sweep], Iterable[Explanation]]
 Rows = Callable[[Sweep], Bool]
@@ -67,15 +69,15 @@ def better(actual: Tried, tried: dict[str, Tried], rows: Rows) -> Tried | None:
     return min(equal, key=lambda each: each.float_m(rows) > _FLOATS_M)
 
 
-def attempt(sweeps: list[Sweep], ways: Way, rows: Rows) -> dict[str, Tried]:
-    """How well each of several explanations fits, by key."""
+def attempt(sweeps: list[Sweep], ways: Way, rows: Rows, most: int | None = None) -> dict[str, Tried]:
+    """How well each of several explanations fits, by key; on the `most` nearest boxes of each sweep."""
     tried: dict[str, Tried] = {}
     for sweep in sweeps:
         wanted = rows(sweep)
         for each in ways(sweep):
             known = tried.setdefault(each.key, Tried(each.key, each.cause))
             boxes, size = each.T_agent_object[wanted], each.size[wanted]
-            near = near_boxes(boxes, sweep.agent_id < 0)
+            near = near_boxes(boxes, sweep.agent_id < 0)[:most]
             explained, tight = shares(sweep.points, boxes[near], size[near]).sum(axis=0)
             known.fit += Fit(len(near), float(explained), float(tight))
             known.explanations.append((sweep, each))
@@ -102,11 +104,12 @@ def headings(sweeps: list[Sweep], rows: Rows) -> dict[str, Tried]:
     best = 0.0
     for steps in (np.arange(-180.0, 180.0, 5.0), np.arange(-4.0, 4.1, 1.0)):
         turns = steps + best
-        tried = attempt(sweeps, functools.partial(box_mistakes.turned, degrees=turns), rows)
+        tried = attempt(sweeps, functools.partial(box_mistakes.turned, degrees=turns), rows, _SCANNED)
         found = max(tried.values(), key=lambda each: each.fit.explained + each.fit.tight)
         best = float(turns[int(found.key.split()[1])])
     if abs(best) < _LEAST_TURN_DEG:
         return {}
+    (found,) = attempt(sweeps, functools.partial(box_mistakes.turned, degrees=np.array([best])), rows).values()
     off = (180 - best) % 360 - 180
     cause = f"the heading of the pose is off by about {off:.0f}°"
     return {"heading": replace(found, key=f"heading off by {round(off, -1):.0f}°", cause=cause)}
@@ -122,11 +125,12 @@ def shifts(sweeps: list[Sweep], rows: Rows) -> dict[str, Tried]:
     best = np.zeros(3)
     found = Tried(SHIFTED, "")
     for steps in (np.concatenate([up, side.reshape(-1, 3)]), up, near, near / 2):
-        tried = attempt(sweeps, functools.partial(box_mistakes.shifted, steps=steps + best), rows)
+        tried = attempt(sweeps, functools.partial(box_mistakes.shifted, steps=steps + best), rows, _SCANNED)
         found = max(tried.values(), key=lambda each: _standing(each, rows))
         best = best + steps[int(found.key.split()[1])]
     if np.abs(best).max() < _LEAST_SHIFT_M:
         return {}
+    (found,) = attempt(sweeps, functools.partial(box_mistakes.shifted, steps=best[None]), rows).values()
     return {SHIFTED: replace(found, key=SHIFTED)}
 
 

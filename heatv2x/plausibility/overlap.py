@@ -11,10 +11,11 @@ import numpy as np
 from heatv2x.plausibility.pose_mistakes import pose_mistakes, turned_poses
 from heatv2x.plausibility.sweep import Group, Sweep
 from heatv2x.plausibility.verdict import Finding, Verdict, verdicts_of
-from heatv2x.structures import Float64, Int64
+from heatv2x.structures import Bool, Float64
 
 _REACH_M = 40.0
 _CELL_M = 0.5
+_HALF = 100  # cells from the middle of a map to its edge
 _GROUND_CELL_M = 4.0
 _HIGH_M = (0.6, 4.0)
 _APART_M = 45.0
@@ -29,10 +30,17 @@ _CLEARLY = 0.2
 
 @dataclass(frozen=True)
 class _Shape:
-    """What stands around a sweep's sensor: (P, 2) cells' centres in its frame."""
+    """What stands around a sweep's sensor: (P, 3) a point of every cell, in its frame, and a map of the cells."""
 
     sweep: Sweep
-    cells: Float64
+    points: Float64
+    raster: Bool
+
+    def share(self, xy: Float64) -> float:
+        """The share of points (P, 2) in or beside its cells."""
+        cells = np.floor(xy / _CELL_M).astype(np.int64) + _HALF
+        inside = ((cells >= 0) & (cells < 2 * _HALF)).all(axis=1)
+        return float(self.raster[cells[inside, 0], cells[inside, 1]].sum()) / max(len(xy), 1)
 
 
 def judge_overlap(groups: dict[Group, list[Sweep]], silent: set[Group]) -> Iterator[Verdict]:
@@ -127,23 +135,12 @@ def _alike(one: _Shape, two: _Shape, T_one: Float64, T_two: Float64, mirror: Flo
     T = np.linalg.inv(T_two) @ T_one
     if mirror is not None:
         T = mirror @ T @ mirror
-    moved = one.cells @ T[:2, :2].T + T[:2, 3]
-    there = moved[np.hypot(*moved.T) < _REACH_M]
+    moved = one.points @ T[:3, :3].T + T[:3, 3]
+    there = moved[np.hypot(moved[:, 0], moved[:, 1]) < _REACH_M, :2]
     if len(there) < _ENOUGH_CELLS:
         return 0.0
-    known = _codes(two.cells, spread_out=True)
-    shares = [
-        float(np.isin(_codes(there + shift), known).mean()) for shift in ((0, 0), (6, 4), (-4, 6), (-6, -4), (4, -6))
-    ]
+    shares = [two.share(there + shift) for shift in ((0, 0), (6, 4), (-4, 6), (-6, -4), (4, -6))]
     return shares[0] - float(np.mean(shares[1:]))
-
-
-def _codes(cells: Float64, spread_out: bool = False) -> Int64:
-    steps = np.floor(cells / _CELL_M).astype(np.int64)
-    codes = steps[:, 0] * 100_000 + steps[:, 1]
-    if spread_out:
-        codes = (codes[:, None] + np.array([a * 100_000 + b for a in (-1, 0, 1) for b in (-1, 0, 1)])).ravel()
-    return np.unique(codes) if spread_out else np.asarray(codes)
 
 
 def _shape(sweep: Sweep) -> _Shape:
@@ -155,9 +152,13 @@ def _shape(sweep: Sweep) -> _Shape:
     np.minimum.at(lowest, place, upright[:, 2])
     above = upright[:, 2] - lowest[place]
     reach = np.hypot(sweep.points[:, 0], sweep.points[:, 1])
-    standing = sweep.points[(above > _HIGH_M[0]) & (above < _HIGH_M[1]) & (reach < _REACH_M) & (reach > 3.0), :2]
-    fine = np.unique(np.floor(standing / _CELL_M).astype(np.int64), axis=0)
-    return _Shape(sweep, (fine + 0.5) * _CELL_M)
+    standing = sweep.points[(above > _HIGH_M[0]) & (above < _HIGH_M[1]) & (reach < _REACH_M) & (reach > 3.0)]
+    fine, first = np.unique(np.floor(standing[:, :2] / _CELL_M).astype(np.int64), axis=0, return_index=True)
+    raster = np.zeros((2 * _HALF, 2 * _HALF), np.bool_)
+    for row in (-1, 0, 1):
+        for column in (-1, 0, 1):
+            raster[fine[:, 0] + _HALF + row, fine[:, 1] + _HALF + column] = True
+    return _Shape(sweep, standing[first].astype(np.float64), raster)
 
 
 def _near(one: _Shape, two: _Shape) -> bool:
