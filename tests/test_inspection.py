@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from heatv2x import plugins
+from heatv2x.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.inspection import CheckConfig, IndexConfig, Inspection, build_indexes, inspect, recognise
@@ -254,3 +255,67 @@ def test_recognise_names_the_part(tree: Path) -> None:
 
 def test_survey_is_lazy(tree: Path) -> None:
     assert isinstance(plugins.find("datasets", "opv2v").survey(tree, "train"), Iterator)
+
+
+def noted(inspection: Inspection, name: str) -> str:
+    (found,) = [each for each in inspection.verdicts if each.name == name and each.state == "note"]
+    return found.detail
+
+
+def test_settings_of_the_dataset_have_the_syntax_of_the_other_verbs(tmp_path: Path) -> None:
+    write_folder(tmp_path, images=False)
+    for cloud in tmp_path.rglob("*.npy"):
+        points = np.load(cloud)
+        points[:, 3] = np.round(points[:, 3] * 255)
+        np.save(cloud, points)
+    part = {"dataset": {"settings": {"intensity_max": 255}}}
+    assert inspect(tmp_path, build(CheckConfig, {**part, "split": "train", "every": 100})).ok
+    assert not inspect(tmp_path, CheckConfig()).ok
+    with pytest.raises(ConfigError, match="intensity_max"):
+        inspect(tmp_path, build(CheckConfig, {"dataset": {"settings": {"intensity_maximum": 255}}}))
+    with pytest.raises(ConfigError, match="choose one"):
+        build(CheckConfig, {"split": "train", "splits": ["train"]})
+
+
+def test_broken_files_are_there_and_broken(tmp_path: Path) -> None:
+    write_folder(tmp_path, images=False)
+    for cloud in tmp_path.rglob("lidar/*"):
+        cloud.write_bytes(b"no cloud")
+    (count,) = inspect(tmp_path).files
+    assert (count.present, count.broken, count.expected, count.state) == (21, 21, 21, "broken files")
+    first(tmp_path, "*.npy").unlink()
+    (count,) = inspect(tmp_path).files
+    assert (count.present, count.broken, count.expected) == (20, 20, 21)
+
+
+def test_additions_under_another_name_are_found_and_checked(tree: Path) -> None:
+    (tree / "OPV2V_Hetero").rename(tree / "OPV2V-H")
+    cut = first(tree, "*_16.pcd")
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-100])
+    inspection = inspect(tree)
+    assert str(cut) in fault(inspection, "16-beam cloud", "broken")
+    assert "hetero_root" in noted(inspection, "layout")
+    cut.write_bytes(whole)
+    shutil.move(tree / "OPV2V-H", tree.parent / "elsewhere")
+    assert {c.kind: c.state for c in inspect(tree).files}["16-beam cloud"] == "not there"
+    given = build(CheckConfig, {"dataset": {"settings": {"hetero_root": str(tree.parent / "elsewhere")}}})
+    assert {c.kind: c.state for c in inspect(tree, given).files}["16-beam cloud"] == "complete"
+    first(tree.parent / "elsewhere", "*_16.pcd").unlink()
+    assert fault(inspect(tree, given), "16-beam cloud", "missing")
+
+
+def test_a_kind_that_nobody_has_is_no_fault_and_one_that_some_lack_is(tmp_path: Path) -> None:
+    write_dair_v2x(tmp_path)
+    images = sorted(tmp_path.rglob("infrastructure-side/image/*.jpg"))
+    images[2].unlink()
+    assert fault(inspect(tmp_path), "roadside camera image", "missing")
+    assert inspect(tmp_path, CheckConfig(sensors="lidar")).ok
+    for image in tmp_path.rglob("*.jpg"):
+        image.unlink()
+    inspection = inspect(tmp_path)
+    assert inspection.ok
+    assert {c.kind for c in inspection.files if c.state == "not there"} == {
+        "vehicle camera image",
+        "roadside camera image",
+    }

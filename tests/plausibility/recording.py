@@ -85,7 +85,9 @@ def read_recording(root: Path) -> Recording:
             poses[known[agent.agent_id]].append(agent.pose.matrix)
             clouds[known[agent.agent_id]].append(agent.lidars["lidar64"].points)
         objects = frame.objects
-        kept = (objects.hits > 0).any(axis=1) & ~np.isin(objects.ids, list(known))
+        places = np.stack([agent.pose.xyz[:2] for agent in frame.agents])
+        apart = np.linalg.norm(objects.T_world_object[:, None, :2, 3] - places, axis=2).min(axis=1)
+        kept = (objects.hits > 0).any(axis=1) & ~np.isin(objects.ids, list(known)) & (apart < 45)
         seen = {known[a.agent_id]: objects.hits[kept, n] > 0 for n, a in enumerate(frame.agents)}
         labels.append(
             Labels(

@@ -381,3 +381,19 @@ def test_sound_data_pass(case: str, reader: str, sound: Recording, tmp_path: Pat
         assert state["points and labels"] == state["handedness"] == "note"
     elif case not in {"cameras only", "few objects"}:
         assert state["points and labels"] == state["handedness"] == state["ground plane"] == "ok"
+
+
+def test_equal_scores_for_both_hands_prove_nothing(sound: Recording, tmp_path: Path) -> None:
+    """A street that looks the same to both sides: whether left and right are swapped cannot be told."""
+
+    alone = one_agent(sound)
+    both = [np.concatenate([each, each * np.float32([1, -1, 1, 1])]) for each in alone.clouds[0]]
+    inspection = checked(replace(alone, clouds={0: both}), "folder", tmp_path)
+    (handedness,) = [each for each in inspection.verdicts if each.name == "handedness"]
+    assert handedness.state == "note" and "left and right swapped" in handedness.detail
+
+
+def test_what_one_agent_does_wrong_is_not_said_of_others(sound: Recording, tmp_path: Path) -> None:
+    inspection = checked(turned(90, (1,))(sound), "folder", tmp_path)
+    told = said(inspection)
+    assert "agent 1 " in told and "agent 0 of" not in told and "agent -1 of" not in told
