@@ -155,7 +155,7 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
     named, part, tree = recognise(root, config.dataset)
     checked = build(part.Config, named.settings, f"dataset part '{named.part}'")
     settings = {key: getattr(checked, key) for key in named.settings}
-    inspector = _Inspector(root, config.every, config.sensors, Evidence(tree.tracked))
+    inspector = _Inspector(root, config.every, config.sensors, Evidence(tree.tracked, tree.labels_in_world))
     for split in _chosen(root, tree, config.chosen):
         inspector.walk(part, split, settings, tree.published.get(split), tell or _silent)
     inspector.settle()

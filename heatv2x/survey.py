@@ -22,6 +22,8 @@ class Recognised:
         splits: which are there.
         published: frames per split of the published data; empty if nothing was published.
         tracked: whether object ids last from frame to frame.
+        labels_in_world: whether labels are given in the world; those in a sensor's frame fit its points whatever its
+            pose.
         notes: what is unusual about the tree, for the person who checks it.
     """
 
@@ -29,6 +31,7 @@ class Recognised:
     splits: tuple[str, ...]
     published: Mapping[str, int] = field(default_factory=dict)
     tracked: bool = True
+    labels_in_world: bool = True
     notes: tuple[str, ...] = ()
 
 

@@ -76,7 +76,7 @@ def test_a_sound_tree(sound: Path) -> None:
         "handedness": "ok",
         "moments": "ok",
         "ground plane": "ok",
-        "agents together": "ok",
+        "agents together": "note",  # nothing but a few cars stands around
     }
     json.dumps(inspection.to_json(), allow_nan=False)
 

@@ -152,9 +152,9 @@ class DairV2x(Dataset):
         if not coalign and not official:
             problem = "has no split file: neither train.json and val.json (CoAlign) nor cooperative-split-data.json"
             raise DataError(inside, problem, way_out="put one of them there")
-        return Recognised(
-            "DAIR-V2X-C", tuple(coalign or official), _PUBLISHED["coalign" if coalign else "official"], tracked=False
-        )
+        published = _PUBLISHED["coalign" if coalign else "official"]
+        there = tuple(coalign or official)
+        return Recognised("DAIR-V2X-C", there, published, tracked=False, labels_in_world=False)
 
     @classmethod
     def survey(cls, root: Path, split: str, settings: Mapping[str, Any] | None = None) -> Iterator[Visit]:

@@ -30,8 +30,10 @@ _MANY_BOXES = 6
 _LIKE_SHIFTS = ("centre at the top", "centre at the bottom", "points upside down")
 
 
-def judge_boxes(groups: dict[Group, list[Sweep]]) -> tuple[list[Verdict], set[Group]]:
-    """Verdicts on points and labels, and the groups whose points do not fit the labels.
+def judge_boxes(
+    groups: dict[Group, list[Sweep]], labels_in_world: bool = True
+) -> tuple[list[Verdict], set[Group], set[Group]]:
+    """Verdicts on points and labels, the groups whose points do not fit, and those whose labels prove their poses.
 
     Each agent of a scenario is judged alone; those with too few labels for that are judged together.
     """
@@ -40,6 +42,7 @@ def judge_boxes(groups: dict[Group, list[Sweep]]) -> tuple[list[Verdict], set[Gr
     seen, told_apart, fit = Sight(), 0, Fit()
     rest: list[Sweep] = []
     known: set[str] = set()
+    proven: set[Group] = set()
     for group, sweeps in groups.items():
         some = spread(sweeps)
         actual = attempt(some, as_labelled, own)["as labelled"]
@@ -57,13 +60,15 @@ def judge_boxes(groups: dict[Group, list[Sweep]]) -> tuple[list[Verdict], set[Gr
         told_apart += actual.fit.explained - mirrored.fit.explained > _TOLD_APART * max(actual.fit.boxes, 1)
         if (other := _judge_labels_of_others(some, actual)) is not None:
             findings.append(Finding(other[0].key, *group, other[1], other[0].cause))
+        elif actual.fit.boxes >= ENOUGH_BOXES and (labels_in_world or _seen_by_others(some)):
+            proven.add(group)
     if len({sweep.group for sweep in rest}) > 1:
         actual = attempt(rest, as_labelled, own)["as labelled"]
         if (found := _judge(rest, actual, known)) is not None:
             findings.append(Finding(found[0].key, rest[0].split, "all scenarios", None, found[1], found[0].cause))
     findings = [_shift_told(each, shifts) for each in findings]
     wrong = {(each.split, each.scenario, each.agent_id) for each in findings if each.agent_id is not None}
-    return [*_summary(findings, seen, fit, told_apart)], wrong
+    return [*_summary(findings, seen, fit, told_apart)], wrong, proven
 
 
 def _summary(findings: list[Finding], seen: Sight, fit: Fit, told_apart: int) -> Iterator[Verdict]:
@@ -127,6 +132,12 @@ def _explained(sweeps: list[Sweep], actual: Tried, known: set[str]) -> Tried | N
 
 def _named(sweep: Sweep, known: set[str]) -> Iterator[Explanation]:
     return (each for each in box_mistakes.mistakes(sweep) if each.key in known)
+
+
+def _seen_by_others(sweeps: list[Sweep]) -> bool:
+    """Whether objects that only other agents label hold this agent's points, which proves its pose."""
+    theirs = attempt(sweeps, as_labelled, others)["as labelled"].sight(others)
+    return theirs.hold >= ENOUGH_BOXES // 2 and theirs.hold > 2 * theirs.empty
 
 
 def _judge_labels_of_others(sweeps: list[Sweep], actual: Tried) -> tuple[Tried, str] | None:

@@ -30,9 +30,11 @@ class Evidence:
 
     Attributes:
         tracked: whether ids follow objects from frame to frame.
+        labels_in_world: whether labels that fit an agent's points prove its pose.
     """
 
     tracked: bool = True
+    labels_in_world: bool = True
     groups: dict[Group, list[Sweep]] = field(default_factory=dict)
     repetitions: Repetitions = field(default_factory=Repetitions)
     clocks: Clocks = field(default_factory=Clocks)
@@ -81,12 +83,12 @@ class Evidence:
         yield from self.repetitions.verdicts()
         yield from self.clocks.verdicts()
         yield from self.identities.verdicts(self.tracked)
-        boxes, wrong = judge_boxes(self.groups)
+        boxes, wrong, proven = judge_boxes(self.groups, self.labels_in_world)
         yield from boxes
         right = {group: sweeps for group, sweeps in self.groups.items() if group not in wrong}
         yield from judge_moments(right)
         yield from judge_ground(self.groups, wrong)
-        yield from judge_overlap(self.groups, wrong)
+        yield from judge_overlap(self.groups, wrong, proven)
         yield from self.cameras.verdicts()
 
 

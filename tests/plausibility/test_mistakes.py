@@ -397,3 +397,17 @@ def test_what_one_agent_does_wrong_is_not_said_of_others(sound: Recording, tmp_p
     inspection = checked(turned(90, (1,))(sound), "folder", tmp_path)
     told = said(inspection)
     assert "agent 1 " in told and "agent 0 of" not in told and "agent -1 of" not in told
+
+
+UNLABELLED: dict[str, tuple[Change, str]] = {
+    "inverse pose": (poses(np.linalg.inv, (0,)), "the pose is inverted"),
+    "left-handed points": (points(lambda p: p * [1, -1, 1]), HAND),
+    "heading": (turned(160, (0,)), "heading of the pose is off by about 1[56]\\d°"),
+}
+
+
+@pytest.mark.parametrize("mistake", UNLABELLED)
+def test_without_labels_the_sweeps_of_several_agents_tell(mistake: str, sound: Recording, tmp_path: Path) -> None:
+    change, expected = UNLABELLED[mistake]
+    told = said(checked(change(without_objects(sound)), "folder", tmp_path))
+    assert "agents together" in told and re.search(expected, told), told
