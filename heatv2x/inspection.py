@@ -260,7 +260,7 @@ class _Inspector:
                     sensed = file.read()
                     count.read += 1
             except HeatError as error:
-                if not os.path.lexists(_at_fault(file, error)):
+                if _is_missing(file, error):
                     self.lacking.append(_Lacking(split, scenario, file, error))
                     continue
                 count.broken += 1
@@ -331,8 +331,8 @@ class _Inspector:
             yield Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")
 
 
-def _at_fault(file: SensorFile, error: HeatError) -> Path:
-    """The file that an error is about; what does not exist is missing, the rest is broken."""
-    if file.path is not None or not isinstance(error, DataError):
-        return file.path or Path("/nonexistent")
-    return error.path
+def _is_missing(file: SensorFile, error: HeatError) -> bool:
+    """Whether an error means that there is no such file; what exists and cannot be read is broken."""
+    if file.path is not None:
+        return not os.path.lexists(file.path)
+    return not isinstance(error, DataError) or not os.path.lexists(error.path)

@@ -398,8 +398,10 @@ class TestData:
         assert ended.code == 0 and "frame 1 of 3" in ended.out and (tmp_path / "a.png").exists()
         words = ["dataset.part=opv2v", "dataset.settings.max_agents=1", f"out={tmp_path / 'b.png'}"]
         assert run("data", "view", small, 1, *words).code == 0
-        ended = run("data", "view", small, "dataset.settings.max_agents=1")
-        assert ended.code == 2 and "'dataset.part' is required" in ended.err
+        ended = run("data", "view", small, "dataset.settings.max_agents=1", f"out={tmp_path / 'c.png'}")
+        assert ended.code == 0  # the folder tells which part it is
+        ended = run("data", "check", small, "dataset.settings.max_agent=1")
+        assert ended.code == 2 and "did you mean 'max_agents'" in ended.err
         ended = run("data", "view", small, 1, 2)
         assert ended.code == 2 and "one frame at a time" in ended.err
 

@@ -319,3 +319,21 @@ def test_a_kind_that_nobody_has_is_no_fault_and_one_that_some_lack_is(tmp_path: 
         "vehicle camera image",
         "roadside camera image",
     }
+
+
+def test_settings_of_opv2v_say_what_is_missed(tmp_path: Path) -> None:
+    write_opv2v_h(tmp_path, OPV2V[:1])
+    first(tmp_path, "*_camera2.png").unlink()
+    first(tmp_path, "*_depth1.png").unlink()
+    first(tmp_path / "OPV2V" / "train", "*/650/0*.pcd").unlink()
+
+    def missing(**settings: object) -> set[str]:
+        inspection = inspect(tmp_path, build(CheckConfig, {"dataset": {"settings": settings}}))
+        return {each.kind for each in inspection.faults if each.what == "missing"}
+
+    assert missing() == {"camera image", "depth image", "64-beam cloud"}
+    assert missing(cameras="present") == {"depth image", "64-beam cloud"}
+    assert missing(depth=False) == {"camera image", "64-beam cloud"}
+    assert missing(max_agents=1) == {"camera image", "depth image"}
+    with pytest.raises(ConfigError, match="max_agents"):
+        missing(max_agents=0)

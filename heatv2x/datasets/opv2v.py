@@ -126,7 +126,10 @@ class Opv2v(Dataset):
     @classmethod
     def survey(cls, root: Path, split: str, settings: Mapping[str, Any] | None = None) -> Iterator[Visit]:
         kept = cls.Config.model_validate(settings or {})
-        return opv2v_survey.survey(root, split, kept.hetero_root, kept.exclude)
+        wanted = opv2v_survey.Wanted(
+            kept.hetero_root, kept.exclude, kept.max_agents, kept.cameras == "present", kept.depth is not False
+        )
+        return opv2v_survey.survey(root, split, wanted)
 
     def available(self, index: int) -> dict[int, tuple[str, ...]]:
         record = self._records[index]

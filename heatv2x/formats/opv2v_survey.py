@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heatv2x.errors import DataError
@@ -23,6 +23,7 @@ _OPV2V = {"train": 6764, "validate": 1981, "test": 2170, "test_culvercity": 549}
 """Frames per split as usually quoted: 2,719 in test with Culver City (facts: OPV2V, splits)."""
 _ORDER = {"train": 0, "validate": 1, "test": 2}
 _CAMERAS = 4
+_IMAGE, _DEPTH_IMAGE = "camera image", "depth image"
 _ONLY_ADDITIONS = (
     "holds no descriptions (<t>.yaml): OPV2V itself, which has labels, images and 64-beam clouds, is missing"
 )
@@ -85,20 +86,46 @@ def _holds(opv2v: Path, splits: list[str], pattern: str) -> bool:
     return any(True for split in splits for _ in (opv2v / split).glob(f"*/*/{pattern}"))
 
 
-def survey(root: Path, split: str, hetero_root: Path | None = None, exclude: Collection[str] = ()) -> Iterator[Visit]:
-    """Every frame of a split, whatever is wrong with others.
+@dataclass(frozen=True)
+class Wanted:
+    """What a user wants of the tree.
 
-    Args:
+    Attributes:
         hetero_root: the folder of 16- and 32-beam clouds and depth images; by default the one beside OPV2V.
         exclude: scenarios that are left out.
+        max_agents: agents of a frame after so many are left out.
+        present_cameras: images that are not there are not missed, as long as an agent has one.
+        depth: whether depth images are looked for.
     """
-    layout = Layout.find(root, split, hetero_root or additions_elsewhere(root))
+
+    hetero_root: Path | None = None
+    exclude: tuple[str, ...] = ()
+    max_agents: int | None = None
+    present_cameras: bool = False
+    depth: bool = True
+
+
+def survey(root: Path, split: str, wanted: Wanted | None = None) -> Iterator[Visit]:
+    """Every frame of a split, whatever is wrong with others."""
+    wanted = wanted or Wanted()
+    layout = Layout.find(root, split, wanted.hetero_root or additions_elsewhere(root))
     complaints: list[DataError] = []
-    frames = layout.frames(exclude, complain=complaints.append)
+    frames = layout.frames(wanted.exclude, complain=complaints.append)
     for error in complaints:
         yield Visit(f"{split}/{error.path.name}", faults=(("description" if error.path.suffix else "folder", error),))
     for frame in frames:
-        yield replace(_visit(layout, frame), of=len(frames))
+        visit = _visit(layout, replace(frame, agents=frame.agents[: wanted.max_agents]))
+        yield replace(visit, files=tuple(_missed(visit.files, wanted)), of=len(frames))
+
+
+def _missed(files: Sequence[SensorFile], wanted: Wanted) -> Iterator[SensorFile]:
+    """The files without those that are not asked for."""
+    with_image = {file.agent for file in files if file.kind == _IMAGE and file.path and file.path.exists()}
+    for file in files:
+        there = file.path is not None and file.path.exists()
+        left_out = wanted.present_cameras and file.kind == _IMAGE and file.agent in with_image and not there
+        if not left_out and (wanted.depth or file.kind != _DEPTH_IMAGE):
+            yield file
 
 
 def _visit(layout: Layout, frame: FrameFiles) -> Visit:
@@ -163,8 +190,8 @@ def _files(
     yield file("16-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_16.pcd", hetero=True))
     for number in range(_CAMERAS - (frame.scenario in WITHOUT_FOURTH_CAMERA)):
         read = functools.partial(_rgb, described.get(f"camera{number}"))
-        yield file("camera image", "OPV2V", read, at(f"_camera{number}.png"), "camera")
-        yield file("depth image", "OPV2V-H-depth", _depth, at(f"_depth{number}.png", hetero=True), "camera")
+        yield file(_IMAGE, "OPV2V", read, at(f"_camera{number}.png"), "camera")
+        yield file(_DEPTH_IMAGE, "OPV2V-H-depth", _depth, at(f"_depth{number}.png", hetero=True), "camera")
     stem = agent.yaml.removesuffix(".yaml")
     raster = layout.opv2v / (agent.visibility or f"additional/{stem}_bev_visibility.png")
     yield file("visibility raster", "OPV2V additional", _raster, raster, "label")
