@@ -29,11 +29,14 @@ class Agent(nn.Module, ABC):
     Attributes:
         source: the paper, or "ours".
         sensors: names of the sensors this agent needs (`structures.SENSORS`); nothing else is read for it.
+        exact: names of submodules that `heatv2x.deploy` leaves in float32, because rounding their result would decide
+            between alternatives rather than shift it a little: which depth a pixel has.
     """
 
     Config: type[Config]
     source: ClassVar[str]
     sensors: tuple[str, ...]
+    exact: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, grid: BevGrid, channels: int) -> None:
         super().__init__()
