@@ -84,7 +84,7 @@ class PointCloud:
 
     Attributes:
         points: (P, 4) float32, columns x, y, z in metres and intensity in [0, 1].
-        left_out: how many points of the file have no position (NaN or infinite: rays without a return) and are not here.
+        left_out: how many points of the file have no position (NaN or infinite: no return) and are not here.
         clipped: how many intensities of the file lie above its full scale and count as 1.
         has_intensity: False if the file gives no intensity, so that all are 0.
     """

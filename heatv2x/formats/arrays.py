@@ -112,11 +112,14 @@ def _array(content: bytes, source: Path) -> npt.NDArray[Any]:
         raise DataError(source, f"is {kind}", way_out=_WAY_OUT) from error
     if dtype.hasobject:
         problem = "holds Python objects, which are pickled; nothing is unpickled here"
-        raise DataError(source, problem, key="dtype", way_out="write an array of numbers: np.save(path, array.astype('f4'))")
+        raise DataError(
+            source, problem, key="dtype", way_out="write an array of numbers: np.save(path, array.astype('f4'))"
+        )
     _check_shape(shape, dtype, source)
     needed = math.prod(shape) * dtype.itemsize
-    if len(content) - stream.tell() < needed:
-        problem = f"is truncated: an array of shape {shape} takes {needed:,} bytes, and {len(content) - stream.tell():,} are there"
+    held = len(content) - stream.tell()
+    if held < needed:
+        problem = f"is truncated: an array of shape {shape} takes {needed:,} bytes, and {held:,} are there"
         raise DataError(source, problem, key="shape", way_out=_WAY_OUT)
     flat = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")

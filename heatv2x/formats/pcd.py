@@ -111,7 +111,9 @@ def _binary(content: bytes, header: Header, wanted: Mapping[str, str], source: P
         needed = header.points * point_bytes(header.fields)
         whole = min(point_bytes(header.fields), 1 + held - needed) if held > needed else 0
         if not whole or not (held - needed < whole or _is_blank(content[header.data_start + needed :])):
-            problem = f"is truncated or corrupt: declares {header.points:,} points of {point_bytes(header.fields)} bytes"
+            problem = (
+                f"is truncated or corrupt: declares {header.points:,} points of {point_bytes(header.fields)} bytes"
+            )
             problem += f" ({needed:,} bytes) and holds {held:,} bytes"
             raise DataError(source, problem, key="POINTS", way_out=WAY_OUT)
         fields = header.fields
@@ -203,9 +205,7 @@ def _ascii(content: bytes, header: Header, wanted: Mapping[str, str], source: Pa
         position += field.count
     keys = list(wanted)
     try:
-        table = np.loadtxt(
-            io.BytesIO(body), np.float64, comments=None, usecols=[places[key] for key in keys], ndmin=2
-        )
+        table = np.loadtxt(io.BytesIO(body), np.float64, comments=None, usecols=[places[key] for key in keys], ndmin=2)
     except (ValueError, OverflowError):
         table = np.zeros((0, len(keys)))
     if len(table) != header.points:

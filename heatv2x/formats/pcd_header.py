@@ -1,7 +1,7 @@
 """The header of a Point Cloud Data file (`.pcd`): fields, number of points, encoding (the PCL project's file format).
 
-Real headers differ from the specification: VERSION, VIEWPOINT, COUNT, POINTS or WIDTH may be missing, FIELDS was COLUMNS
-once, padding is a field `_`, and a converter of ROS wrote COUNT 0.
+Real headers differ from the specification: VERSION, VIEWPOINT, COUNT, POINTS or WIDTH may be missing, FIELDS was once
+COLUMNS, padding is a field `_`, and a converter of ROS wrote COUNT 0.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class Header:
     def variants(self) -> Iterator[tuple[Field, ...]]:
         """What the fields can mean where writers disagree: as written, then COUNT 0 as 1, then without padding."""
         counted = tuple(replace(each, count=each.count or 1) for each in self.fields)
-        named = tuple(
-            replace(each, count=each.count if each.is_padding else each.count or 1) for each in self.fields
-        )
+        named = tuple(replace(each, count=each.count if each.is_padding else each.count or 1) for each in self.fields)
         solid = tuple(each for each in named if not each.is_padding)
         return iter(dict.fromkeys((self.fields, named, counted, solid)))
 

@@ -43,8 +43,8 @@ def usable(
     Args:
         points: (P, 4) float32 x, y, z and intensity as the file gives them; changed in place.
         source: the file, for messages.
-        intensity_max: the intensity that means 1, as the user says; larger ones are clipped. None takes `full`, and then
-            larger ones are an error, because nobody said what they mean.
+        intensity_max: the intensity that means 1, as the user says; larger ones are clipped. None takes `full`,
+            and then larger ones are an error, because nobody said what they mean.
         full: the intensity that means 1 by the column's type. None: the file has no intensity column, and zeros or
             values from 0 to 1 are in place.
 
