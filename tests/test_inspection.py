@@ -68,6 +68,7 @@ def test_a_sound_tree(sound: Path) -> None:
     assert {verdict.name: verdict.state for verdict in inspection.verdicts} == {
         "poses and objects": "ok",
         "sensors": "ok",
+        "points": "ok",
         "handedness": "ok",
         "ground plane": "ok",
     }

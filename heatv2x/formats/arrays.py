@@ -14,6 +14,7 @@ import numpy.typing as npt
 from heatv2x.errors import DataError
 from heatv2x.files import read_bytes
 from heatv2x.formats.returns import MAX_BYTES, MAX_POINTS, intensity_name, usable
+from heatv2x.plurals import counted
 from heatv2x.structures import Float32, PointCloud
 
 MAX_COLUMNS = 16
@@ -77,7 +78,7 @@ def read_bin_cloud(path: str | Path, *, intensity_max: float | None = None, colu
     content = read_bytes(source, MAX_BYTES, missing=_MISSING, way_out=_COMPLETE)
     size = 4 * columns
     if len(content) % size or len(content) > size * MAX_POINTS:
-        problem = f"is {len(content):,} bytes, expected {size} for each of at most {MAX_POINTS:,} points"
+        problem = f"is {counted(len(content), 'byte')}, expected {size} for each of at most {MAX_POINTS:,} points"
         fits = [str(each) for each in (3, 4, 5, 6) if each != columns and len(content) % (4 * each) == 0]
         way_out = (
             f"say how many float32 numbers a point has, if it is {' or '.join(fits)}: dataset.settings.bin_columns"
@@ -119,7 +120,7 @@ def _array(content: bytes, source: Path) -> npt.NDArray[Any]:
     needed = math.prod(shape) * dtype.itemsize
     held = len(content) - stream.tell()
     if held < needed:
-        problem = f"is truncated: an array of shape {shape} takes {needed:,} bytes, and {held:,} are there"
+        problem = f"is truncated: an array of shape {shape} takes {counted(needed, 'byte')}, and {held:,} are there"
         raise DataError(source, problem, key="shape", way_out=_WAY_OUT)
     flat = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")

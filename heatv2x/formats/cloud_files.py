@@ -8,6 +8,7 @@ from pathlib import Path
 from heatv2x.errors import DataError
 from heatv2x.formats.arrays import read_bin_cloud, read_npy_cloud
 from heatv2x.formats.pcd import read_pcd_cloud
+from heatv2x.plurals import counted
 from heatv2x.structures import PointCloud
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class CloudFiles:
             )
         if cloud.left_out:
             total = cloud.left_out + len(cloud)
-            text = f"{path}: left out {cloud.left_out:,} of {total:,} points, which have no position (NaN or infinite)"
+            text = (
+                f"{path}: left out {cloud.left_out:,} of {counted(total, 'point')} without a position (NaN or infinite)"
+            )
             self._once("left out", logging.INFO, f"{text}; later files are counted in the debug log only")
             _log.debug("%s", text)
 

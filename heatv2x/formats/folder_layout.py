@@ -26,6 +26,7 @@ from heatv2x.errors import DataError
 from heatv2x.files import parse_json, read_bytes
 from heatv2x.formats.image import SAME_SIZE, intrinsics_fault
 from heatv2x.formats.opv2v_layout import agent_order
+from heatv2x.plurals import counted
 from heatv2x.structures import LIDARS, Float32, Float64, Int64, Pose
 
 _log = logging.getLogger(__name__)
@@ -335,7 +336,7 @@ def _table(path: Path, split: Path, digest: Any) -> list[tuple[int, dict[str, st
         if not line:
             continue
         if len(line) != len(header):
-            problem = f"has {len(line)} values for {len(header)} columns"
+            problem = f"has {counted(len(line), 'value')} for {counted(len(header), 'column')}"
             raise DataError(path, problem, key=f"line {number}", way_out="complete or remove that line")
         rows.append((number, dict(zip(header, (value.strip() for value in line), strict=True))))
     return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from heatv2x.errors import DataError
 from heatv2x.files import read_bytes
 from heatv2x.formats.pcd_header import WAY_OUT, Field, Header, parse_header, point_bytes
 from heatv2x.formats.returns import MAX_BYTES, intensity_name, usable
+from heatv2x.plurals import counted
 from heatv2x.structures import Float32, PointCloud
 
 _LZF_RATIO = 128
@@ -95,7 +96,7 @@ def _wanted(header: Header, source: Path) -> tuple[dict[str, str], Field | None]
             raise DataError(source, f"names the field {name} twice", key="FIELDS", way_out=WAY_OUT)
     field = next((each for each in header.fields if each.name == chosen), None)
     if field is not None and field.name.lower() in _COLOURS and field.size != 4:
-        problem = f"holds colours of {field.size} bytes, expected 4 (packed red, green and blue)"
+        problem = f"holds colours of {counted(field.size, 'byte')}, expected 4 (packed red, green and blue)"
         raise DataError(source, problem, key=field.name, way_out=WAY_OUT)
     return wanted, field
 
@@ -103,26 +104,51 @@ def _wanted(header: Header, source: Path) -> tuple[dict[str, str], Field | None]
 # --- decoding: the columns of the wanted fields ----------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a field's value lies in a point, in bytes and in words of text."""
+
+    byte: int
+    word: int
+    dtype: np.dtype[np.generic]
+
+
+def _places(fields: tuple[Field, ...], wanted: Mapping[str, str], source: Path) -> dict[str, _Place]:
+    places, byte, word = {}, 0, 0
+    for field in fields:
+        for key, name in wanted.items():
+            if name == field.name:
+                places[key] = _Place(byte, word, field.dtype(source))
+        byte += field.size * field.count
+        word += field.count
+    return places
+
+
+def _declared(header: Header, unit: str, each: int) -> str:
+    return f"is truncated or corrupt: declares {counted(header.points, 'point')} of {counted(each, unit)}"
+
+
 def _binary(content: bytes, header: Header, wanted: Mapping[str, str], source: Path) -> dict[str, Column]:
     held = len(content) - header.data_start
-    fields = next((each for each in header.variants() if header.points * point_bytes(each) == held), None)
-    if fields is None:
-        # some files end with a line break, or in the middle of a memory page
-        needed = header.points * point_bytes(header.fields)
-        whole = min(point_bytes(header.fields), 1 + held - needed) if held > needed else 0
-        if not whole or not (held - needed < whole or _is_blank(content[header.data_start + needed :])):
-            problem = (
-                f"is truncated or corrupt: declares {header.points:,} points of {point_bytes(header.fields)} bytes"
-            )
-            problem += f" ({needed:,} bytes) and holds {held:,} bytes"
-            raise DataError(source, problem, key="POINTS", way_out=WAY_OUT)
-        fields = header.fields
-    point = _record(fields, wanted, source)
+    fields = next((each for each in header.variants() if header.points * point_bytes(each) == held), header.fields)
+    size = point_bytes(fields)
+    rest = held - header.points * size
+    # some files end with a line break, or only at the end of a memory page
+    if size == 0 or rest < 0 or (rest >= size and not _is_blank(content[len(content) - rest :])):
+        problem = f"{_declared(header, 'byte', size)} and holds {counted(held, 'byte')} instead of {held - rest:,}"
+        raise DataError(source, problem, key="POINTS", way_out=WAY_OUT)
+    places = _places(fields, wanted, source)
+    point = np.dtype(
+        {
+            "names": list(places),
+            "formats": [place.dtype for place in places.values()],
+            "offsets": [place.byte for place in places.values()],
+            "itemsize": size,
+        }
+    )
     records = np.frombuffer(content, point, header.points, header.data_start)
-    columns: dict[str, Column] = {key: records[key] for key in wanted}
-    if point.itemsize == 16 and all(
-        point.fields is not None and point.fields[axis] == (np.dtype("<f4"), 4 * n) for n, axis in enumerate("xyz")
-    ):
+    columns: dict[str, Column] = {key: records[key] for key in places}
+    if size == 16 and all(places[axis] == _Place(4 * n, n, np.dtype("<f4")) for n, axis in enumerate("xyz")):
         columns[_BLOCK] = np.frombuffer(content, "<f4", 4 * header.points, header.data_start).reshape(-1, 4)
     return columns
 
@@ -131,39 +157,20 @@ def _is_blank(rest: bytes) -> bool:
     return len(rest) <= _MAX_PADDING_BYTES and not rest.strip(b"\0\r\n \t")
 
 
-def _record(fields: tuple[Field, ...], wanted: Mapping[str, str], source: Path) -> np.dtype[np.void]:
-    """One point, of which only the wanted fields are named."""
-    offsets, types, position = {}, {}, 0
-    for field in fields:
-        for key, name in wanted.items():
-            if name == field.name:
-                offsets[key], types[key] = position, field.dtype(source)
-        position += field.size * field.count
-    names = sorted(offsets, key=lambda key: offsets[key])
-    return np.dtype(
-        {
-            "names": names,
-            "formats": [types[key] for key in names],
-            "offsets": [offsets[key] for key in names],
-            "itemsize": position,
-        }
-    )
-
-
 def _compressed(content: bytes, header: Header, wanted: Mapping[str, str], source: Path) -> dict[str, Column]:
-    """LZF over all values of the first field, then of the second, ...; PCL leaves padding out of it."""
+    """LZF over all values of the first field, then of the second, ..."""
     if header.points == 0:
-        return {key: np.zeros(0, np.float32) for key in wanted}
-    sizes = np.frombuffer(content[header.data_start : header.data_start + 8], "<u4")
-    packed, size = (int(sizes[0]), int(sizes[1])) if len(sizes) == 2 else (0, 0)
+        return _nothing(header, wanted, source)
     start = header.data_start + 8
+    sizes = np.frombuffer(content[header.data_start : start], "<u4")
+    packed, size = (int(sizes[0]), int(sizes[1])) if len(sizes) == 2 else (0, 0)
     fields = next((each for each in header.variants() if header.points * point_bytes(each) == size), None)
     # A wrong size would make the decompressor allocate whatever four bytes say.
     if fields is None or packed > len(content) - start or size > min(MAX_BYTES, _LZF_RATIO * packed):
         problem = (
-            f"is truncated or corrupt: {packed:,} bytes that unpack to {size:,} are no {header.points:,} points"
-            f" of {point_bytes(header.fields)} bytes, or are not all there"
+            f"{_declared(header, 'byte', point_bytes(header.fields))}, and a block of {packed:,} bytes that unpacks to"
         )
+        problem += f" {size:,}; {max(len(content) - start, 0):,} bytes are there"
         raise DataError(source, problem, key="DATA", way_out=WAY_OUT)
     try:
         unpacked = lzf.decompress(content[start : start + packed], size)
@@ -171,47 +178,38 @@ def _compressed(content: bytes, header: Header, wanted: Mapping[str, str], sourc
         unpacked = None
     if unpacked is None or len(unpacked) != size:
         raise DataError(source, "is corrupt: its compressed data cannot be unpacked", key="DATA", way_out=WAY_OUT)
-    columns, position = {}, 0
-    for field in fields:
-        for key, name in wanted.items():
-            if name == field.name:
-                columns[key] = np.frombuffer(unpacked, field.dtype(source), header.points, position)
-        position += header.points * field.size * field.count
-    return columns
+    return {
+        key: np.frombuffer(unpacked, place.dtype, header.points, header.points * place.byte)
+        for key, place in _places(fields, wanted, source).items()
+    }
 
 
 def _ascii(content: bytes, header: Header, wanted: Mapping[str, str], source: Path) -> dict[str, Column]:
     body = content[header.data_start :]
     held = _count_words(body)
-    for fields in header.variants():
-        if held == header.points * sum(field.count for field in fields):
-            break
-    else:
-        each = sum(field.count for field in header.fields)
-        problem = (
-            f"is truncated or corrupt: declares {header.points:,} points of {each} values and holds {held:,} values"
-        )
+    words = [sum(field.count for field in fields) for fields in header.variants()]
+    fields = next((each for each, n in zip(header.variants(), words, strict=True) if header.points * n == held), None)
+    if fields is None:
+        problem = f"{_declared(header, 'value', words[0])} and holds {counted(held, 'value')}"
         raise DataError(source, problem, key="POINTS", way_out=WAY_OUT)
     if header.points == 0:
-        return {key: np.zeros(0, np.float32) for key in wanted}
+        return _nothing(header, wanted, source)
     if b"(" in body or b"#" in body:
         body = _WINDOWS_INFINITY.sub(b"inf", _WINDOWS_NAN.sub(b"nan", body))
-    places, position = {}, 0
-    for field in fields:
-        for key, name in wanted.items():
-            if name == field.name:
-                field.dtype(source)
-                places[key] = position
-        position += field.count
-    keys = list(wanted)
+    places = _places(fields, wanted, source)
     try:
-        table = np.loadtxt(io.BytesIO(body), np.float64, comments=None, usecols=[places[key] for key in keys], ndmin=2)
+        used = [place.word for place in places.values()]
+        table = np.loadtxt(io.BytesIO(body), np.float64, comments=None, usecols=used, ndmin=2)
     except (ValueError, OverflowError):
-        table = np.zeros((0, len(keys)))
+        table = np.zeros((0, len(places)))
     if len(table) != header.points:
         problem = "is corrupt: a line does not hold one number for each field"
         raise DataError(source, problem, key="DATA", way_out=WAY_OUT)
-    return {key: table[:, column] for column, key in enumerate(keys)}
+    return {key: table[:, column] for column, key in enumerate(places)}
+
+
+def _nothing(header: Header, wanted: Mapping[str, str], source: Path) -> dict[str, Column]:
+    return {key: np.zeros(0, place.dtype) for key, place in _places(header.fields, wanted, source).items()}
 
 
 def _count_words(body: bytes) -> int:

@@ -7,7 +7,6 @@ COLUMNS, padding is a field `_`, and a converter of ROS wrote COUNT 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -63,12 +62,17 @@ class Header:
     encoding: Encoding
     data_start: int
 
-    def variants(self) -> Iterator[tuple[Field, ...]]:
-        """What the fields can mean where writers disagree: as written, then COUNT 0 as 1, then without padding."""
-        counted = tuple(replace(each, count=each.count or 1) for each in self.fields)
-        named = tuple(replace(each, count=each.count if each.is_padding else each.count or 1) for each in self.fields)
-        solid = tuple(each for each in named if not each.is_padding)
-        return iter(dict.fromkeys((self.fields, named, counted, solid)))
+    def variants(self) -> tuple[tuple[Field, ...], ...]:
+        """What the fields can mean where writers disagree, the likeliest first; the size of the data decides.
+
+        As written; COUNT 0 meaning 1 for fields with a name, or for all; without padding, which PCL leaves out of text
+        and of compressed data.
+        """
+        named = tuple(each if each.is_padding else replace(each, count=each.count or 1) for each in self.fields)
+        found = [self.fields, named, tuple(replace(each, count=each.count or 1) for each in self.fields)]
+        if self.encoding != "binary":
+            found.append(tuple(each for each in named if not each.is_padding))
+        return tuple(dict.fromkeys(found))
 
 
 def point_bytes(fields: tuple[Field, ...]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from heatv2x.errors import DataError
+from heatv2x.plurals import counted
 from heatv2x.structures import Float32, PointCloud
 
 MAX_POINTS = 20_000_000
@@ -58,7 +59,7 @@ def usable(
         points = points if placed.all() else points[placed]
     if given and not len(points):
         problem = (
-            f"none of its {given:,} points has a position: x, y, z or intensity is NaN, infinite or "
+            f"holds {counted(given, 'point')}, none of them with a position: x, y, z or intensity is NaN, infinite or "
             f"beyond {REACH_M / 1000:.0f} km"
         )
         way_out = "write metres in the LiDAR's own frame, or take the frame out if the sensor saw nothing"
