@@ -24,6 +24,7 @@ import numpy as np
 
 from heatv2x.errors import DataError
 from heatv2x.files import parse_json, read_bytes
+from heatv2x.formats.folder_names import FRAME_NAMES, agent_id, is_frame_name, is_integer, sensor_file
 from heatv2x.formats.image import SAME_SIZE, intrinsics_fault
 from heatv2x.formats.opv2v_layout import agent_order
 from heatv2x.plurals import counted
@@ -32,10 +33,6 @@ from heatv2x.structures import LIDARS, Float32, Float64, Int64, Pose
 _log = logging.getLogger(__name__)
 IMAGES = (".png", ".jpg", ".jpeg")
 MAX_BYTES = 256_000_000
-_MAX_STEM = 200
-_NOT_IN_NAMES = re.compile(r'[/\\"$\[\]<>|?*]')
-_AGENT = re.compile(r"-?\d{1,18}", re.ASCII)
-_ROADSIDE = re.compile(r"(rsu|roadside|infra)", re.IGNORECASE)
 _CAMERA = re.compile(r"camera\d{1,3}", re.ASCII)
 _TIMES = {"time_s": 1.0, "time_ms": 1e-3, "time_us": 1e-6, "time_ns": 1e-9}
 _LATEST_S = 1e11
@@ -96,31 +93,7 @@ class RecordedAgent:
         Raises:
             DataError: there is none, or more than one.
         """
-        names = [f"{frame}{each}" for suffix in suffixes for each in (suffix, suffix.upper())]
-        found = [path for name in names if (path := self.folder / sensor / name).is_file()]
-        # where a file system takes small and capital letters for the same, one file answers to both names
-        found = [path for n, path in enumerate(found) if not any(path.samefile(other) for other in found[:n])]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            problem = f"is there {len(found)} times: {', '.join(path.name for path in found)}"
-            raise DataError(self.folder / sensor / frame, problem, way_out="remove all but one")
-        way_out = f"write one of {', '.join(suffixes)}, or take the frame out of poses.csv"
-        if example := _example(self.folder / sensor):
-            way_out += f"; poses.csv must name files without their suffix, and the folder holds {example}"
-        raise DataError(self.folder / sensor / frame, "is missing", way_out=way_out)
-
-
-def agent_id(name: str) -> int:
-    """The id of an agent by the name of its folder: the integer it is, or one made of the name's SHA-256.
-
-    The same name gives the same id everywhere. A name that begins with rsu, roadside or infra is a roadside unit, whose
-    id is negative.
-    """
-    if _AGENT.fullmatch(name):
-        return int(name)
-    made = 1_000_000 + int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) % 999_000_000
-    return -made if _ROADSIDE.match(name) else made
+        return sensor_file(self.folder / sensor, frame, suffixes)
 
 
 @dataclass(frozen=True)
@@ -177,7 +150,7 @@ def _recording(path: Path, split: Path, digest: Any) -> Recording:
         if same := [other for other in names if other != name and ids[other] == number]:
             problem = f"its agent folders {name} and {same[0]} stand for the same id, {number}"
             raise DataError(path, problem, way_out="rename one")
-    if made := [f"{name} is agent {number}" for name, number in ids.items() if not _AGENT.fullmatch(name)]:
+    if made := [f"{name} is agent {number}" for name, number in ids.items() if not is_integer(name)]:
         _log.info("%s: %s", path, ", ".join(made))
     agents = tuple(_agent(path / name, split, digest) for name in names)
     boxes_file = path / "boxes.csv"
@@ -187,7 +160,7 @@ def _recording(path: Path, split: Path, digest: Any) -> Recording:
 
 def _is_agent(folder: Path) -> bool:
     """Whether a folder of a recording is an agent's: by its name, or by what it holds."""
-    if _AGENT.fullmatch(folder.name) or (folder / "poses.csv").exists():
+    if is_integer(folder.name) or (folder / "poses.csv").exists():
         return True
     inside = sorted(entry.name for entry in _folders(folder) if entry.name in LIDARS or _CAMERA.fullmatch(entry.name))
     if inside or (folder / "calibration.json").exists():
@@ -256,7 +229,7 @@ def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path, agents: Mapping
     by_frame: dict[str, dict[int, list[float]]] = {}
     for line, row in rows:
         boxes = by_frame.setdefault(_frame(row, line, source), {})
-        if row["id"] not in agents and not _AGENT.fullmatch(row["id"]):
+        if row["id"] not in agents and not is_integer(row["id"]):
             problem = f"'{row['id'][:40]}' is neither an integer id nor the folder of an agent"
             raise DataError(
                 source, problem, key=f"line {line}, id", way_out="give every object an integer that it keeps"
@@ -350,17 +323,8 @@ def _content(path: Path, split: Path, digest: Any) -> bytes:
 
 def _frame(row: Mapping[str, str], line: int, source: Path) -> str:
     frame = row["frame"]
-    if (
-        not frame.isprintable()
-        or not 0 < len(frame) <= _MAX_STEM
-        or frame.startswith(".")
-        or _NOT_IN_NAMES.search(frame)
-    ):
-        problem = f"{frame[:40]!r} is no name of a frame"
-        way_out = (
-            'name frames by their files without the suffix; a name holds no / \\ " $ [ ] < > | ? * and begins with no .'
-        )
-        raise DataError(source, problem, key=f"line {line}, frame", way_out=way_out)
+    if not is_frame_name(frame):
+        raise DataError(source, f"{frame[:40]!r} is no name of a frame", key=f"line {line}, frame", way_out=FRAME_NAMES)
     return frame
 
 
@@ -375,14 +339,6 @@ def _number(row: Mapping[str, str], name: str, line: int, source: Path, limit: f
             problem = f"expected a number below {limit:g}, got '{row[name][:40]}'"
         raise DataError(source, problem, key=f"line {line}, {name}", way_out="correct that line")
     return number
-
-
-def _example(folder: Path) -> str | None:
-    """One of the files in a folder, by name; None if there are none."""
-    try:
-        return min((entry.name for entry in folder.iterdir() if entry.is_file()), default=None)
-    except OSError:
-        return None
 
 
 def _folders(path: Path) -> list[Path]:
