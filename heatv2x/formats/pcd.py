@@ -98,6 +98,9 @@ def _wanted(header: Header, source: Path) -> tuple[dict[str, str], Field | None]
     if field is not None and field.name.lower() in _COLOURS and field.size != 4:
         problem = f"holds colours of {counted(field.size, 'byte')}, expected 4 (packed red, green and blue)"
         raise DataError(source, problem, key=field.name, way_out=WAY_OUT)
+    for each in header.fields:
+        if each.name in wanted.values():
+            replace(each, count=each.count or 1).dtype(source)
     return wanted, field
 
 
