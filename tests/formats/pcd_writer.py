@@ -42,7 +42,7 @@ class Column:
         if self.values is None:
             return np.zeros((points, self.padding), np.uint8)
         little = self.values.astype(self.values.dtype.newbyteorder("<"))
-        return np.ascontiguousarray(little.reshape(points, -1)).view(np.uint8).reshape(points, -1)
+        return np.frombuffer(little.tobytes(), np.uint8).reshape(points, little[:1].nbytes if points else 0)
 
     def words(self, row: int) -> list[str]:
         """What a line of text says."""
