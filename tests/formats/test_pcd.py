@@ -16,7 +16,7 @@ from heatv2x.errors import DataError
 from heatv2x.formats.pcd import read_pcd, read_pcd_cloud
 from heatv2x.formats.returns import MAX_POINTS
 from tests.formats.opv2v_tree import pcd_bytes
-from tests.formats.pcd_writer import Column, cloud, pcd_file
+from tests.formats.pcd_writer import Column, cloud, pcd_file, real_files
 
 RNG = np.random.default_rng(5)
 POINTS = np.column_stack([RNG.uniform(-50, 50, (40, 3)), RNG.integers(0, 256, 40) / 255]).astype(np.float32)
@@ -176,70 +176,7 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
 
 FULL = 255
 BYTES = np.rint(FULL * POINTS[:, 3]).astype(np.uint8)
-XYZ = POINTS[:, :3].astype(np.float64)
-RED = BYTES.astype(np.uint32) << 16
-ALPHA = RED | np.uint32(0xFF000000)
-VELODYNE = [
-    *cloud(POINTS)[:3],
-    Column("_", padding=4),
-    Column("intensity", BYTES.astype(np.float32)),
-    Column("_", padding=0),
-    Column("timestamp", np.full(len(BYTES), 1.5e9)),
-    Column("_", padding=6),
-    Column("ring", np.arange(len(BYTES), dtype=np.uint16)),
-    Column("_", padding=12),
-]
-AUTOWARE = cloud(POINTS, intensity=BYTES, return_type=BYTES, channel=BYTES.astype(np.uint16))
-FEATURES = cloud(POINTS, fpfh=np.ones((len(BYTES), 33), np.float32), intensity=BYTES.astype(np.float32))
-
-
-def turned(columns: list[Column], *order: int) -> list[Column]:
-    return [columns[number] for number in order]
-
-
-WRITERS = {
-    "PCL": pcd_file(cloud(POINTS, intensity=BYTES.astype(np.float32))),
-    "PCL, ascii": pcd_file(cloud(POINTS, intensity=BYTES.astype(np.float32)), "ascii"),
-    "PCL, compressed": pcd_file(cloud(POINTS, intensity=BYTES.astype(np.float32)), "binary_compressed"),
-    "PCL, organised": pcd_file(cloud(POINTS, intensity=BYTES.astype(np.float32)), width=8, height=5),
-    "PCL, rgba": pcd_file(cloud(POINTS, rgba=ALPHA)),
-    "PCL, rgba, compressed": pcd_file(cloud(POINTS, rgba=ALPHA), "binary_compressed"),
-    "PCL, rgb as a float": pcd_file(cloud(POINTS, rgb=RED.view(np.float32))),
-    "PCL, rgb as a number in text": pcd_file([*cloud(POINTS), Column("rgb", RED, kind="F")], "ascii"),
-    "PCL, rgba in text": pcd_file(cloud(POINTS, rgba=ALPHA), "ascii"),
-    "PCL, many values": pcd_file(FEATURES),
-    "PCL, many values, ascii": pcd_file(FEATURES, "ascii"),
-    "PCL, many values, compressed": pcd_file(FEATURES, "binary_compressed"),
-    "PCL before 1.0": pcd_file(
-        cloud(POINTS, intensity=BYTES.astype(np.float32)), "ascii", version=".5", leave_out=("COUNT", "VIEWPOINT")
-    ),
-    "ROS, Velodyne": pcd_file(VELODYNE),
-    "ROS, Velodyne, compressed": pcd_file(VELODYNE, "binary_compressed"),
-    "ROS, Velodyne, ascii": pcd_file(VELODYNE, "ascii"),
-    "ROS, COUNT 0 for 1": pcd_file([*cloud(POINTS), Column("intensity", BYTES.astype(np.float32), count=0)]),
-    "ROS, COUNT 0 of a field": pcd_file(
-        [*cloud(POINTS, intensity=BYTES), Column("tags", np.zeros((len(BYTES), 0), np.uint8))]
-    ),
-    "Autoware": pcd_file(AUTOWARE),
-    "Open3D, doubles": pcd_file([*(Column(a, XYZ[:, n]) for n, a in enumerate("xyz")), Column("intensity", BYTES)]),
-    "CloudCompare": pcd_file(cloud(POINTS, Scalar_Intensity=BYTES.astype(np.float32))),
-    "pypcd, i": pcd_file(cloud(POINTS, i=BYTES.astype(np.float32)), leave_out=("VERSION",)),
-    "Intensity": pcd_file(cloud(POINTS, Intensity=BYTES.astype(np.uint16))),
-    "reflectivity": pcd_file(cloud(POINTS, reflectivity=BYTES.astype(np.int32))),
-    "Ouster, both": pcd_file(cloud(POINTS, reflectivity=BYTES // 2, intensity=BYTES.astype(np.float32))),
-    "other order": pcd_file(turned(cloud(POINTS, intensity=BYTES.astype(np.float32)), 3, 2, 0, 1)),
-    "odd fields": pcd_file([*cloud(POINTS, intensity=BYTES), Column("s", np.zeros(40, np.uint64), kind="S")]),
-    "without POINTS": pcd_file(cloud(POINTS, intensity=BYTES), leave_out=("POINTS",)),
-    "without WIDTH": pcd_file(cloud(POINTS, intensity=BYTES), leave_out=("WIDTH", "HEIGHT")),
-    "without HEIGHT": pcd_file(cloud(POINTS, intensity=BYTES), leave_out=("HEIGHT", "POINTS")),
-    "Windows": pcd_file(cloud(POINTS, intensity=BYTES.astype(np.float32)), newline="\r\n"),
-    "Windows, ascii": pcd_file(cloud(POINTS, intensity=BYTES.astype(np.float32)), "ascii", newline="\r\n"),
-    "Windows, marked": b"\xef\xbb\xbf" + pcd_file(cloud(POINTS, intensity=BYTES), "ascii", version="0.7"),
-    "small letters": pcd_file(cloud(POINTS, intensity=BYTES)).replace(b"FIELDS", b"fields").replace(b"DATA", b"data"),
-    "COLUMNS": pcd_file(cloud(POINTS, intensity=BYTES)).replace(b"FIELDS", b"COLUMNS"),
-    "a line break at the end": pcd_file(cloud(POINTS, intensity=BYTES)) + b"\n",
-    "a whole memory page": pcd_file(cloud(POINTS, intensity=BYTES)) + bytes(4096),
-}
+WRITERS = real_files(POINTS)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -275,7 +212,7 @@ def test_text_as_windows_writes_what_is_no_number(tmp_path: Path) -> None:
 
 def test_without_intensity_all_are_0(tmp_path: Path) -> None:
     path = tmp_path / "a.pcd"
-    for columns in (cloud(POINTS), cloud(POINTS, ring=BYTES, time=XYZ[:, 0])):
+    for columns in (cloud(POINTS), cloud(POINTS, ring=BYTES, time=POINTS[:, 0].astype(np.float64))):
         path.write_bytes(pcd_file(columns))
         read = read_pcd_cloud(path)
         np.testing.assert_array_equal(read.points, POINTS * np.float32([1, 1, 1, 0]))
