@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,10 @@ from heatv2x.structures import Float32, PointCloud
 MAX_COLUMNS = 16
 _MISSING, _COMPLETE = "the point cloud is missing", "complete the recording"
 _WAY_OUT = "write the file again: one row a point, its columns x, y, z, intensity"
-_HEADER_ERRORS = (ValueError, EOFError, OSError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
+_HEADER_ERRORS = (
+    *(ValueError, TypeError, KeyError, SyntaxError, TokenError),
+    *(EOFError, OSError, OverflowError, MemoryError, RecursionError),
+)
 
 
 def read_npy(path: str | Path, *, intensity_max: float | None = None) -> Float32:
@@ -107,8 +112,10 @@ def _array(content: bytes, source: Path) -> npt.NDArray[Any]:
             # version 3.0 differs in the alphabet of field names, which its reader for 2.0 takes as well
             (3, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, fortran, dtype = read_header(stream)
-    except (*_HEADER_ERRORS, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a header in the form of Python 2, which is as good
+            shape, fortran, dtype = read_header(stream)
+    except _HEADER_ERRORS as error:
         kind = "a zip archive (.npz?), not a .npy array" if content.startswith(b"PK") else "not a readable .npy array"
         raise DataError(source, f"is {kind}", way_out=_WAY_OUT) from error
     if dtype.hasobject:

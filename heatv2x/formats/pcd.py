@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,8 +166,7 @@ def _compressed(content: bytes, header: Header, wanted: Mapping[str, str], sourc
     if header.points == 0:
         return _nothing(header, wanted, source)
     start = header.data_start + 8
-    sizes = np.frombuffer(content[header.data_start : start], "<u4")
-    packed, size = (int(sizes[0]), int(sizes[1])) if len(sizes) == 2 else (0, 0)
+    packed, size = struct.unpack_from("<II", content[header.data_start : start].ljust(8, b"\0"))
     fields = next((each for each in header.variants() if header.points * point_bytes(each) == size), None)
     # A wrong size would make the decompressor allocate whatever four bytes say.
     if fields is None or packed > len(content) - start or size > min(MAX_BYTES, _LZF_RATIO * packed):
