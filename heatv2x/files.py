@@ -96,6 +96,20 @@ def read_bytes(path: str | Path, max_bytes: int, *, missing: str = "is missing",
     return content
 
 
+def refuse_stand_in(path: Path) -> None:
+    """Look at the beginning of a file that another library will read; a file that cannot be read is left to it.
+
+    Raises:
+        DataError: it is only a pointer to the file (Git LFS, git-annex), or the web page of a failed download.
+    """
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                _refuse_stand_in(file.read(4096), path)
+    except OSError:
+        return
+
+
 def _refuse_stand_in(content: bytes, source: Path) -> None:
     """Refuse what downloads leave in place of a file: a pointer to it, or the web page of an error."""
     start = content[:200].lstrip().lower()
@@ -136,6 +150,8 @@ def parse_json(content: bytes, source: Path, way_out: str = "") -> Any:
         DataError: not JSON, nested too deep, or a key is there twice.
     """
     try:
+        if not content.strip():
+            raise DataError(source, "is empty, not JSON", way_out=way_out)
         return json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8, and integers of thousands of digits
         raise DataError(source, f"is not valid JSON: {error}", way_out=way_out) from error

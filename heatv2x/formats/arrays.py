@@ -81,6 +81,8 @@ def read_bin_cloud(path: str | Path, *, intensity_max: float | None = None, colu
     """
     source = Path(path)
     content = read_bytes(source, MAX_BYTES, missing=_MISSING, way_out=_COMPLETE)
+    if not content:
+        raise DataError(source, "is empty", way_out=_WAY_OUT)
     size = 4 * columns
     if len(content) % size or len(content) > size * MAX_POINTS:
         problem = f"is {counted(len(content), 'byte')}, expected {size} for each of at most {MAX_POINTS:,} points"

@@ -295,6 +295,8 @@ def _table(path: Path, split: Path, digest: Any) -> list[tuple[int, dict[str, st
         lines = list(csv.reader(io.StringIO(text.decode("utf-8-sig")), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(path, f"is not a CSV file: {error}", way_out="write UTF-8 with commas") from error
+    if not text.strip():
+        raise DataError(path, "is empty", key="line 1", way_out="write it (docs/datasets/folder.md)")
     header = [name.strip() for name in lines[0]] if lines else []
     time = next((name for name in _TIMES if name in header), "time_s")
     common = ("frame", "id", *_BOX) if path.name == "boxes.csv" else ("frame", time, "x", "y", "z")

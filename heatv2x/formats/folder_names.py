@@ -44,13 +44,13 @@ def is_frame_name(name: str) -> bool:
 
 
 def sensor_file(folder: Path, frame: str, suffixes: Sequence[str]) -> Path:
-    """The one file of a frame in a sensor's folder, with one of the suffixes in small or in capital letters.
+    """The one file of a frame in a sensor's folder, with one of the suffixes in small or capital letters.
 
     Raises:
         DataError: there is none, or more than one.
     """
     names = [f"{frame}{each}" for suffix in suffixes for each in (suffix, suffix.upper())]
-    found = [path for name in names if (path := folder / name).is_file()]
+    found = [path for name in names if (path := folder / name).is_file()] or _mixed_suffix(folder, frame, suffixes)
     # where a file system takes small and capital letters for the same, one file answers to both names
     found = [path for n, path in enumerate(found) if not any(path.samefile(other) for other in found[:n])]
     if len(found) == 1:
@@ -62,6 +62,15 @@ def sensor_file(folder: Path, frame: str, suffixes: Sequence[str]) -> Path:
     if example := _example(folder):
         way_out += f"; the folder holds files such as {example}, which poses.csv must name without the suffix"
     raise DataError(folder / frame, "is missing", way_out=way_out)
+
+
+def _mixed_suffix(folder: Path, frame: str, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a frame whose suffix mixes small and capital letters."""
+    try:
+        files = sorted(entry for entry in folder.iterdir() if entry.name.startswith(frame))
+    except OSError:
+        return []
+    return [path for path in files if path.name[len(frame) :].lower() in suffixes and path.is_file()]
 
 
 def _example(folder: Path) -> str | None:

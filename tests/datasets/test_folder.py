@@ -129,7 +129,8 @@ def calibrated(**change: Any) -> Callable[[Path], None]:
 POSES, BOXES, CALIBRATION = "1/poses.csv", "boxes.csv", "1/calibration.json"
 BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no poses": (POSES, Path.unlink, "is missing"),
-    "empty": (POSES, holding(""), "has the columns"),
+    "empty": (POSES, holding(""), "is empty"),
+    "no columns": (POSES, holding("\n1\n"), "has the columns"),
     "column": (POSES, replaced("time_s", "time"), "has the columns frame,time,x,y,z,roll,pitch,yaw"),
     "short": (POSES, replaced("1001,", "1001\n"), "has 1 value for 8 columns"),
     "word": (POSES, replaced("12.6", "noon"), "line 3, time_s': expected a finite number, got 'noon'"),
@@ -238,6 +239,8 @@ class TestNames:
         for agent, old in zip(frame.agents, before.agents, strict=True):
             np.testing.assert_array_equal(agent.lidars["lidar"].points, old.lidars["lidar"].points)
         assert len(frame.agents[0].cameras) == 2
+        (own / "train/monday/2/lidar/1000.NPY").rename(own / "train/monday/2/lidar/1000.Npy")
+        assert len(opened(own).read(0, {2: ["lidar"]}).agents[1].lidars["lidar"]) > 1000
         shutil.copy(own / "train/monday/1/lidar/1000.PCD", own / "train/monday/1/lidar/1000.pcd")
         with pytest.raises(DataError, match=r"is there 2 times: 1000\.pcd, 1000\.PCD"):
             opened(own).read(0, ["lidar"])
