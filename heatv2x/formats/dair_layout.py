@@ -19,7 +19,6 @@ from typing import Any, Literal
 from heatv2x.errors import DataError
 from heatv2x.files import MAX_JSON_BYTES, parse_json, read_bytes
 from heatv2x.formats.dair_json import parse_offset
-from heatv2x.plurals import counted
 
 _log = logging.getLogger(__name__)
 FOLDER = "cooperative-vehicle-infrastructure"
@@ -136,7 +135,7 @@ class DairLayout:
         listed = self._listed()
         wanted = self._stems(split, splits)
         if missing := [stem for stem in wanted if stem not in listed]:
-            problem = f"does not list {counted(len(missing), 'frame')} of split '{split}'"
+            problem = f"{len(missing)} frames of split '{split}' are not listed"
             raise DataError(self.root / "cooperative" / "data_info.json", problem, key=missing[0], way_out=_WAY_OUT)
         pairs = [self._pair(stem, *listed[stem], labels, delay) for stem in dict.fromkeys(wanted)]
         kept = [pair for pair in pairs if pair is not None]
