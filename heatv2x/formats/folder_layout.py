@@ -87,6 +87,11 @@ class RecordedAgent:
         """The integer its folder is named by, or one that stands for the name."""
         return agent_id(self.folder.name)
 
+    def ignored(self) -> list[Path]:
+        """Folders in the agent's folder that no sensor of it is read from."""
+        known = {*self.lidars, *(camera.name for camera in self.cameras)}
+        return [path for path in _folders(self.folder) if path.name not in known]
+
     def sensor_file(self, sensor: str, frame: str, suffixes: Sequence[str]) -> Path:
         """The file of a sensor at a frame.
 
@@ -136,6 +141,15 @@ def read_recordings(root: str | Path, split: str) -> tuple[list[Recording], str]
         raise DataError(folder, f"is no folder; {expected}", way_out=way_out)
     digest = hashlib.sha256()
     recordings = [_recording(path, folder, digest) for path in _folders(folder)]
+    if ignored := [path for recording in recordings for agent in recording.agents for path in agent.ignored()]:
+        names = ", ".join(sorted({path.name for path in ignored}))
+        _log.warning(
+            "%s: ignored sensor folders: %s (first: %s); LiDARs are called %s, and cameras by calibration.json",
+            folder,
+            names,
+            ignored[0],
+            ", ".join(LIDARS),
+        )
     if not any(recording.frames() for recording in recordings):
         raise DataError(folder, f"holds no frames; {expected}", way_out="give the folder that holds the splits")
     return recordings, digest.hexdigest()

@@ -53,8 +53,10 @@ def usable(
         DataError: no point has a position, an intensity is negative, or the scale of intensities is unknown.
     """
     given = len(points)
-    # NaN makes both comparisons false.
-    if given and not (points.min() >= -REACH_M and points.max() <= REACH_M):
+    with np.errstate(invalid="ignore"):
+        # NaN makes both comparisons false
+        plain = not given or bool(points.min() >= -REACH_M and points.max() <= REACH_M)
+    if not plain:
         placed = (np.abs(points[:, :3]) <= REACH_M).all(axis=1) & np.isfinite(points[:, 3])
         points = points if placed.all() else points[placed]
     if given and not len(points):
@@ -81,7 +83,8 @@ def _scale(intensity: Float32, source: Path, intensity_max: float | None, full: 
     limit = (1 + ROUNDING) * maximum
     if highest > limit and intensity_max is None:
         problem = f"has intensities up to {highest:g}, but the value that means full intensity is taken to be {full:g}"
-        scale = 255 if highest <= 255 else 65535 if highest <= 65535 else f"{highest:.0f}"
+        usual = float(np.percentile(intensity, 90))
+        scale = 255 if usual <= 255 else 65535 if usual <= 65535 else f"{usual:.0f}"
         way_out = (
             f"say which value means full intensity, for example dataset.settings.intensity_max={scale}; "
             "larger ones are then clipped"

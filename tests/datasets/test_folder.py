@@ -297,6 +297,17 @@ class TestNames:
 
 
 class TestClouds:
+    def test_sensor_folders_of_other_names_are_ignored_aloud(self, own: Path, caplog: pytest.LogCaptureFixture) -> None:
+        opened(own)
+        assert "ignored sensor folders" not in caplog.text
+        for agent in ("1", "2"):
+            (own / "train/monday" / agent / "lidar").rename(own / "train/monday" / agent / "LIDAR_TOP")
+        (own / "train/monday/1/calibration.json").unlink()
+        opened(own)
+        assert caplog.text.count("ignored sensor folders: LIDAR_TOP, camera0, camera1 (first: ") == 1
+        with pytest.raises(DataError, match="the agent has no such LiDAR"):
+            opened(own).read(0, {1: ["lidar"]})
+
     def test_files_of_nuscenes_and_others(self, own: Path) -> None:
         path = own / "train/monday/-1/lidar/1000.bin"
         before = opened(own).read(0, ["lidar"]).agents[2].lidars["lidar"].points
