@@ -367,4 +367,4 @@ class _Inspector:
             others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
             return Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
         agents = counted(len(self.kinds_of_agent), "agent")
-        return Verdict("sensors", "ok", f"sensor data of {agents} of the scenarios, none without")
+        return Verdict("sensors", "ok", f"every agent of the scenarios has sensor data ({agents})")
