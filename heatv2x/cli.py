@@ -23,6 +23,7 @@ from rich.text import Text
 from heatv2x import __version__
 from heatv2x.config import Config, ConfigT, build, merge, parse_overrides, read_recipe
 from heatv2x.errors import ConfigError, HeatError
+from heatv2x.plurals import counted
 
 app = typer.Typer(
     name="heatv2x",
@@ -580,7 +581,8 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
             result = job(config, report)
     frozen = result.record.frozen_proof["tensors"]
     _say(
-        f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
+        f"{result.record.stage}: {counted(result.record.steps, 'step')}, "
+        f"{counted(result.record.trained_parameters, 'trained parameter')}, "
         f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock)"
         + (f", {frozen} frozen tensors unchanged" if frozen else "")
     )

@@ -20,7 +20,8 @@ from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.model_config import PartConfig
-from heatv2x.plausibility import PointsAndLabels, Verdict, absurd_objects, absurd_poses
+from heatv2x.plausibility import PointsAndLabels, Returns, Verdict, absurd_objects, absurd_poses
+from heatv2x.plurals import counted
 from heatv2x.structures import Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
 
@@ -211,7 +212,7 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
     for split in _chosen(root, tree, config.splits):
         inspector.walk(part, split, tree.published.get(split), tell or _silent)
     inspector.settle()
-    verdicts = [inspector.poses(), inspector.sensors(), *inspector.matching.verdicts()]
+    verdicts = [inspector.poses(), inspector.sensors(), *inspector.returns.verdicts(), *inspector.matching.verdicts()]
     return Inspection(
         str(root),
         named.part,
@@ -248,6 +249,7 @@ class _Inspector:
     kinds_of_split: set[tuple[str, str]] = field(default_factory=set)
     kinds_of_agent: dict[tuple[str, str, int], set[str]] = field(default_factory=dict)
     matching: PointsAndLabels = field(default_factory=PointsAndLabels)
+    returns: Returns = field(default_factory=Returns)
     absurd: int = 0
     posed: int = 0
 
@@ -311,6 +313,8 @@ class _Inspector:
             count.present += 1
             has.add(file.kind)
             self.kinds_of_split.add((split, file.kind))
+            if cloud is not None:
+                self.returns.add(cloud)
             if cloud is not None and visit.frame is not None and file.agent not in judged:
                 judged.add(file.agent)
                 self.matching.add(visit.frame, file.agent, cloud)
@@ -346,7 +350,8 @@ class _Inspector:
         """Whether poses and labelled objects can be true."""
         if not self.posed:
             return Verdict("poses and objects", "note", "not judged: no frame could be read")
-        seen = f"{self.posed:,} poses and {sum(split.objects for split in self.splits):,} objects looked at"
+        objects = sum(split.objects for split in self.splits)
+        seen = f"{counted(self.posed, 'pose')} and {counted(objects, 'object')} looked at"
         if self.absurd:
             return Verdict("poses and objects", "fault", f"{self.absurd} cannot be true; {seen}")
         return Verdict("poses and objects", "ok", seen)
@@ -361,4 +366,5 @@ class _Inspector:
             first = f"agent {agent} of {split}/{scenario}"
             others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
             return Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
-        return Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")
+        agents = counted(len(self.kinds_of_agent), "agent")
+        return Verdict("sensors", "ok", f"every agent of the scenarios has sensor data ({agents})")

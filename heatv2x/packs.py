@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from heatv2x.errors import PackError
-from heatv2x.files import write_bytes
+from heatv2x.files import refuse_stand_in, write_bytes
 
 FORMAT = 1
 Kind = Literal["base", "agent", "adapter"]
@@ -88,8 +88,10 @@ def read_pack(path: str | Path, kind: Kind | None = None) -> Pack:
 
     Raises:
         PackError: the file is missing, damaged, of a newer format, or not of the wanted kind.
+        DataError: it is only a pointer to the file (Git LFS).
     """
     source = Path(path)
+    refuse_stand_in(source)
     try:
         with safetensors.safe_open(source, "pt") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])

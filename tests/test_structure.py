@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory",
         "errors",
         "structures",
+        "plurals",
         "survey",
         "files",
         "config",

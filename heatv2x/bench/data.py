@@ -17,10 +17,10 @@ import pydantic
 import torch
 import yaml
 from PIL import Image
-from pypcd4.pypcd4 import PointCloud as Pypcd4Cloud
 
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.errors import ConfigError
 from heatv2x.files import write_json
 from heatv2x.formats.frame_index import synthetic_index_seconds
 from heatv2x.inspection import recognise
@@ -278,6 +278,10 @@ def _naive_frame(visit: Visit, kind: str) -> None:
 
 
 def _naive_cloud(path: Path) -> None:
+    try:
+        from pypcd4.pypcd4 import PointCloud as Pypcd4Cloud  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError("comparing with pypcd4 needs it: pip install 'heatv2x[test]'") from error
     cloud = Pypcd4Cloud.from_path(path)
     if "rgb" in cloud.fields:
         red = Pypcd4Cloud.decode_rgb(cloud.numpy(("rgb",)).astype(np.float32))[:, :1]

@@ -18,6 +18,7 @@ import torch
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import ConfigError, DataError
+from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.dair_json import (
     Labels,
     parse_cooperative_labels,
@@ -28,9 +29,8 @@ from heatv2x.formats.dair_json import (
 )
 from heatv2x.formats.dair_layout import FOLDER, OFFICIAL_FILE, Annotations, DairLayout, Pair, Splits, Truth
 from heatv2x.formats.frame_index import CameraRecord, Contents, FrameRecord, fingerprint, open_records
-from heatv2x.formats.image import read_rgb
+from heatv2x.formats.image import SAME_SIZE, intrinsics_fault, read_rgb
 from heatv2x.formats.own_body import without_body
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import boxes_in_frame, in_image
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
@@ -108,6 +108,7 @@ class DairV2x(Dataset):
     def _list(self, root: str | Path, split: str, settings: Mapping[str, object]) -> None:
         """Find the pairs of the split; nothing of them is read yet."""
         self.settings = self.Config.model_validate(settings)
+        self._clouds = CloudFiles(self.settings.intensity_max)
         self.layout = DairLayout(root)
         self.annotations = self.layout.annotations(self.settings.annotations)
         if self.annotations == "original":
@@ -216,7 +217,7 @@ class DairV2x(Dataset):
         return Visit(pair.name, Frame(scenario, timestamp, agents, record.objects), files, (), sources)
 
     def _read_sweep(self, path: Path) -> PointCloud:
-        return PointCloud(read_pcd(path, intensity_max=self.settings.intensity_max, drop_nan=True))
+        return self._clouds.read(path)
 
     def _agent(self, record: FrameRecord, number: int, agent_id: int, sensors: frozenset[str]) -> AgentFrame:
         side, _, stem = record.folders[number].partition("/")
@@ -267,6 +268,9 @@ class DairV2x(Dataset):
             for what, path in calibration.items()
             if what.endswith("_K")
         }
+        for what, each in K.items():
+            if (fault := intrinsics_fault(each, IMAGE_SIZE)) is not None:
+                raise DataError(root / calibration[what], fault, key="cam_K", way_out=SAME_SIZE)
         for what in ("virtuallidar_to_world", "sent_to_world"):
             path = calibration[what]
             of_pair = self.settings.correction == "system_error_offset"

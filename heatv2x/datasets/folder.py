@@ -13,10 +13,9 @@ import pydantic
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
-from heatv2x.formats.arrays import read_bin, read_npy
-from heatv2x.formats.folder_layout import CLOUDS, IMAGES, RecordedAgent, RecordedBoxes, read_recordings
+from heatv2x.formats.cloud_files import CLOUDS, CloudFiles
+from heatv2x.formats.folder_layout import IMAGES, RecordedAgent, RecordedBoxes, read_recordings
 from heatv2x.formats.image import read_rgb
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.ground_truth import in_image
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
 from heatv2x.survey import Recognised, SensorFile, Visit
@@ -48,13 +47,18 @@ class Folder(Dataset):
         """What is read.
 
         Attributes:
-            intensity_max: the intensity in the files that means 1.
+            intensity_max: the intensity in the files that means 1; larger ones are clipped. Null takes 255 for
+                intensities of one byte and 1 for all others, and refuses larger ones.
+            bin_columns: how many float32 numbers a point has in `.bin` files: x, y, z, intensity and more that are not
+                read, or 3. Null takes 5 for `.pcd.bin` (nuScenes) and 4 for all others (KITTI).
         """
 
-        intensity_max: float = pydantic.Field(1.0, gt=0)
+        intensity_max: float | None = pydantic.Field(None, gt=0)
+        bin_columns: int | None = pydantic.Field(None, ge=3, le=16)
 
     def __init__(self, root: str | Path, split: str, **settings: object) -> None:
         self.settings = self.Config.model_validate(settings)
+        self._clouds = CloudFiles(self.settings.intensity_max, self.settings.bin_columns)
         self.recordings, self._fingerprint = read_recordings(root, split)
         self._frames = [(recording, frame) for recording in self.recordings for frame in recording.frames()]
         if unlabelled := [recording.name for recording in self.recordings if not recording.boxes]:
@@ -178,9 +182,7 @@ class Folder(Dataset):
             have = ", ".join(agent.lidars) or "no LiDAR"
             way_out = f"name an agent's sensor among these ({have}): model.agents.<type>.settings.sensor"
             raise DataError(agent.folder / name, "is missing: the agent has no such LiDAR", way_out=way_out)
-        path = agent.sensor_file(name, frame, CLOUDS)
-        read = {".pcd": read_pcd, ".npy": read_npy, ".bin": read_bin}[path.suffix]
-        return PointCloud(read(path, intensity_max=self.settings.intensity_max))
+        return self._clouds.read(agent.sensor_file(name, frame, CLOUDS))
 
     def _cameras(self, agent: RecordedAgent, frame: str) -> tuple[Camera, ...]:
         if not agent.cameras:

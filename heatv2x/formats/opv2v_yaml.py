@@ -75,7 +75,8 @@ def parse_agent_yaml(content: bytes, source: Path) -> AgentRecord:
     """The same from bytes that were read already; `source` is for messages."""
     data = load_yaml(content, source)
     pose = from_carla(_numbers(data, "lidar_pose", 6, source))
-    vehicles = _mapping(data, "vehicles", source)
+    # no objects: a writer may leave nothing behind the colon, or write an empty list
+    vehicles = {} if data.get("vehicles", 0) in (None, []) else _mapping(data, "vehicles", source)
     ids = [_object_id(key, "vehicles", source) for key in vehicles]
     if len(set(ids)) != len(ids):
         raise DataError(source, "an object is listed twice", key="vehicles", way_out=_WAY_OUT)

@@ -29,6 +29,7 @@ from heatv2x import __version__
 from heatv2x.assembly import agent_pack, base_pack
 from heatv2x.config import Config, merge, nearest
 from heatv2x.errors import ConfigError, PackError
+from heatv2x.files import refuse_stand_in
 from heatv2x.heads import anchor
 from heatv2x.imports.heal_names import (
     BASIC_BLOCK,
@@ -142,6 +143,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         PackError: the file cannot be read, or holds anything but tensors by name.
     """
+    refuse_stand_in(path)
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)

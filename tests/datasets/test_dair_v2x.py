@@ -396,6 +396,11 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         edit(lambda T: T["transform"].update(translation=[1.0])),
         "expected 3 numbers",
     ),
+    "K of images of half the size": (
+        f"{CALIB}/camera_intrinsic/000002.json",
+        edit(lambda K: K.update(cam_K=[1000, 0, 480, 0, 1000, 270, 0, 0, 1])),
+        "1920x1080 pixels contradict the camera's intrinsics, which are for about 960x540",
+    ),
     "cam_K": (
         f"{CALIB}/camera_intrinsic/000002.json",
         edit(lambda K: K.update(cam_K=[0.0] * 9)),
