@@ -42,8 +42,15 @@ def in_precision(precision: str, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
+ON_HOST = {"on_host": True}
+"""Metadata of a dataclass field that `to_device` leaves where it is: small, and read by Python rather than by kernels."""
+
+
 def to_device(content: Any, device: torch.device) -> Any:
-    """Tensors, and lists, dicts and dataclasses of them, on the device; everything else as it is."""
+    """Tensors, and lists, dicts and dataclasses of them, on the device; everything else as it is.
+
+    Fields of a dataclass that are marked `ON_HOST` stay.
+    """
     if isinstance(content, Tensor):
         return content.to(device)
     if isinstance(content, dict):
@@ -51,6 +58,6 @@ def to_device(content: Any, device: torch.device) -> Any:
     if isinstance(content, list | tuple):
         return type(content)(to_device(value, device) for value in content)
     if is_dataclass(content) and not isinstance(content, type):
-        tensors = {f.name: to_device(getattr(content, f.name), device) for f in fields(content) if f.init}
-        return replace(content, **tensors)
+        moved = [f.name for f in fields(content) if f.init and not f.metadata.get("on_host")]
+        return replace(content, **{name: to_device(getattr(content, name), device) for name in moved})
     return content
