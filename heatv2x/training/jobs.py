@@ -383,5 +383,5 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
 def _portable(config: JobConfig) -> dict[str, Any]:
     """The settings without the places of files and of data in memory, for a pack's provenance."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data"}
+    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data", "workers"}
     return {k: v for k, v in settings.items() if k not in places}

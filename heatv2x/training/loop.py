@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pydantic
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from heatv2x.nn.move import in_precision, to_device
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.packs import tensors_digest
 from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
+from heatv2x.training.loading import batches
 from heatv2x.training.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class LoopConfig(Config):
     clip: largest norm of the gradient.
     seed: of every draw.
     checkpoint_every: steps between checkpoints; 0 writes none.
-    measure_every: steps between points of the curve.
+    measure_every: steps between points of the curve, and between looks at the loss: only then a GPU is waited for.
+    workers: processes that prepare batches ahead of the steps that need them; the weights are the same for any number.
     precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
     """
 
@@ -54,6 +55,7 @@ class LoopConfig(Config):
     seed: int = 0
     checkpoint_every: int = pydantic.Field(100, ge=0)
     measure_every: int = pydantic.Field(10, gt=0)
+    workers: int = pydantic.Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -66,6 +68,7 @@ class TrainingRecord:
         steps: optimiser steps done.
         trained_parameters: number of values that were free to change.
         cpu_seconds, wall_seconds: of this stage's own work, batches included; CPU seconds of all processes together.
+        waiting_seconds: how much of the wall time the steps waited for their batches.
         peak_memory_mb: highest memory of a process.
         processes: how many shared each batch.
         precision: of the matrix products.
@@ -78,6 +81,7 @@ class TrainingRecord:
     trained_parameters: int = 0
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+    waiting_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     processes: int = 1
     precision: str = "float32"
@@ -116,7 +120,7 @@ def train(
         LostProcessError: another process is gone.
         RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
     """
-    identity = dict(identity) if identity is not None else config.model_dump(mode="json")
+    identity = dict(identity) if identity is not None else config.model_dump(mode="json", exclude={"workers"})
     model = stage.model
     parameters = _free(model, stage.trainable())
     device = parameters[0].device
@@ -132,11 +136,15 @@ def train(
     written = checkpoint if processes.index() == 0 and config.checkpoint_every else None
     stage.set_mode()
     with shared_norms(model):
-        for step in range(record.steps, config.steps):
-            cpu, wall = time.process_time(), time.perf_counter()
+        cpu, wall = time.process_time(), time.perf_counter()
+        elsewhere = 0.0
+        terms: dict[str, float] = {}
+        for prepared in batches(stage, config.seed, record.steps, config.steps, config.workers, device):
+            elsewhere += prepared.cpu_seconds
+            record.waiting_seconds += time.perf_counter() - wall
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config.steps, config.lr)
-            batch = to_device(stage.batch(np.random.default_rng([config.seed, step, 0])), device)
+                group["lr"] = learning_rate(record.steps, config.steps, config.lr)
+            batch = to_device(prepared.batch, device)
             with in_precision(precision, device):
                 loss = stage(batch)
             optimizer.zero_grad(set_to_none=True)
@@ -144,25 +152,34 @@ def train(
             processes.sum_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()
-            record.steps = step + 1
-            seconds, whole_loss, terms = _of_all(time.process_time() - cpu, loss, stage.last_terms)
-            record.cpu_seconds += seconds
+            record.steps += 1
+            point = record.steps % config.measure_every == 0 or record.steps in (1, config.steps)
+            keep = checkpoint is not None and config.checkpoint_every and record.steps % config.checkpoint_every == 0
+            measured = measure is not None and record.steps in measure_at
+            if point or keep or measured:
+                seconds, whole_loss, terms = _of_all(time.process_time() - cpu + elsewhere, loss, stage.last_terms)
+                cpu, elsewhere = time.process_time(), 0.0
+                record.cpu_seconds += seconds
+                if not math.isfinite(whole_loss):
+                    raise ConfigError(
+                        f"{stage.name}: the loss is not finite at step {record.steps}: {terms}; "
+                        f"lower lr (now {config.lr})"
+                    )
             record.wall_seconds += time.perf_counter() - wall
-            if not math.isfinite(whole_loss):
-                raise ConfigError(
-                    f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})"
-                )
             at = {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3)}
-            if record.steps % config.measure_every == 0 or record.steps in (1, config.steps):
+            if point:
                 record.curve.append({**at, "loss": whole_loss, **terms})
                 log.debug("step %d of %d: %s", record.steps, config.steps, {k: round(v, 4) for k, v in terms.items()})
-            if measure and record.steps in measure_at:
+            if measured and measure is not None:
                 record.curve.append({**at, **measure(record.steps)})
                 stage.set_mode()
             if progress:
                 progress(record.steps, config.steps, terms)
-            if written and record.steps % config.checkpoint_every == 0:
+            if keep and written is not None:
                 save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
+            wall = time.perf_counter()
+            if measured or keep:
+                cpu = time.process_time()  # neither is training
     model.eval()
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
@@ -171,9 +188,10 @@ def train(
     return record
 
 
-def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, float]) -> tuple[float, float, dict[str, float]]:
-    """CPU seconds, loss and loss terms of all processes together."""
-    mine = torch.tensor([seconds, float(loss.detach()), *terms.values()], dtype=torch.float64)
+def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[float, float, dict[str, float]]:
+    """CPU seconds, loss and loss terms of all processes together; waits for the device once."""
+    here = torch.stack([loss.detach().double(), *(term.double() for term in terms.values())]).cpu()
+    mine = torch.cat([torch.tensor([seconds], dtype=torch.float64), here])
     seconds, whole_loss, *values = processes.total(mine).tolist()
     return seconds, whole_loss, dict(zip(terms, values, strict=True))
 
@@ -235,7 +253,7 @@ def _continue(record: TrainingRecord, saved: dict[str, Any], identity: Mapping[s
         before = saved.get("identity") or {}
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it, or use another out=")
-    for key in ("steps", "cpu_seconds", "wall_seconds", "curve"):
+    for key in ("steps", "cpu_seconds", "wall_seconds", "waiting_seconds", "curve"):
         setattr(record, key, saved[key])
     log.info("continuing %s at step %d from %s", record.stage, record.steps, path)
 

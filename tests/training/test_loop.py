@@ -286,7 +286,7 @@ class TestSteps:
     def test_a_loss_that_is_no_number_stops_with_a_hint(self) -> None:
         stage = build_stage("local")
         stage.losses = lambda batch: {"heatmap": next(iter(stage.model.senders.parameters())).sum() * math.nan}  # type: ignore[method-assign]
-        with pytest.raises(ConfigError, match=r"loss is not finite at step 0.*lower lr"):
+        with pytest.raises(ConfigError, match=r"loss is not finite at step 1.*lower lr"):
             train(stage, FAST)
 
     def test_gradients_are_clipped(self) -> None:
