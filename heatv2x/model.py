@@ -148,7 +148,9 @@ class Collaboration(nn.Module):
             return ego, nothing_received(ego, links, [types[int(i)] for i in links.ego])
         target, pull = pull_to_windows(links.T_sender_ego, windows)
         senders = links.senders.flatten()
-        visible = self.grid.visible(pull, target).to(features.device) & (senders >= 0).to(features.device)[:, None, None]
+        visible = (
+            self.grid.visible(pull, target).to(features.device) & (senders >= 0).to(features.device)[:, None, None]
+        )
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         flat_names = [name for row in names for name in row]
         sent, placement = rows_of(messages, senders.clamp(min=0)), None

@@ -185,9 +185,7 @@ class Anchor(Head):
     def _anchors(self, grid: BevGrid) -> Tensor:
         return anchors_of(grid, self.config.size, self.config.z)
 
-    def _assigned(
-        self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], device: torch.device | None
-    ) -> Assignment:
+    def _assigned(self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], device: torch.device | None) -> Assignment:
         config = self.config
         return assign(grids, config.size, boxes, config.positive_iou, config.negative_iou, device)
 

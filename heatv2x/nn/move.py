@@ -44,7 +44,7 @@ def in_precision(precision: str, device: torch.device) -> AbstractContextManager
 
 
 ON_HOST = {"on_host": True}
-"""Metadata of a dataclass field that `to_device` leaves where it is: small, and read by Python rather than by kernels."""
+"""Metadata of a dataclass field that `to_device` leaves where it is: small, and read by Python, not by kernels."""
 
 
 def to_device(content: Any, device: torch.device) -> Any:
