@@ -614,14 +614,16 @@ def _bars(finished_go: bool = False) -> Iterator[Callable[[str, int, int], None]
         tasks: dict[str, Any] = {}
         told: dict[str, int] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(told_now: str, done: int, total: int) -> None:
+            what, dot, latest = told_now.partition(" · ")  # behind it stands what changes from step to step
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total, visible=not (finished_go and done >= total))
+            visible = not (finished_go and done >= total)
+            progress.update(tasks[what], description=told_now, completed=done, total=total, visible=visible)
             quarter = 4 * done // max(total, 1)
             if not (err.is_terminal or _FOLLOWS) and told.get(what) != quarter:
                 told[what] = quarter
-                err.print(f"{what}: {done} of {total}", highlight=False)
+                err.print(f"{what}: {done} of {total}{dot}{latest}", highlight=False)
 
         yield report
 

@@ -32,7 +32,7 @@ from heatv2x.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import MAX_BOXES, Message
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
-from heatv2x.nn.move import to_device
+from heatv2x.nn.move import ON_HOST, to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
 from heatv2x.pose_refinement import RefinementConfig, refine
@@ -48,16 +48,16 @@ class Links:
     """Who hears whom in a batch.
 
     Attributes:
-        ego: (B,) int64 index of each ego in the flat list of agents.
-        senders: (B, K) int64 indices, -1 in an empty slot.
+        ego: (B,) int64 index of each ego in the flat list of agents; stays on the CPU.
+        senders: (B, K) int64 indices, -1 in an empty slot; stays on the CPU.
         T_sender_ego: (B, K, 4, 4) float64, identity in an empty slot; maps ego coordinates to the sender's, as
             reported, in the grid's axes.
         sigma_m, sigma_rad, age_s: (B, K) float32.
         windows: (B,) grids to compute on: the shared grid, or windows of it of one common shape.
     """
 
-    ego: Tensor
-    senders: Tensor
+    ego: Tensor = field(metadata=ON_HOST)
+    senders: Tensor = field(metadata=ON_HOST)
     T_sender_ego: Tensor
     sigma_m: Tensor
     sigma_rad: Tensor
@@ -148,7 +148,9 @@ class Collaboration(nn.Module):
             return ego, nothing_received(ego, links, [types[int(i)] for i in links.ego])
         target, pull = pull_to_windows(links.T_sender_ego, windows)
         senders = links.senders.flatten()
-        visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
+        visible = (
+            self.grid.visible(pull, target).to(features.device) & (senders >= 0).to(features.device)[:, None, None]
+        )
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         flat_names = [name for row in names for name in row]
         sent, placement = rows_of(messages, senders.clamp(min=0)), None

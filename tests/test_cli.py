@@ -253,6 +253,28 @@ class TestJobs:
         other = run(*words, "lr=1e-3")
         assert other.code == 2 and "lr" in other.err and "out=" in other.err
 
+    @pytest.mark.parametrize("verb", ["base", "encoder", "local", "collaborative", "backward", "full"])
+    def test_every_job_can_be_watched_and_keeps_the_best(
+        self, verb: str, run: Run, data: Path, packs: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / verb
+        words = ["adapt", verb, *adaptation(data, packs, folder)]
+        if verb in ("base", "encoder"):
+            words = ["train", verb, f"data={data}", f"out={folder}", *MODEL, *QUICK]
+            words += ["name=lidar16", "agent.part=lidar_slices"] if verb == "encoder" else []
+        ended = run(*words, "validate_frames=2", "validate_every=1", "keep=best")
+        assert ended.code == 0 and "training: 2 of 2 · loss" in ended.err, ended.err
+        record = json.loads((folder / "record.json").read_text())
+        validated = {point["step"]: point["ap50"] for point in record["curve"] if "ap50" in point}
+        assert set(validated) == {1, 2}
+        best = 1 if validated[1] >= validated[2] else 2
+        assert record["best"] == {"step": best, "ap50": validated[best]}
+        assert (folder / "best.safetensors").exists() and len(list(folder.glob("events.out.tfevents.*"))) == 1
+
+    def test_the_best_needs_validation(self, run: Run, data: Path, tmp_path: Path) -> None:
+        ended = run("train", "base", f"data={data}", f"out={tmp_path / 'run'}", "keep=best", *MODEL, *QUICK)
+        assert ended.code == 2 and "keep=best needs validation: write validate_frames=50" in ended.err
+
     def test_the_seed_decides(self, run: Run, data: Path, tmp_path: Path) -> None:
         tensors = []
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):

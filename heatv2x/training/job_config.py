@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pydantic
 
@@ -28,6 +28,10 @@ class JobConfig(LoopConfig):
         device: "auto" takes CUDA if there is one.
         batch_size: scenes (or agents) per step, of all processes together.
         scenes: how training scenes are drawn.
+        validate_frames: so many frames of the validation split are evaluated while it trains; 0 evaluates none. An
+            encoder, and a newcomer in local or backward training, is evaluated alone; else the base hears the others.
+        validate_every: steps between those evaluations; the last step is evaluated, too.
+        keep: what the packs hold: the weights of the "last" step, or the "best" ones by AP50 on the validation frames.
     """
 
     data: Path
@@ -39,6 +43,15 @@ class JobConfig(LoopConfig):
     device: Device = "auto"
     batch_size: int = pydantic.Field(4, gt=0)
     scenes: SceneConfig = SceneConfig()
+    validate_frames: int = pydantic.Field(0, ge=0)
+    validate_every: int = pydantic.Field(50, gt=0)
+    keep: Literal["last", "best"] = "last"
+
+    @pydantic.model_validator(mode="after")
+    def _best_needs_validation(self) -> Self:
+        if self.keep == "best" and not self.validate_frames:
+            raise ValueError("keep=best needs validation: write validate_frames=50, for example, or keep=last")
+        return self
 
 
 class BaseConfig(JobConfig):
@@ -151,8 +164,6 @@ class FullConfig(AdaptConfig):
     Attributes:
         together: further newcomers that join in the same training; their encoders are among `agents`.
         deployed_share: as in collaborative fine-tuning.
-        validate_frames: validation frames for the curve that says when it was good enough; 0 measures nothing.
-        validate_every: steps between those measurements.
     """
 
     out: Path = Path("runs/full_finetune")
@@ -163,5 +174,3 @@ class FullConfig(AdaptConfig):
     before: PartConfig | None = None
     after: PartConfig | None = None
     received: PartConfig | None = None
-    validate_frames: int = pydantic.Field(0, ge=0)
-    validate_every: int = pydantic.Field(50, gt=0)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache, load_cache, save_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
+from heatv2x.training.events import EventWriter
 from heatv2x.training.job_config import (
     AdaptConfig,
     BackwardConfig,
@@ -90,7 +91,7 @@ def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
         encoders = {name: agent_pack(model, name, provenance) for name in types}
         return {"base": base_pack(model, provenance), **encoders}
 
-    return _run(config, "base", model, list(types), stage, packs, report)
+    return _run(config, "base", model, list(types), stage, packs, report, Roster(next(iter(types)), tuple(types)))
 
 
 def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobResult:
@@ -109,7 +110,7 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
         return {"base": base_pack(model, provenance), config.name: agent_pack(model, config.name, provenance)}
 
-    return _run(config, "encoder", model, [config.name], stage, packs, report)
+    return _run(config, "encoder", model, [config.name], stage, packs, report, _alone(config.name))
 
 
 def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
@@ -137,7 +138,7 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
         return LocalFineTuning(model, newcomer, cache, config.batch_size, config.window, min_hits, config.distill)
 
     types = [newcomer, config.like] if whose == "companion" else [newcomer]
-    return _run(config, "local", model, types, stage, lambda p: _adapter(model, config, p), report)
+    return _run(config, "local", model, types, stage, lambda p: _adapter(model, config, p), report, _alone(newcomer))
 
 
 def adapt_collaborative(config: CollaborativeConfig, report: Report | None = None) -> JobResult:
@@ -167,7 +168,8 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
         )
 
     read = [config.like] if config.cache is not None else list(types)
-    return _run(config, "collaborative", model, read, stage, lambda p: _adapter(model, config, p), report)
+    heard = Roster(config.like, config.newcomer)
+    return _run(config, "collaborative", model, read, stage, lambda p: _adapter(model, config, p), report, heard)
 
 
 def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult:
@@ -191,10 +193,8 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
         adapters = {f"adapter_{name}": adapter_pack(model, name, provenance) for name in config.together}
         return {"base": base_pack(model, provenance), **encoders, **_adapter(model, config, provenance), **adapters}
 
-    measure = None
-    if config.validate_frames:
-        measure = _validation(config, model)
-    return _run(config, "full_finetune", model, list(types), stage, packs, report, measure)
+    heard = Roster(config.like, config.newcomer)
+    return _run(config, "full_finetune", model, list(types), stage, packs, report, heard)
 
 
 def align_backward(config: BackwardConfig, report: Report | None = None) -> JobResult:
@@ -207,7 +207,8 @@ def align_backward(config: BackwardConfig, report: Report | None = None) -> JobR
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
         return {config.newcomer: agent_pack(model, config.newcomer, provenance)}
 
-    return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report)
+    alone = _alone(config.newcomer)
+    return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report, alone)
 
 
 def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Collaboration:
@@ -258,9 +259,13 @@ def _run(
     make_stage: Callable[[Pool, Report], Stage],
     make_packs: Callable[[dict[str, Any]], dict[str, Pack]],
     report: Report | None,
-    measure: Measure | None = None,
+    roster: Roster,
 ) -> JobResult:
-    """Read, prepare, train, write: the same for every job."""
+    """Read, prepare, train, write: the same for every job.
+
+    Args:
+        roster: who plays what in validation.
+    """
     tell = report or (lambda *_: None)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
@@ -269,16 +274,20 @@ def _run(
         agents = {type_name: model.agent(type_name) for type_name in types}
         pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data)
         stage = make_stage(pool, tell)
-    with _log_to(config.out / "log.txt") if processes.index() == 0 else nullcontext():
+    speaks = processes.index() == 0
+    events = EventWriter(config.out if speaks else None)
+    with _log_to(config.out / "log.txt") if speaks else nullcontext(), closing(events):
         log.debug("%s: %s", name, identity)
         record = train(
             stage,
             config,
             config.out / "checkpoint.safetensors",
-            progress=lambda done, total, _: tell("training", done, total),
-            measure=measure,
+            progress=lambda done, total, terms: tell(_with_loss("training", terms), done, total),
+            measure=_validation(config, model, roster) if config.validate_frames else None,
             measure_at=_measure_at(config),
             identity=identity,
+            best=config.out / "best.safetensors" if config.keep == "best" else None,
+            watch=events.add,
         )
         log.debug("finished after %.1f CPU seconds; frozen: %s", record.cpu_seconds, record.frozen_proof)
     model.eval().to("cpu")
@@ -356,21 +365,31 @@ def _mix(config: CollaborativeConfig) -> dict[str, float]:
     return {config.like: config.deployed_share, config.newcomer: 1 - config.deployed_share}
 
 
-def _validation(config: FullConfig, model: Collaboration) -> Measure:
+def _alone(name: str) -> Roster:
+    return Roster(name, name, drop=True)
+
+
+def _validation(config: JobConfig, model: Collaboration, roster: Roster) -> Measure:
+    """Average precision on frames of the validation split."""
     evaluator = Evaluator(open_split(config, "validate"), limit=config.validate_frames)
-    roster = Roster(config.like, config.newcomer)
 
     def measure(_: int) -> dict[str, float]:
         evaluator.forget()
-        return {"ap50": evaluator.evaluate(model, roster).result.ap["0.5"]}
+        ap = evaluator.evaluate(model, roster).result.ap
+        return {f"ap{round(100 * float(threshold))}": value for threshold, value in ap.items()}
 
     return measure
 
 
 def _measure_at(config: JobConfig) -> tuple[int, ...]:
-    if not isinstance(config, FullConfig) or not config.validate_frames:
+    if not config.validate_frames:
         return ()
     return tuple({*range(config.validate_every, config.steps, config.validate_every), config.steps})
+
+
+def _with_loss(what: str, terms: Mapping[str, float]) -> str:
+    """What is being done, and how large the loss is as far as that is known."""
+    return f"{what} · loss {sum(terms.values()):.3f}" if terms else what
 
 
 def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaboration:
@@ -381,7 +400,8 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
 
 
 def _portable(config: JobConfig) -> dict[str, Any]:
-    """The settings without the places of files and of data in memory, for a pack's provenance."""
+    """The settings that decide the weights, for a pack's provenance: no places of files, nothing that only watches."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data"}
-    return {k: v for k, v in settings.items() if k not in places}
+    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data", "workers"}
+    watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
+    return {k: v for k, v in settings.items() if k not in places | watching}

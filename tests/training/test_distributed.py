@@ -350,7 +350,7 @@ def test_every_verb_writes_once_and_speaks_once(tree: Path, tmp_path: Path) -> N
         record = json.loads((tmp_path / verb / "record.json").read_text())
         assert (record["steps"], record["processes"]) == (2, 2)
         assert record["seconds"] + 0.01 > record["cpu_seconds"] > 0  # the former is rounded
-        assert (tmp_path / verb / "log.txt").read_text().count("step 2 of 2") == 1
+        assert (tmp_path / verb / "log.txt").read_text().count("step 2: ") == 1
     assert [point["step"] for point in json.loads((tmp_path / "full/record.json").read_text())["curve"]] == [1, 1, 2, 2]
     for number, says in ((7, "made with other settings (lr)"), (8, "without torchrun"), (9, "colour")):
         told = errors[number] + echoed[number]
