@@ -312,7 +312,8 @@ class TestPartialDownloads:
             opened(own).read(0, ["camera"])
         assert caught.value.path == beside / inside
         faults = inspect(own.parent).faults
-        assert [(fault.kind, fault.path) for fault in faults] == [("archive of vehicle-side/image", str(beside / inside))]
+        (fault,) = faults
+        assert (fault.kind, fault.path) == ("archive of vehicle-side/image", str(beside / inside))
         target = own / "vehicle-side/image"
         subprocess.run(caught.value.way_out.removeprefix("move them: "), shell=True, check=True)
         assert target.is_dir() and inspect(own.parent).ok
