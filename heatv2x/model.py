@@ -11,6 +11,7 @@ Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, C
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,20 +27,26 @@ from heatv2x.config import nearest
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled
-from heatv2x.geometry import inverse_rigid, nms, transform_boxes
+from heatv2x.geometry import inverse_rigid, nms, rotated_iou_bev, transform_boxes
 from heatv2x.grid import BevGrid
 from heatv2x.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
-from heatv2x.message import MAX_BOXES, Message
+from heatv2x.message import MAX_BOXES, Message, check_contents, check_header
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
 from heatv2x.nn.move import ON_HOST, to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
 from heatv2x.pose_refinement import RefinementConfig, refine
 from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
+from heatv2x.suspicion import concerns, stands_out, survives
 
+_log = logging.getLogger(__name__)
 _BOX_BELIEF, _BOX_SIGMA_M = 0.8, 0.4
 """What a received box counts beside a fused one, halved at this position deviation; chosen on validation towns."""
+_SAME, _AGREE = 0.15, 0.3  # overlaps: above the first two boxes are one object, above the second they agree on it
+_BELIEVED, _SURE = 0.3, 0.7
+"""Scores of the ego's boxes: one that is believed gives way to one that agrees with it, one that is sure to none.
+Chosen on a generated validation split: late fusion loses 0.1 AP50 on exact poses and gains 1.4 at 0.4 m."""
 _OWN_BODY_M = 2.0  # a received box whose centre lies nearer than this is the ego itself
 
 
@@ -158,9 +165,10 @@ class Collaboration(nn.Module):
             warped = self.grid.warp(sent, pull, target)
             if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
                 visible = visible & (warped != 0).any(dim=1)
-            offered = warped.mul_(visible[:, None])
+            hidden = ~visible[:, None]
+            offered = warped.masked_fill_(hidden, 0.0)  # not a product: 0 times what is not a number is no number
             if not self.receivers.keys().isdisjoint(flat_names):
-                offered = self._adapt_received(offered, flat_names) * visible[:, None]
+                offered = self._adapt_received(offered, flat_names).masked_fill(hidden, 0.0)
         else:
             offered = self._adapt_received(sent, flat_names)
             placement = Placement(self.grid, target, pull.view(batch, slots, 4, 4))
@@ -228,22 +236,63 @@ class Collaboration(nn.Module):
             share_boxes: add the boxes that ride on messages (`with_boxes`) to what the fused features show. A sender
                 far from the ego sees its own surroundings more sharply than the fused map does.
 
+        Messages of another place or time are left out, and so is a feature that stands out from the ego's own and costs
+        it what it sees itself (`suspicion`).
+
         Raises:
-            MessageError: a message belongs to another base, or its feature does not fit the grid.
+            MessageError: a message belongs to another base, its feature does not fit the grid, or it says what cannot
+                be (`message.Limits`).
         """
         own = ego if isinstance(ego, Message) else self.encode(ego)
+        messages = self._heeded(own, messages)
         if self.fusion.level == "boxes":
             return self._merge_boxes(own, messages)
         if self.fusion.level == "points":
             feature = self._look(own.agent_type, self._pool_points(own, messages))
             return self._boxes(self.predict_alone(feature, [own.agent_type]))
         space = self.feature_space
+        mine = self._checked(own, space)
         heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
-        features = torch.stack([self._checked(own, space), *heard])
+        spoken = self._harmless(own, mine, list(zip(messages, heard, strict=True)))
+        found = self._fused(own, mine, spoken)
+        return self._with_received(found, own, [message for message, _ in spoken]) if share_boxes else found
+
+    def _harmless(
+        self, own: Message, mine: Tensor, spoken: Sequence[tuple[Message, Tensor]]
+    ) -> list[tuple[Message, Tensor]]:
+        """What was said, without features that stand out from the ego's own and hide what it sees itself."""
+        odd = [stands_out(feature, mine) for _, feature in spoken]
+        if not any(odd):
+            return list(spoken)
+        alone, kept = self._fused(own, mine, []), []
+        for suspect, (message, feature) in zip(odd, spoken, strict=True):
+            if suspect and not survives(alone, self._fused(own, mine, [(message, feature)])):
+                _log.warning("agent %d sent a feature that hides what the ego itself sees: left out", message.sender)
+            else:
+                kept.append((message, feature))
+        return kept
+
+    def _fused(self, own: Message, mine: Tensor, spoken: Sequence[tuple[Message, Tensor]]) -> Boxes3D:
+        """What the ego detects with its own feature and those of some messages."""
+        messages = [message for message, _ in spoken]
+        features = torch.stack([mine, *(feature for _, feature in spoken)])
         types = [message.agent_type for message in (own, *messages)]
         ego_feature, received = self.receive(features, features, types, links_of(own, messages, self.grid))
-        found = self._boxes(self.predict(self.fusion(ego_feature, received)))
-        return self._with_received(found, own, messages) if share_boxes else found
+        return self._boxes(self.predict(self.fusion(ego_feature, received)))
+
+    def _heeded(self, ego: Message, messages: Sequence[Message]) -> list[Message]:
+        """The messages that concern the ego.
+
+        Raises:
+            MessageError: one says what cannot be; `unpack` has refused those that came as bytes.
+        """
+        for message in messages:
+            check_header(message)
+            check_contents(message)
+        heeded = [message for message in messages if concerns(ego, message, self.grid)]
+        if len(heeded) < len(messages):
+            _log.info("%d of %d messages are of another place or time", len(messages) - len(heeded), len(messages))
+        return heeded
 
     @torch.no_grad()
     def with_boxes(self, message: Message, config: RefinementConfig | None = None) -> Message:
@@ -279,6 +328,7 @@ class Collaboration(nn.Module):
         """
         own = self.with_boxes(ego, config).boxes
         assert own is not None
+        messages = self._heeded(ego, messages)
         return [message if message.boxes is None else _corrected(ego, own, message, config) for message in messages]
 
     def _look(self, agent_type: str, frame: AgentFrame) -> Tensor:
@@ -321,17 +371,17 @@ class Collaboration(nn.Module):
             if message.boxes is None or message.boxes.scores is None:
                 raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
         assert ego.boxes is not None
-        return _thinned([_as_detections(ego.boxes), *(self._received_boxes(ego, message) for message in messages)])
+        return _merged(_as_detections(ego.boxes), [self._received_boxes(ego, message) for message in messages])
 
     def _with_received(self, found: Boxes3D, ego: Message, messages: Sequence[Message]) -> Boxes3D:
         """What the fused features show, and what the messages' own boxes add to it."""
-        everything = [_as_detections(found)]
+        received = []
         for message in messages:
             if message.boxes is not None and message.boxes.scores is not None:
                 theirs = self._received_boxes(ego, message)
                 belief = _BOX_BELIEF / (1 + (message.sigma_m / _BOX_SIGMA_M) ** 2)
-                everything.append(Detections(theirs.boxes, theirs.scores * belief))
-        return _thinned(everything)
+                received.append(Detections(theirs.boxes, theirs.scores * belief))
+        return _merged(_as_detections(found), received)
 
     def _received_boxes(self, ego: Message, message: Message) -> Detections:
         """A message's boxes in the ego's frame that lie on its grid and are not the ego itself."""
@@ -541,11 +591,28 @@ def _corrected(ego: Message, own: Boxes3D, message: Message, config: RefinementC
     return replace(message, pose=pose, sigma_m=known.sigma_m, sigma_rad=known.sigma_rad)
 
 
-def _thinned(found: Sequence[Detections]) -> Boxes3D:
-    """Boxes of several origins without the weaker of two that overlap."""
+def _merged(own: Detections, received: Sequence[Detections]) -> Boxes3D:
+    """The ego's boxes and those it received without the weaker of two that overlap.
+
+    What others say neither removes a box that the ego is sure of, nor one that it has reason to believe in for one that
+    merely touches it: that is another object, a wrong pose, or a lie.
+    """
+    agreeing = [_agreeing(own, theirs) for theirs in received]
+    found = [own, *agreeing]
     boxes, scores = torch.cat([one.boxes for one in found]), torch.cat([one.scores for one in found])
-    best = nms(boxes, scores, 0.15)
+    rank = scores.clone()
+    rank[: len(own.scores)][own.scores >= _SURE] += 1
+    best = nms(boxes, rank, _SAME)
+    best = best[scores[best].argsort(descending=True, stable=True)]
     return _as_boxes(Detections(boxes[best], scores[best]))
+
+
+def _agreeing(own: Detections, theirs: Detections) -> Detections:
+    """Received boxes without those that touch a box of the ego's but are not where it is."""
+    believed = own.boxes[own.scores >= _BELIEVED]
+    overlap = rotated_iou_bev(believed, theirs.boxes)
+    fine = ~((overlap > _SAME) & (overlap < _AGREE)).any(dim=0)
+    return Detections(theirs.boxes[fine], theirs.scores[fine])
 
 
 def _as_detections(boxes: Boxes3D) -> Detections:

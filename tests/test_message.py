@@ -335,9 +335,9 @@ class TestRefusal:
         rows = np.column_stack([credible_rows(2), [0.5, 0.6]]).astype("<f4")
         unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
         rows[1, column] = value
-        with pytest.raises(MessageError, match="box 1 .* cannot be"):
+        with pytest.raises(MessageError, match=r"box 1 .* cannot be"):
             unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
-        with pytest.raises(MessageError, match="box 1 .* cannot be"):
+        with pytest.raises(MessageError, match=r"box 1 .* cannot be"):
             unpack(crafted(pack(BOTH), pack(MESSAGE)[HEADER:] + rows.tobytes()))
 
     def test_more_boxes_than_a_scene_holds(self) -> None:

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),
     ("agents", "adapters", "codecs", "fusion", "heads"),
-    ("point_bytes", "message", "channel", "pose_refinement"),
+    ("point_bytes", "message", "channel", "pose_refinement", "suspicion"),
     ("model_config", "published_types", "model", "packs", "assembly"),
     ("training", "metrics", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),
