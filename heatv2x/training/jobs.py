@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from heatv2x import __version__, processes
-from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
+from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack, refuse_twins
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator, open_part
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
-from heatv2x.model import Collaboration
+from heatv2x.model import ENCODES, Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.nn.move import find_device
 from heatv2x.packs import Pack, read_pack, write_pack
@@ -116,6 +116,7 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
     """Local Heterogeneous Fine-Tuning: the newcomer's adapters, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
     newcomer, whose = config.newcomer, teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require([newcomer] if whose == "none" else [newcomer, config.like], ENCODES)
 
     def stage(pool: Pool, report: Report) -> Stage:
         cache = fill_cache(
@@ -145,6 +146,7 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
     model = load_for_adaptation(config)
     types = _mix(config)
     whose = teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require(types, ENCODES)
 
     def stage(pool: Pool, report: Report) -> Stage:
         kept = None
@@ -180,6 +182,7 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
     types = {config.like: config.deployed_share}
     types |= {name: (1 - config.deployed_share) / len(newcomers) for name in newcomers}
     required = None if config.together else config.newcomer
+    model.require(types, ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
         return CollaborativeTraining(
@@ -200,6 +203,7 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
 def align_backward(config: BackwardConfig, report: Report | None = None) -> JobResult:
     """Backward alignment after HEAL: the newcomer's whole encoder, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
+    model.require([config.newcomer], ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
         return BackwardAlignment(model, config.newcomer, pool, config.scenes, config.batch_size, config.window)
@@ -220,7 +224,9 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         ConfigError: no agent pack of a newcomer was given.
         PackError: a pack does not fit.
     """
-    packs = {pack.agent_type: pack for pack in (read_pack(path, "agent") for path in config.agents)}
+    given = [read_pack(path, "agent") for path in config.agents]
+    refuse_twins(given)
+    packs = {pack.agent_type: pack for pack in given}
     newcomers = (config.newcomer, *together)
     for name in newcomers:
         if name not in packs:
@@ -235,7 +241,13 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
             model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, packs[name])
         if config.adapter is not None:
-            add_adapter(model, read_pack(config.adapter, "adapter"))
+            adapter = read_pack(config.adapter, "adapter")
+            if adapter.agent_type != config.newcomer:
+                raise ConfigError(
+                    f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
+                    "name the newcomer's own adapter pack"
+                )
+            add_adapter(model, adapter)
         return model
 
     return _seeded(config, build_model)
