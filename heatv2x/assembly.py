@@ -113,7 +113,7 @@ def _why_none_can_join(waiting: Sequence[Pack]) -> str:
 
 
 def add_agent(model: Collaboration, pack: Pack) -> None:
-    """Load an encoder; a type that the model does not know yet joins without trained adapters, and a warning says so."""
+    """Load an encoder; a type that the model does not know yet joins without trained adapters, with a warning."""
     name = pack.agent_type
     space = model.feature_space.hex()
     if name in model.config.agents and pack.feature_space != space:

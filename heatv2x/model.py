@@ -449,6 +449,12 @@ class Collaboration(nn.Module):
         if lines := [_lack(name, part) for name, lacks in missing.items() for part in sorted(lacks)]:
             raise PackError("\n".join(lines))
 
+    def has_trained(self, parameters: Collection[str]) -> None:
+        """Take note of parameters that were trained, by name: an encoder among them lacks its weights no more."""
+        for name, parts in self.lacking.items():
+            if any(parameter.startswith(f"agents.{name}.") for parameter in parameters):
+                parts.discard("encoder")
+
     def known_types(self) -> list[str]:
         """Types whose messages can be fused."""
         return sorted({*self.config.agents, *self.joined})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import build, parse_overrides
 from heatv2x.datasets.base import Sensors
@@ -146,10 +147,68 @@ class TestChannel:
             assert scene.ego_message.captured_us - message.captured_us == 100_000
         np.testing.assert_allclose(scene.ego_message.pose.matrix, dataset.read(3, []).agents[0].pose.matrix)
 
-    def test_a_latency_the_data_cannot_show_is_refused(self, model: Collaboration, dataset: SmallScenes) -> None:
-        for latency, index in ((100, 2), (200, 3)):
-            with pytest.raises(HeatError, match="Way out"):
-                Evaluator(dataset, ChannelConfig(latency_ms=latency)).run(model, ROSTER, index)
+    def test_the_first_frame_of_a_clip_takes_its_own_messages_or_is_left_out(
+        self, model: Collaboration, dataset: SmallScenes
+    ) -> None:
+        late = ChannelConfig(latency_ms=100)
+        clamped = Evaluator(dataset, late).run(model, ROSTER, 2)
+        assert clamped.ages_ms == [0, 0] and len(clamped.messages) == 2
+        with pytest.raises(HeatError, match="no frame 100 ms before it"):
+            Evaluator(dataset, late, before_first="leave_out").run(model, ROSTER, 2)
+
+    def test_frames_without_an_earlier_one_are_counted(self, model: Collaboration, dataset: SmallScenes) -> None:
+        late = ChannelConfig(latency_ms=100)
+        rows = {
+            rule: Evaluator(dataset, late, before_first=rule).evaluate(model, ROSTER).to_row("int8")
+            for rule in ("clamp", "leave_out")
+        }
+        assert (rows["clamp"]["frames_clamped"], rows["clamp"]["frames_left_out"], rows["clamp"]["n_frames"]) == (
+            2,
+            0,
+            4,
+        )
+        left = rows["leave_out"]
+        assert (left["frames_clamped"], left["frames_left_out"], left["n_frames"]) == (0, 2, 2)
+        assert rows["clamp"]["message_age_ms"] == 50 and left["message_age_ms"] == 100
+        alone = Evaluator(dataset, late).evaluate(model, replace(ROSTER, drop=True)).to_row("int8")
+        assert alone["frames_clamped"] == 0 and alone["n_frames"] == 4 and alone["message_age_ms"] is None
+
+    @pytest.mark.parametrize("rule", ["clamp", "leave_out"])
+    def test_a_latency_that_the_data_cannot_show_at_all_is_refused(
+        self, rule: Any, model: Collaboration, dataset: SmallScenes
+    ) -> None:
+        evaluator = Evaluator(dataset, ChannelConfig(latency_ms=200), before_first=rule)
+        with pytest.raises(
+            HeatError, match=r"has 2 frames, 100 ms apart.\n  Way out: a latency of no more than 100 ms"
+        ):
+            evaluator.evaluate(model, ROSTER)
+
+    @pytest.mark.parametrize(
+        ("times", "latency", "sent"),
+        [
+            ([0, 100, 200, 300], 100, [None, 0, 1, 2]),
+            ([0, 50, 100, 150, 200], 100, [None, None, 0, 1, 2]),  # 20 Hz
+            ([0, 200, 400, 600], 100, [None, 0, 1, 2]),  # 5 Hz: the newest that has arrived is 200 ms old
+            ([0, 200, 400, 600], 250, [None, None, 0, 1]),
+            ([0, 112, 195, 301], 100, [None, 0, 1, 2]),  # jitter
+            ([0, 100, 5000, 5100], 100, [None, 0, None, 2]),  # a gap
+            ([0, 100, 300, 400], 100, [None, 0, 1, 2]),  # a single frame was dropped
+            ([0, 10, 20, 30, 40], 20, [None, None, 0, 1, 2]),  # 100 Hz
+        ],
+    )
+    def test_late_messages_at_any_frame_rate(self, times: list[int], latency: int, sent: list[int | None]) -> None:
+        film = Film(times)
+        assert [film.earlier(index, latency) for index in range(len(times))] == sent
+        for index, earlier in enumerate(sent):
+            oldest = film.oldest_within(index, latency)
+            assert oldest <= index and times[index] - times[oldest] <= latency + 20
+            if earlier is None and index:
+                assert oldest == (0 if index < 2 or times[index] < 1000 else 2)
+
+    def test_clocks_of_the_agents_need_not_agree(self) -> None:
+        film = Film([0, 100, 200], offsets={1: 0, 2: 370, 3: -5000})
+        film.missing = {(0, 1)}  # the first agent is not there at first
+        assert [film.earlier(index, 100) for index in range(3)] == [None, 0, 1]
 
     @pytest.mark.parametrize(("missing", "heard"), [(2, [3]), (1, [2, 3])])
     def test_late_messages_are_those_of_the_same_agent(
@@ -160,6 +219,23 @@ class TestChannel:
         assert [message.sender for message in scene.messages] == [scene.frame.agents[i].agent_id for i in scene.heard]
         assert sorted(message.sender for message in scene.messages) == heard
         assert all(message.agent_type == "lidar16" for message in scene.messages)
+
+
+class Film(SmallScenes):
+    """One clip with the given capture times, milliseconds; every agent's clock is off by so many more."""
+
+    def __init__(self, times: list[int], offsets: dict[int, int] | None = None) -> None:
+        super().__init__(frames=len(times), agents=3)
+        self.times, self.offsets, self.missing = times, offsets or {}, set[tuple[int, int]]()
+
+    def name(self, index: int) -> str:
+        return f"film/{index:06d}"
+
+    def agent_ids(self, index: int) -> tuple[int, ...]:
+        return tuple(agent for agent in super().agent_ids(index) if (index, agent) not in self.missing)
+
+    def capture_us(self, index: int, agent_id: int) -> int:
+        return 1000 * (10_000 + self.times[index] + self.offsets.get(agent_id, 0))
 
 
 class LateComer(SmallScenes):
@@ -299,19 +375,95 @@ class TestMemory:
         evaluator.evaluate(model, Roster("lidar64", "lidar64"))
         assert len(calls) == 20
 
-    def test_forgotten_messages_are_encoded_again(self, dataset: SmallScenes) -> None:
+    def test_training_in_place_is_noticed(self, dataset: SmallScenes) -> None:
+        """Whatever changes between two evaluations, the second one is that of a new evaluator."""
         model = joined(small_model(), shake=0.1)
         evaluator = Evaluator(dataset, limit=1)
-        before = evaluator.run(model, ROSTER, 0)
-        shaken(model.senders["lidar16"], 0.5)
-        stale = evaluator.run(model, ROSTER, 0)
-        evaluator.forget("lidar64")
-        assert np.array_equal(stale.detections.boxes, before.detections.boxes)
-        assert np.array_equal(evaluator.run(model, ROSTER, 0).detections.boxes, before.detections.boxes)
-        evaluator.forget("lidar16")
-        fresh = evaluator.run(model, ROSTER, 0)
-        assert np.array_equal(fresh.detections.boxes, Evaluator(dataset).run(model, ROSTER, 0).detections.boxes)
-        assert not np.array_equal(fresh.detections.boxes, before.detections.boxes)
+        seen = [detected(evaluator.run(model, ROSTER, 0))]
+        for part in (
+            model.senders["lidar16"],
+            model.agent("lidar16"),
+            model.agent("lidar64"),
+            model.backbone,
+            model.head,
+            model.fusion,
+        ):
+            shaken(part, 0.05, seed=len(seen))
+            seen.append(detected(evaluator.run(model, ROSTER, 0)))
+            assert seen[-1] == detected(Evaluator(dataset).run(model, ROSTER, 0))
+        assert len(set(seen)) == len(seen)
+
+    def test_a_second_model_gets_none_of_the_firsts_messages(self, dataset: SmallScenes) -> None:
+        evaluator = Evaluator(dataset, limit=2)
+        for seed in (0, 1, 0):
+            model = joined(small_model(seed=seed), shake=0.1)
+            together, alone = (each.evaluate(model, ROSTER) for each in (evaluator, Evaluator(dataset, limit=2)))
+            assert (together.found, together.arrived) == (alone.found, alone.arrived)
+
+    @pytest.mark.parametrize("boxes", [{}, {"share_boxes": True}, {"refine_poses": True}])
+    def test_remembered_or_not_the_result_is_the_same_bit_for_bit(
+        self, boxes: dict[str, bool], dataset: SmallScenes
+    ) -> None:
+        """Across codecs, shares, grids, fusion levels and channels."""
+        noisy = ChannelConfig(sigma_m=0.4, sigma_deg=0.4, loss=0.2, latency_ms=100)
+        remembers = Evaluator(dataset, noisy, **boxes)  # type: ignore[arg-type]
+        forgets = Evaluator(dataset, noisy, cache_bytes=0, **boxes)  # type: ignore[arg-type]
+        model = joined(small_model(), shake=0.1)
+        variants = [model, reaching(model, 25.6, 12.8), exchanging(model, "late"), exchanging(model, "early")]
+        variants.append(exchanging(model, "maximum"))
+        digests = []
+        for _ in range(2):
+            for variant in variants:
+                digests.append(same_twice(remembers, forgets, variant))
+            for codec in ("half", "sparse", "int8"):
+                model.use_codec(codec)
+                digests.append(same_twice(remembers, forgets, model))
+            for share in (0.1, 1.0):
+                model.fusion.sends_at_most(share)
+                digests.append(same_twice(remembers, forgets, model))
+        assert len(set(digests)) >= 6
+        assert len(forgets._sent) == len(forgets._own) == 0 < len(remembers._sent)
+
+    def test_rows_of_a_table_share_their_messages(self, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two networks that differ in a newcomer's adapters only say the same as the deployed type."""
+        one, other = joined(small_model(), shake=0.1), joined(small_model(), shake=0.3)
+        evaluator, calls = Evaluator(dataset), list[str]()
+        for model in (one, other):
+            encode = model.encode
+            monkeypatch.setattr(model, "encode", lambda frame, t, at, e=encode: calls.append(t) or e(frame, t, at))
+            evaluator.evaluate(model, ROSTER)
+        assert calls.count("lidar64") == 4 and calls.count("lidar16") == 16
+
+    def test_memory_is_bounded_and_off_the_device(self, dataset: SmallScenes) -> None:
+        model = joined(small_model(), shake=0.1)
+        whole = Evaluator(dataset)
+        whole.evaluate(model, ROSTER)
+        assert whole._own.held_bytes == sum(len(pack_own) for pack_own in [bytes(4 * 16 * 16 * 16)] * 4)
+        assert whole._sent.held_bytes == 2 * sum(
+            len(pack(model.encode(dataset.read(i, ["lidar16"]).agents[1], "lidar16"))) for i in range(4)
+        )
+        small = Evaluator(dataset, cache_bytes=40_000)
+        found = small.evaluate(model, ROSTER)
+        assert 0 < small._own.held_bytes <= 20_000 and 0 < small._sent.held_bytes <= 20_000
+        assert found.arrived == whole.evaluate(model, ROSTER).arrived
+        small.forget("lidar64")
+        assert len(small._own) == 0 < len(small._sent)
+        small.forget()
+        assert small._sent.held_bytes == 0
+
+
+def detected(scene: Any) -> bytes:
+    """A scene's detections as bytes."""
+    return bytes(scene.detections.boxes.tobytes() + scene.detections.scores.tobytes())
+
+
+def same_twice(remembers: Evaluator, forgets: Evaluator, model: Collaboration) -> str:
+    """Both evaluators find and hear the same, twice; gives the digest."""
+    roster = Roster("lidar64", "lidar64") if model.fusion.level == "points" else ROSTER
+    rows = [each.evaluate(model, roster) for each in (remembers, forgets, remembers)]
+    assert len({(row.found, row.arrived) for row in rows}) == 1
+    assert rows[0].to_row("") == rows[1].to_row("")
+    return rows[0].found
 
 
 @pytest.mark.parametrize("fusion", ["late", "none", "maximum", "early", "where2comm"])

@@ -29,8 +29,8 @@ class Dataset(ABC):
 
     Attributes:
         source: who published it.
-        stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers and nothing else tells when
-            a frame was captured.
+        stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers and nothing else tells
+            when a frame was captured.
     """
 
     source: ClassVar[str]
@@ -82,13 +82,27 @@ class Dataset(ABC):
         return int(stem) * 100_000 // self.stem_step
 
     def age_ms(self, earlier: int, index: int) -> float:
-        """How much earlier one frame of a scenario was captured than another, milliseconds, by the clock of an agent that
-        is in both: the agents' clocks need not agree.
+        """How much earlier one frame of a scenario was captured than another, milliseconds.
+
+        By the clock of an agent that is in both: the agents' clocks need not agree.
         """
         there = self.agent_ids(earlier)
         agent = next((agent for agent in self.agent_ids(index) if agent in there), None)
         now, then = (self.agent_ids(index)[0], there[0]) if agent is None else (agent, agent)
         return (self.capture_us(index, now) - self.capture_us(earlier, then)) / 1000
+
+    def clip(self, index: int) -> range:
+        """All frames of the scenario of a frame, in the order of time."""
+        return self._clip_of(index)[0]
+
+    def step_ms(self, index: int) -> float:
+        """The median time between two frames of the scenario of a frame, milliseconds; 0 where it has one frame."""
+        clip, step = self._clip_of(index)
+        if step is None:
+            steps = [self.age_ms(first, second) for first, second in itertools.pairwise(clip)]
+            step = statistics.median(steps) if steps else 0.0
+            self._clips.update(dict.fromkeys(clip, (clip, step)))
+        return step
 
     def earlier(self, index: int, latency_ms: float) -> int | None:
         """Index of the newest frame of the same scenario that was captured at least `latency_ms` before a frame.
@@ -100,7 +114,7 @@ class Dataset(ABC):
         Returns:
             None if there is no such frame: the scenario begins later, or has a gap of more than a frame there.
         """
-        clip, step = self._clip_of(index)
+        clip, step = self.clip(index), self.step_ms(index)
         for other in range(index, clip.start - 1, -1):
             age = self.age_ms(other, index)
             if age >= latency_ms - _jitter_ms(step):
@@ -109,7 +123,7 @@ class Dataset(ABC):
 
     def oldest_within(self, index: int, latency_ms: float) -> int:
         """Index of the first frame of the same scenario that was captured no more than `latency_ms` before a frame."""
-        clip, step = self._clip_of(index)
+        clip, step = self.clip(index), self.step_ms(index)
         oldest = index
         for other in range(index - 1, clip.start - 1, -1):
             if self.age_ms(other, index) > latency_ms + _jitter_ms(step):
@@ -164,20 +178,19 @@ class Dataset(ABC):
             return False
         return True
 
-    def _clip_of(self, index: int) -> tuple[range, float]:
-        """The frames of the scenario of a frame, and the median time between two of them, milliseconds."""
+    def _clip_of(self, index: int) -> tuple[range, float | None]:
+        """The frames of the scenario of a frame, and the time between two of them where it is known already."""
         if index not in self._clips:
             scenario, clip = self.name(index).rpartition("/")[0], range(index, index + 1)
             while clip.start > 0 and self.name(clip.start - 1).rpartition("/")[0] == scenario:
                 clip = range(clip.start - 1, clip.stop)
             while clip.stop < len(self) and self.name(clip.stop).rpartition("/")[0] == scenario:
                 clip = range(clip.start, clip.stop + 1)
-            steps = [self.age_ms(first, second) for first, second in itertools.pairwise(clip)]
-            self._clips.update(dict.fromkeys(clip, (clip, statistics.median(steps) if steps else 0.0)))
+            self._clips.update(dict.fromkeys(clip, (clip, None)))
         return self._clips[index]
 
     @functools.cached_property
-    def _clips(self) -> dict[int, tuple[range, float]]:
+    def _clips(self) -> dict[int, tuple[range, float | None]]:
         return {}
 
 
@@ -190,8 +203,8 @@ def labelled_frames(dataset: Dataset) -> list[int]:
     found = [index for index in range(len(dataset)) if dataset.labelled(index)]
     if not found:
         raise HeatError(
-            f"none of the {len(dataset)} frames ({dataset.name(0)} to {dataset.name(len(dataset) - 1)}) is labelled, so "
-            "there is nothing to score or to learn from.\n  Way out: label some of them (own recordings: boxes.csv, "
+            f"none of the {len(dataset)} frames ({dataset.name(0)} to {dataset.name(len(dataset) - 1)}) is labelled, "
+            "so there is nothing to score or to learn from.\n  Way out: label some of them (own recordings: boxes.csv, "
             "docs/datasets/folder.md), or choose another split"
         )
     return found

@@ -61,7 +61,9 @@ class Folder(Dataset):
         for recording in self.recordings:
             if unknown := sorted(set(recording.boxes) - set(recording.frames())):
                 shown = ", ".join(unknown[:3]) + (" and more" if len(unknown) > 3 else "")
-                _log.warning("%s/%s/%s: boxes.csv names frames that no agent has: %s", root, split, recording.name, shown)
+                _log.warning(
+                    "%s/%s/%s: boxes.csv names frames that no agent has: %s", root, split, recording.name, shown
+                )
 
     def __len__(self) -> int:
         return len(self._frames)

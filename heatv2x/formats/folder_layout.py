@@ -1,7 +1,7 @@
 """Own recordings: poses and boxes as CSV, calibration as JSON, one file per cloud and image (docs/datasets/folder.md).
 
-<split>/<recording>/boxes.csv                     frame,id,x,y,z,length,width,height,yaw[,speed], in the world; optional;
-                                                  a line with nothing but the frame: labelled, and empty
+<split>/<recording>/boxes.csv                     frame,id,x,y,z,length,width,height,yaw[,speed], in the world; optional
+                                                  (a line with nothing but the frame: labelled, and empty)
 <split>/<recording>/<agent id>/poses.csv          frame,time_s,x,y,z and roll,pitch,yaw or qx,qy,qz,qw
 <split>/<recording>/<agent id>/calibration.json   {"camera0": {"size": [w, h], "K": 3x3, "T_agent_camera": 4x4}}
 <split>/<recording>/<agent id>/lidar/<frame>.pcd, .npy or .bin
@@ -108,7 +108,7 @@ class RecordedBoxes:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording: agents in the order of `Frame.agents`, and boxes by frame; a frame without an entry is not labelled."""
+    """One recording: agents in the order of `Frame.agents`, and boxes by labelled frame."""
 
     name: str
     agents: tuple[RecordedAgent, ...]

@@ -370,7 +370,10 @@ class IndexedRecords(Sequence[FrameRecord]):
 
 def _check_lengths(arrays: Arrays) -> None:
     """Whatever lies in an index, the flat arrays must be as long as the counts say."""
-    frames = {name: arrays[f"frame_{name}"] for name in ("agents", "objects", "files", "without_center", "counted", "labelled")}
+    frames = {
+        name: arrays[f"frame_{name}"]
+        for name in ("agents", "objects", "files", "without_center", "counted", "labelled")
+    }
     lengths = {
         "frame": len(arrays["frame_name"]),
         "agent": int(frames["agents"].sum()),

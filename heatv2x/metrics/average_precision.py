@@ -127,7 +127,7 @@ class ApAccumulator:
         self._frames.append(_match(_select(detections, self.protocol), ground_truth, self.protocol, scenario))
 
     def average_precision(self, threshold: float) -> float | None:
-        """Average precision in [0, 1] at one of the protocol's thresholds; None where there is no ground truth at all."""
+        """Average precision in [0, 1] at one of the protocol's thresholds; None where there is no ground truth."""
         return self._ranking(threshold).average_precision()
 
     def ap(self) -> dict[str, float | None]:
@@ -238,7 +238,7 @@ class _Ranking:
     first_recall_step: bool
 
     def average_precision(self) -> float | None:
-        """Area under the precision made monotone from the right, over all points (VOC 2010); None without ground truth."""
+        """Area under the precision made monotone from the right, all points (VOC 2010); None without ground truth."""
         if not self.gt_counts.any():
             return None
         return float(self._weighted(np.ones((1, len(self.gt_counts)), dtype=np.int32))[0])

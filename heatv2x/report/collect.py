@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from heatv2x.evaluation import SceneResult
+from heatv2x.evaluation_results import SceneResult
 from heatv2x.ground_truth import ground_truth
 from heatv2x.handedness import maps_on
 from heatv2x.message import Message

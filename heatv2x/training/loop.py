@@ -164,9 +164,7 @@ def train(
             if written and record.steps % config.checkpoint_every == 0:
                 save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
     model.eval()
-    for name, parts in model.lacking.items():
-        if any(free.startswith(f"agents.{name}.") for free in stage.trainable()):
-            parts.discard("encoder")
+    model.has_trained(stage.trainable())
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
     if written:
