@@ -58,19 +58,23 @@ class Coverage:
 
     def notes(self) -> list[str]:
         """What a reader of the numbers has to know, one sentence each."""
-        skipped = len(self.scenarios_without_ego)
-        told = {
-            f"{_count(self.frames_unlabelled, 'frame')} not labelled and not scored": self.frames_unlabelled,
-            f"{_count(self.frames_left_out, 'frame')} left out: the recording has no frame so long before "
-            "(before_first=leave_out)": self.frames_left_out,
-            f"{_count(self.frames_clamped, 'frame')} took younger messages: the recording has no frame so long before "
-            "(before_first=clamp)": self.frames_clamped,
-            f"{_count(self.frames_without_ego, 'frame')} left out: no agent of the ego's type is in them": (
-                self.frames_without_ego
-            ),
-            f"{_count(skipped, 'scenario')} skipped: no agent of the ego's type is in them": skipped,
-        }
-        return [text for text, count in told.items() if count]
+        return notes_on(self.to_dict())
+
+
+def notes_on(counts: Mapping[str, int]) -> list[str]:
+    """What a reader of the numbers has to know about the frames that they stand on, one sentence each.
+
+    Args:
+        counts: as `Coverage.to_dict` gives them.
+    """
+    texts = {
+        "frames_unlabelled": "{} not labelled and not scored",
+        "frames_left_out": "{} left out: the recording has no frame so long before (before_first=leave_out)",
+        "frames_clamped": "{} heard younger messages: the recording has no frame so long before (before_first=clamp)",
+        "frames_without_ego": "{} left out: no agent of the ego's type is there",
+        "scenarios_without_ego": "{} skipped: no agent of the ego's type is there",
+    }
+    return [text.format(_count(counts[key], key.partition("s_")[0])) for key, text in texts.items() if counts[key]]
 
 
 class Selection:
@@ -156,7 +160,7 @@ class Selection:
 
         Raises:
             ConfigError: a scenario has nobody who can be the ego, and it is not to be skipped; names all of them.
-            HeatError: no frame is left, or the data cannot show that latency at all.
+            HeatError: no frame is left.
         """
         turns: list[Turn] = []
         without: dict[str, NoEgoError] = {}
@@ -177,7 +181,7 @@ class Selection:
             raise ConfigError(_without_ego(without, len({self.scenario(index) for index in self.indices})))
         clamped = sum(turn.clamped for turn in turns)
         coverage = Coverage(self.unlabelled, missing["left out"], clamped, missing["without ego"], tuple(without))
-        if (missing["left out"] and not turns) or (clamped and clamped == len(turns)):
+        if missing["left out"] and not turns:
             raise HeatError(self._no_latency(latency_ms))
         if not turns:
             raise HeatError(
@@ -188,16 +192,18 @@ class Selection:
 
     def _no_latency(self, latency_ms: float) -> str:
         """Why none of the frames can show a latency, in the terms of the data at hand."""
+        dataset = self.dataset
         clips = {self.scenario(index): index for index in self.indices}
-        longest = max(clips.values(), key=lambda index: len(self.dataset.clip(index)))
-        count, step = len(self.dataset.clip(longest)), self.dataset.step_ms(longest)
-        has = "has a single frame" if count == 1 else f"has {count} frames, {step:g} ms apart"
-        reach = step * (count - 1)
-        shorter = f"a latency of no more than {reach:g} ms, or " if count > 1 else ""
+        longest = max(clips.values(), key=lambda index: len(dataset.clip(index)))
+        count = len(dataset.clip(longest))
+        has = "has a single frame" if count == 1 else f"has {count} frames, {dataset.step_ms(longest):g} ms apart"
+        reach = max(dataset.age_ms(dataset.oldest_within(index, latency_ms), index) for index in self.indices)
+        shorter = f"a latency of no more than {reach:g} ms, " if reach > 0 else ""
         return (
-            f"latency_ms={latency_ms:g} cannot be shown with these data: no frame has another one {latency_ms:g} ms "
-            f"before it in its recording; the longest of {_count(len(clips), 'scenario')} ({self.scenario(longest)}) "
-            f"{has}.\n  Way out: {shorter}longer recordings of consecutive frames"
+            f"before_first=leave_out leaves nothing: none of the {_count(len(self.indices), 'labelled frame')} has "
+            f"a frame {latency_ms:g} ms before it in its recording; the longest of {_count(len(clips), 'scenario')} "
+            f"({self.scenario(longest)}) {has}.\n"
+            f"  Way out: {shorter}longer recordings, labels on later frames, or before_first=clamp"
         )
 
 

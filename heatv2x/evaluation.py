@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from heatv2x import processes
 from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import Config
-from heatv2x.coverage import BeforeFirst
+from heatv2x.coverage import BeforeFirst, Coverage, notes_on
 from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.evaluation_results import Evaluation, SceneResult, without_hidden
-from heatv2x.evaluator import Evaluator, Progress
+from heatv2x.evaluator import Evaluator, Progress, require_types
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.protocols import HEATV2X, find_protocol
 from heatv2x.model import Collaboration
@@ -33,11 +32,11 @@ __all__ = [
     "Evaluator",
     "Progress",
     "SceneResult",
+    "notes_of",
     "open_part",
     "run_eval",
     "without_hidden",
 ]
-log = logging.getLogger(__name__)
 _NOT_ABOUT_RESULTS = {"out", "overwrite", "device"}
 
 
@@ -113,9 +112,8 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     """
     model = _model(config)
     rosters = _rosters(config)
-    for roster in rosters.values():  # an unknown type or a missing pack is told before the data are read
-        for name in roster.types:
-            model.agent(name)
+    for roster in rosters.values():
+        require_types(model, roster)  # an unknown type or a missing pack is told before the data are read
     dataset = open_part(config.dataset, config.data, config.split, config.hetero_root)
     about = {
         "settings": config.model_dump(mode="json"),
@@ -135,7 +133,6 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     )
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
     rows = []
-    evaluation: Evaluation | None = None
     shares = config.share if isinstance(config.share, tuple) else (config.share,)
     for (who, roster), share in itertools.product(rosters.items(), shares or (None,)):
         name = who if share is None else f"{who}/{100 * share:g}%"
@@ -146,9 +143,9 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
         rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
     if processes.index() == 0:
-        for note in _notes(rows, evaluation, config.channel.latency_ms):
-            log.warning("%s", note)
-        write_json(config.out / "metrics.json", {"rows": rows, **about})
+        counts = {name: rows[0][name] for name in Coverage().to_dict()}
+        content = {"rows": rows, **counts, "notes": notes_of(rows, config.channel.latency_ms), **about}
+        write_json(config.out / "metrics.json", content)
     return rows
 
 
@@ -182,19 +179,24 @@ def refuse_to_overwrite(config: EvalConfig, about: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path} holds the results of another evaluation (another {names}).\n  {way_out}")
 
 
-def _notes(rows: list[dict[str, Any]], evaluation: Evaluation | None, latency_ms: int) -> list[str]:
-    """What a reader of the table has to know about the frames that it stands on."""
-    assert evaluation is not None
-    notes = evaluation.coverage.notes()
+def notes_of(rows: Sequence[Mapping[str, Any]], latency_ms: int) -> list[str]:
+    """What a reader of a table has to know about the frames that it stands on, one sentence each."""
+    most = {name: max(row[name] for row in rows) for name in Coverage().to_dict()}
+    notes = notes_on(most)
     ages = [row["message_age_ms"] for row in rows if row["message_age_ms"] is not None]
-    if latency_ms and ages and abs(max(ages, key=lambda age: abs(age - latency_ms)) - latency_ms) > 0.25 * latency_ms:
+    if ages and not most["frames_clamped"] and abs(max(ages) - latency_ms) > max(20, 0.25 * latency_ms):
         notes.append(
-            f"messages were {max(ages):.0f} ms old on average, not {latency_ms}: see when frames were captured"
+            f"messages were {max(ages):.0f} ms old on average when they were used, not {latency_ms}: this is how "
+            "far apart the frames of these data are"
         )
-    if evaluation.result.n_scenarios == 1:
-        notes.append("one scenario only: its frames are not independent, so there is no interval")
-    if lacking := [name for name, ap in evaluation.by_scenario.items() if None in ap.values()]:
-        notes.append(f"no labelled object is in range in {len(lacking)} scenarios: {', '.join(lacking[:5])}")
+    if most["frames_clamped"] and most["frames_clamped"] == rows[0]["n_frames"]:
+        notes.append(
+            f"no frame heard messages as old as {latency_ms} ms: these numbers do not show what that latency does"
+        )
+    if rows[0]["n_scenarios"] == 1:
+        notes.append("one scenario only: its frames are not independent of one another, so there is no interval")
+    if bare := [name for name, ap in rows[0]["ap_by_scenario"].items() if None in ap.values()]:
+        notes.append(f"no labelled object in range in {len(bare)} of {rows[0]['n_scenarios']} scenarios")
     return notes
 
 

@@ -57,7 +57,7 @@ class _Voices:
             self._digests[agent_type] = line_digest(self.of(agent_type), agent_type)
         return self._digests[agent_type]
 
-    def require(self, roster: Cast) -> None:
+    def allow(self, roster: Cast) -> None:
         """See that the types that are going to encode have their weights, and that all types are known.
 
         Raises:
@@ -74,6 +74,16 @@ class _Voices:
             self.of(names[0]).require(names, ENCODES)
         if self.model.fusion.level == "features":
             self.model.require((*roster.ego_types, *senders), HEARS)
+
+
+def require_types(model: Collaboration, roster: Cast) -> None:
+    """See that a model has the types of a roster, with the weights that they need.
+
+    Raises:
+        ConfigError: a type is unknown.
+        PackError: a part of a type that is needed was never loaded; names the missing packs.
+    """
+    _Voices(model).allow(roster)
 
 
 class Evaluator:
@@ -172,7 +182,7 @@ class Evaluator:
             HeatError: no frame is left to evaluate, or there is no ground truth in any.
         """
         voices = _Voices(model, dict(speakers or {}))
-        voices.require(roster)
+        voices.allow(roster)
         turns, coverage = self.selection.turns(
             roster, self.channel.config.latency_ms, self.before_first, self.skip_scenarios_without_ego
         )
@@ -206,7 +216,7 @@ class Evaluator:
             HeatError: the frame is one that is left out.
         """
         voices = _Voices(model, dict(speakers or {}))
-        voices.require(roster)
+        voices.allow(roster)
         turn = self.selection.turn(roster, index, self.channel.config.latency_ms, self.before_first)
         if isinstance(turn, str):
             latency = self.channel.config.latency_ms
