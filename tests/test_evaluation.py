@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import build, parse_overrides
 from heatv2x.datasets.base import Sensors
-from heatv2x.errors import ConfigError, HeatError
+from heatv2x.errors import ConfigError, HeatError, PackError
 from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, notes_of, run_eval, without_hidden
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
@@ -629,3 +630,177 @@ class TestProtocols:
         assert stored["x_range_m"] == [-204.8, 204.8] and stored["comm_range_m"] == 180.0 and stored["max_agents"] == 5
         plain = Evaluator(dataset, limit=1).evaluate(model, ROSTER).to_row("int8")["protocol"]
         assert plain["x_range_m"] == [-12.8, 12.8] and "comm_range_m" not in plain
+
+
+class TestCoverage:
+    """What an evaluation stands on is found before its first frame."""
+
+    def test_unlabelled_frames_are_not_scored_but_may_be_heard_late(self, model: Collaboration) -> None:
+        dataset = Keyframes(frames=4, agents=3)
+        row = Evaluator(dataset).evaluate(model, ROSTER).to_row("int8")
+        labelled = Evaluator(SmallScenes(frames=4, agents=3), only=[1, 3]).evaluate(model, ROSTER).to_row("int8")
+        assert row == {**labelled, "frames_unlabelled": 2} and row["n_frames"] == 2
+        late = Evaluator(dataset, ChannelConfig(latency_ms=100)).evaluate(model, ROSTER)
+        assert late.message_age_ms == 100 and late.coverage.frames_clamped == 0
+        assert Evaluator(dataset, limit=1).indices == [1]
+        dataset.known = ()
+        with pytest.raises(HeatError, match="none of the 4 frames"):
+            Evaluator(dataset)
+        with pytest.raises(HeatError, match="none of the 2 frames that were chosen is labelled"):
+            Evaluator(Keyframes(frames=4, agents=3), only=[0, 2])
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    def test_no_frames_are_no_evaluation(self, limit: int, dataset: SmallScenes) -> None:
+        with pytest.raises(ConfigError, match=f"frames={limit}"):
+            Evaluator(dataset, limit=limit)
+
+    def test_without_ground_truth_there_is_no_number(self, model: Collaboration, dataset: SmallScenes) -> None:
+        nowhere = replace(HEATV2X, x_range_m=(500.0, 510.0))
+        with pytest.raises(HeatError, match="no labelled object is in the evaluation range in any of the 4 frames"):
+            Evaluator(dataset, protocol=nowhere).evaluate(model, ROSTER)
+
+    def test_a_scenario_without_ground_truth_has_no_number_of_its_own(self, model: Collaboration) -> None:
+        evaluation = Evaluator(EmptyAtFirst(frames=4, agents=3)).evaluate(model, ROSTER)
+        assert set(evaluation.by_scenario["clip0"].values()) == {None}
+        assert None not in evaluation.by_scenario["clip1"].values()
+        row = {**evaluation.to_row("int8"), "ap_by_scenario": evaluation.by_scenario}
+        assert "no labelled object in range in 1 of 2 scenarios" in notes_of([row], 0)
+
+    def test_intervals_are_over_scenarios(self, model: Collaboration) -> None:
+        row = Evaluator(SmallScenes(frames=8, agents=3)).evaluate(model, ROSTER).to_row("int8")
+        assert row["ap_interval_over"] == "scenarios" and row["n_scenarios"] == 4 and row["ap_interval"]["0.3"][1] > 0
+        alone = Evaluator(SmallScenes(frames=2, agents=3)).evaluate(model, ROSTER).to_row("int8")
+        assert alone["n_scenarios"] == 1 and alone["ap_interval"] == {"0.3": None, "0.5": None, "0.7": None}
+        assert any("one scenario only" in note for note in notes_of([{**alone, "ap_by_scenario": {}}], 0))
+
+    def test_scenarios_without_an_ego_are_told_before_the_first_frame(self, model: Collaboration) -> None:
+        dataset = SmallScenes(frames=8, agents=3)
+        types = {1: "m1", 2: "m3", 3: "m3"}
+        without = dict.fromkeys((1, 2, 3), "m3")
+        assigned = Assignment({"clip0": types, "clip1": without, "clip2": types, "clip3": without})
+        roster = AssignedRoster(assigned, {"m1": "lidar64", "m3": "lidar16"}, ("lidar64",))
+        with pytest.raises(ConfigError, match="2 of 4 scenarios .*: clip1, clip3") as caught:
+            Evaluator(dataset).evaluate(model, roster)
+        assert "skip_scenarios_without_ego=true" in str(caught.value) and not dataset.reads
+        evaluation = Evaluator(dataset, skip_scenarios_without_ego=True).evaluate(model, roster)
+        row = evaluation.to_row("int8")
+        assert (
+            row["scenarios_without_ego"] == 2
+            and row["n_frames"] == 4
+            and set(evaluation.by_scenario)
+            == {
+                "clip0",
+                "clip2",
+            }
+        )
+        nobody = AssignedRoster(Assignment(dict.fromkeys(assigned.types, without)), roster.plays, ("lidar64",))
+        with pytest.raises(HeatError, match="none of the 8 frames is left"):
+            Evaluator(dataset, skip_scenarios_without_ego=True).evaluate(model, nobody)
+
+    def test_agents_keep_their_types_when_others_leave(self, model: Collaboration) -> None:
+        film = Film([0, 100, 200, 300])
+        film.missing = {(1, 2), (2, 1), (3, 1), (3, 3)}
+        roster = Roster("lidar64", ("lidar16", "lidar64"))  # 1 is the ego, 2 a lidar16, 3 a lidar64
+        scenes = [Evaluator(Leaving(film)).run(model, roster, index) for index in range(3)]
+        spoken = [{m.sender: m.agent_type for m in (scene.ego_message, *scene.messages)} for scene in scenes]
+        assert spoken == [
+            {1: "lidar64", 2: "lidar16", 3: "lidar64"},
+            {1: "lidar64", 3: "lidar64"},
+            {3: "lidar64", 2: "lidar16"},
+        ]
+        with pytest.raises(HeatError, match="no agent of the ego's type is in it"):
+            Evaluator(Leaving(film)).run(model, roster, 3)
+        assert Evaluator(Leaving(film)).evaluate(model, roster).coverage.frames_without_ego == 1
+
+    def test_missing_weights_are_told_before_the_first_frame(self, dataset: SmallScenes) -> None:
+        model = joined(small_model())
+        model.lacking = {"lidar16": {"encoder"}}
+        with pytest.raises(PackError, match="'lidar16' has no encoder weights"):
+            Evaluator(dataset).evaluate(model, ROSTER)
+        assert not dataset.reads
+        Evaluator(dataset, limit=1).evaluate(model, replace(ROSTER, drop=True))
+        own = exchanging(joined(small_model(seed=1)), "late")
+        late = exchanging(model, "late")
+        with pytest.raises(PackError, match="'lidar16'"):
+            Evaluator(dataset, limit=1).evaluate(late, ROSTER)
+        Evaluator(dataset, limit=1).evaluate(late, ROSTER, speakers={"lidar16": own})
+        own.lacking = {"lidar16": {"encoder"}}
+        with pytest.raises(PackError, match="'lidar16'"):
+            Evaluator(dataset, limit=1).evaluate(late, ROSTER, speakers={"lidar16": own})
+
+
+class Keyframes(SmallScenes):
+    """Clips of two frames of which the second one is labelled."""
+
+    known: tuple[int, ...] = (1, 3)
+
+    def labelled(self, index: int) -> bool:
+        return index in self.known
+
+
+class EmptyAtFirst(SmallScenes):
+    """Two clips; nobody sees anything in the first one."""
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        frame = super().read(index, sensors)
+        hits = frame.objects.hits * (index > 1)
+        return replace(frame, objects=replace(frame.objects, hits=hits, camera_visible=hits > 0))
+
+
+class Leaving(SmallScenes):
+    """A film from which agents go missing."""
+
+    def __init__(self, film: Film) -> None:
+        super().__init__(frames=len(film.times), agents=3)
+        self.film = film
+        self.agent_ids, self.name, self.capture_us = film.agent_ids, film.name, film.capture_us  # type: ignore[method-assign]
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        whole = SmallScenes(frames=self.frames, agents=3).read(index, sensors)
+        there = [number for number, agent in enumerate(whole.agents) if agent.agent_id in self.agent_ids(index)]
+        hits = whole.objects.hits[:, there]
+        objects = replace(whole.objects, hits=hits, camera_visible=hits > 0)
+        return replace(whole, agents=tuple(whole.agents[number] for number in there), objects=objects)
+
+
+class TestCommand:
+    """What `heatv2x eval` writes, and what it does not write over."""
+
+    @pytest.fixture
+    def words(self, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(), shake=0.1))
+        monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
+        return ["data=d", "packs=[]", "senders=lidar16", f"out={tmp_path / 'e'}"]
+
+    def test_counts_and_notes_are_written(self, words: list[str], tmp_path: Path) -> None:
+        (row,) = run_eval(build(EvalConfig, parse_overrides([*words, "channel.latency_ms=100"])))
+        written = json.loads((tmp_path / "e" / "metrics.json").read_text())
+        assert written["frames_clamped"] == row["frames_clamped"] == 2 and written["frames_left_out"] == 0
+        assert any("2 frames heard younger messages" in note for note in written["notes"])
+
+    def test_other_results_are_not_overwritten(self, words: list[str], tmp_path: Path) -> None:
+        def run(*more: str) -> bytes:
+            run_eval(build(EvalConfig, parse_overrides([*words, *more])))
+            return (tmp_path / "e" / "metrics.json").read_bytes()
+
+        before = run()
+        assert run() == before, "the same evaluation may be done again"
+        for other in ("frames=2", "channel.loss=0.5", "drop=true"):
+            with pytest.raises(ConfigError, match=r"another (frames|channel|drop)\)\.\n  Way out: another out="):
+                run(other)
+        assert (tmp_path / "e" / "metrics.json").read_bytes() == before
+        assert run("frames=2", "overwrite=true") != before
+        for foreign in ("[]", '{"rows": []}', "no json"):
+            (tmp_path / "e" / "metrics.json").write_text(foreign)
+            with pytest.raises(ConfigError, match="overwrite=true"):
+                run()
+            assert (tmp_path / "e" / "metrics.json").read_text() == foreign
+
+    @pytest.mark.parametrize("frames", ["0", "-3"])
+    def test_no_frames_are_refused(self, frames: str, words: list[str]) -> None:
+        with pytest.raises(ConfigError, match="frames"):
+            build(EvalConfig, parse_overrides([*words, f"frames={frames}"]))
+
+    def test_more_frames_than_there_are(self, words: list[str]) -> None:
+        (row,) = run_eval(build(EvalConfig, parse_overrides([*words, "frames=1000000000000000000000"])))
+        assert row["n_frames"] == 4

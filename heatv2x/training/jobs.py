@@ -7,6 +7,7 @@ that finds its own finished result there gives that back; one that finds a check
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -277,6 +278,7 @@ def _run(
     tell = report or (lambda *_: None)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
+    _refuse_to_overwrite(config, identity)
     model.to(find_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
@@ -322,6 +324,34 @@ def finished(config: JobConfig) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = read_json(path)
     return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
+
+
+def _refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
+    """See that the run folder holds no results but those of this very job; with `overwrite` the others go.
+
+    Raises:
+        ConfigError: it does; says what differs and the way out.
+    """
+    path = config.out / "record.json"
+    if not path.exists():
+        return
+    record = read_json(path)
+    before = record.get("identity") if isinstance(record, dict) else None
+    before = before if isinstance(before, dict) else {}
+    wanted = json.loads(json.dumps(identity))
+    differs = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
+    if not differs:
+        return
+    if not config.overwrite:
+        raise ConfigError(
+            f"the results in {config.out} were made with other settings ({', '.join(differs)}).\n"
+            "  Way out: another out=FOLDER, or overwrite=true to replace them"
+        )
+    processes.total_of(0)  # everybody has looked before anything goes, and nothing is looked for before it is gone
+    if processes.index() == 0:
+        (config.out / "checkpoint.safetensors").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    processes.total_of(0)
 
 
 def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:
@@ -397,5 +427,16 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
 def _portable(config: JobConfig) -> dict[str, Any]:
     """The settings without the places of files and of data in memory, for a pack's provenance."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data"}
+    places = {
+        "data",
+        "out",
+        "overwrite",
+        "hetero_root",
+        "base",
+        "agents",
+        "adapter",
+        "cache",
+        "keep_cache",
+        "hold_data",
+    }
     return {k: v for k, v in settings.items() if k not in places}
