@@ -668,7 +668,8 @@ class TestCoverage:
 
     def test_intervals_are_over_scenarios(self, model: Collaboration) -> None:
         row = Evaluator(SmallScenes(frames=8, agents=3)).evaluate(model, ROSTER).to_row("int8")
-        assert row["ap_interval_over"] == "scenarios" and row["n_scenarios"] == 4 and row["ap_interval"]["0.3"][1] > 0
+        assert row["ap_interval_over"] == "scenarios" and row["n_scenarios"] == 4
+        assert all(len(ends) == 2 for ends in row["ap_interval"].values())
         alone = Evaluator(SmallScenes(frames=2, agents=3)).evaluate(model, ROSTER).to_row("int8")
         assert alone["n_scenarios"] == 1 and alone["ap_interval"] == {"0.3": None, "0.5": None, "0.7": None}
         assert any("one scenario only" in note for note in notes_of([{**alone, "ap_by_scenario": {}}], 0))
@@ -679,7 +680,7 @@ class TestCoverage:
         without = dict.fromkeys((1, 2, 3), "m3")
         assigned = Assignment({"clip0": types, "clip1": without, "clip2": types, "clip3": without})
         roster = AssignedRoster(assigned, {"m1": "lidar64", "m3": "lidar16"}, ("lidar64",))
-        with pytest.raises(ConfigError, match="2 of 4 scenarios .*: clip1, clip3") as caught:
+        with pytest.raises(ConfigError, match=r"2 of 4 scenarios .*: clip1, clip3") as caught:
             Evaluator(dataset).evaluate(model, roster)
         assert "skip_scenarios_without_ego=true" in str(caught.value) and not dataset.reads
         evaluation = Evaluator(dataset, skip_scenarios_without_ego=True).evaluate(model, roster)

@@ -179,7 +179,7 @@ class TestMissing:
         lacking = Collaboration.from_packs(*some.values())
         for variant in (lacking, exchanging(lacking, "late"), reaching(lacking, 25.6, 12.8), optimised(lacking)):
             with pytest.raises(
-                PackError, match="'lidar64' has no encoder weights.*\n.*add the agent pack of 'lidar64'"
+                PackError, match=r"'lidar64' has no encoder weights.*\n.*add the agent pack of 'lidar64'"
             ):
                 variant.encode(frame.agents[0], "lidar64")
             assert variant.encode(frame.agents[0], "lidar16").agent_type == "lidar16"
@@ -244,7 +244,7 @@ class TestTwins:
         packs = [read_pack(path) for path in (*paths.values(), twin) if read_pack(path).kind != "base"]
         agents, adapters = ([pack for pack in packs if pack.kind == kind] for kind in ("agent", "adapter"))
         if name != "base":
-            with pytest.raises(PackError, match="two .* packs for agent type"):
+            with pytest.raises(PackError, match=r"two .* packs for agent type"):
                 assemble(read_pack(paths["base"]), agents, adapters)
 
 
@@ -275,7 +275,9 @@ class TestOrder:
     def test_a_type_that_nobody_brings(self, tmp_path: Path) -> None:
         _, paths = self.chain(tmp_path)
         some = [path for name, path in paths.items() if not name.startswith("middle")]
-        with pytest.raises(PackError, match="'ant' starts from type 'middle'.*\n.*add the packs of 'middle'") as caught:
+        with pytest.raises(
+            PackError, match=r"'ant' starts from type 'middle'.*\n.*add the packs of 'middle'"
+        ) as caught:
             Collaboration.from_packs(*some)
         assert str(paths["ant_adapter"]) in str(caught.value)
 

@@ -94,7 +94,7 @@ class TestReading:
         frame = opened(tmp_path).read(0, ["lidar"])
         assert len(frame.objects) == 0 and frame.objects.hits.shape == (0, 3)
         assert "monday without boxes.csv" in caplog.text
-        with pytest.raises(HeatError, match="none of the 4 frames .*monday/1000 to monday/1003.* is labelled"):
+        with pytest.raises(HeatError, match=r"none of the 4 frames .*monday/1000 to monday/1003.* is labelled"):
             labelled_frames(opened(tmp_path))
 
     def test_unlabelled_is_not_empty(self, own: Path) -> None:
@@ -113,7 +113,7 @@ class TestReading:
         head, *rows = path.read_text().splitlines()
         empty = "1000" + "," * head.count(",")
         path.write_text("\n".join([head, empty, *rows] if first else [head, *rows, empty]) + "\n")
-        with pytest.raises(DataError, match="is labelled as empty in line .* and has boxes as well"):
+        with pytest.raises(DataError, match=r"is labelled as empty in line .* and has boxes as well"):
             opened(own)
 
     def test_boxes_of_frames_that_nobody_has_are_told(self, own: Path, caplog: pytest.LogCaptureFixture) -> None:
