@@ -104,6 +104,11 @@ def _why_none_can_join(waiting: Sequence[Pack]) -> str:
     brought = {pack.agent_type for pack in waiting}
     for pack in waiting:
         if (like := _starts_from(pack)) not in brought:
+            if pack.kind == "agent":
+                return (
+                    f"{_where(pack)}: '{pack.agent_type}' is no type of this base, and its adapter pack is not there.\n"
+                    f"  Way out: add the adapter pack with which '{pack.agent_type}' joined this base"
+                )
             return (
                 f"{_where(pack)}: newcomer '{pack.agent_type}' starts from type '{like}', which neither the base nor "
                 f"another pack brings.\n  Way out: add the packs of '{like}'"

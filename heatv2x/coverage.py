@@ -22,7 +22,7 @@ class Turn:
     Attributes:
         index: of the frame.
         ego: id of the ego.
-        roles: type of every agent of the scenario that takes part, by id; some may not be in this frame.
+        roles: type of every agent of the frame that takes part, by id.
         sent: index of the frame whose messages arrive.
         clamped: the messages are younger than the link would deliver them: the recording does not reach back so far.
     """

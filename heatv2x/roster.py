@@ -109,6 +109,10 @@ class Roster(Cast):
     senders: str | tuple[str, ...]
     drop: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.in_turn:
+            raise ConfigError("senders is empty: name the types of the other agents, or say drop=true to hear nobody")
+
     @property
     def in_turn(self) -> tuple[str, ...]:
         """The senders' types, in turn."""

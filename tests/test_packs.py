@@ -281,6 +281,13 @@ class TestOrder:
             Collaboration.from_packs(*some)
         assert str(paths["ant_adapter"]) in str(caught.value)
 
+    def test_an_encoder_that_has_nobody_to_start_from(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        base = small_model(agents={"bus": CAMERA})
+        packs = [base_pack(base, PROVENANCE), agent_pack(base, "bus", PROVENANCE)]
+        files = [write_pack(pack, tmp_path / f"own_{number}.safetensors") for number, pack in enumerate(packs)]
+        with pytest.raises(PackError, match="'lidar16' is no type of this base, and its adapter pack is not there"):
+            Collaboration.from_packs(*files, paths["lidar16"])
+
 
 class TestFit:
     def test_an_adapter_for_another_base_is_refused(self, paths: dict[str, Path], tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_mistakes() -> None:
     assigned = Assignment.in_order(AGENTS)
     with pytest.raises(ConfigError, match="ego='radar' is played by no type"):
         AssignedRoster(assigned, PLAYS, ("radar",))
+    with pytest.raises(ConfigError, match="senders is empty"):
+        Roster("lidar64", ())
     with pytest.raises(ConfigError, match="plays is empty"):
         AssignedRoster(assigned, {})
     with pytest.raises(DataError, match="names no type for agent 9 of scenario s1"):
