@@ -284,7 +284,8 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     dataset = open_dataset(part.part, path, config.split or tree.splits[0], part.settings)
     index = frame_number(dataset, config.frame)
     draw(look(dataset, index, config), config.out)
-    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
+    unlabelled = "" if dataset.labelled(index) else ", not labelled"
+    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}{unlabelled}: {config.out}")
 
 
 @train_app.command("base")
@@ -338,13 +339,15 @@ def adapt_full(settings: Settings = None) -> None:
 @app.command("eval")
 def evaluate(settings: Settings = None) -> None:
     """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
-    from heatv2x.evaluation import EvalConfig, run_eval
+    from heatv2x.evaluation import EvalConfig, notes_of, run_eval
 
     with _together():
         config = _config(EvalConfig, settings)
         with _bars() as report:
             rows = run_eval(config, report)
     _print_rows(rows)
+    for note in notes_of(rows, config.channel.latency_ms):
+        _say(f"note: {note}")
     _say(f"Numbers: {config.out / 'metrics.json'}")
 
 
@@ -661,7 +664,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         trained, seconds = row.get("trained_parameters"), row.get("train_seconds")
         table.add_row(
             row["name"],
-            *(f"{100 * row['ap'][key]:.1f}" for key in ("0.3", "0.5", "0.7")),
+            *("–" if row["ap"][key] is None else f"{100 * row['ap'][key]:.1f}" for key in ("0.3", "0.5", "0.7")),
             f"{trained:,}" if trained else "-",
             f"{seconds:.0f}" if seconds is not None else "-",
             f"{row['message_bytes'] / 1000:.1f}" if row.get("message_bytes") else "-",

@@ -19,7 +19,7 @@ from heatv2x import __version__
 from heatv2x.assembly import exchanging
 from heatv2x.config import Config, build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluator import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack

@@ -40,6 +40,8 @@ from heatv2x.structures import Bool, Boxes3D, PointCloud, Pose
 
 _MAGIC, _VERSION = b"HV2M", 1
 _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
+_POSE_FIELDS = slice(10, 18)
+"""Pose and deviations among the fields of the header."""
 _FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES = 1, 2, 3, 4, 5
 _BOX_BYTES = 32
 MAX_BYTES = 64 * 2**20
@@ -287,6 +289,14 @@ def _sendable(message: Message) -> Message:
         best = np.argsort(-np.where(fine, boxes.scores, -1), kind="stable")[: LIMITS.boxes]
         return replace(message, boxes=boxes[np.sort(best)])
     return message if fine.all() else replace(message, boxes=boxes[fine])
+
+
+def with_reported_pose(data: bytes, pose: Pose, sigma_m: float, sigma_rad: float) -> bytes:
+    """The bytes of a message with another pose and other deviations (metres, radians); its payload stays as it is."""
+    fields = list(_HEADER.unpack_from(data))
+    fields[_POSE_FIELDS] = [*_euler(pose), sigma_m, sigma_rad]
+    head = _HEADER.pack(*fields)[:-4]
+    return head + struct.pack("<I", zlib.crc32(head)) + data[_HEADER.size :]
 
 
 def _contents(

@@ -16,7 +16,7 @@ from heatv2x import __version__, cli, plugins
 from heatv2x.config import build, parse_overrides, read_recipe
 from heatv2x.evaluation import EvalConfig
 from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack
+from heatv2x.packs import read_pack, write_pack
 from heatv2x.training import jobs
 from tests.formats.opv2v_tree import write_tree
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
@@ -336,6 +336,45 @@ class TestJobs:
         words[words.index("newcomer=lidar16")] = "newcomer=camera"
         ended = run("adapt", "local", *words)
         assert ended.code == 2 and "camera" in ended.err and "lidar16" in ended.err
+
+    def test_a_forgotten_agent_pack_is_told(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        base, newcomer = packs / "base" / "base.safetensors", packs / "encoder" / "lidar16.safetensors"
+        ended = run("eval", f"data={data}/nowhere", f"packs=[{base}]", f"out={tmp_path / 'eval'}")
+        assert ended.code == 2 and "'lidar64' has no encoder weights" in ended.err
+        for verb, more in (("local", ()), ("local", ("teacher=companion",)), ("collaborative", ()), ("full", ())):
+            words = adaptation(data, packs, tmp_path / "x")
+            words[2] = f"agents=[{newcomer}]"
+            ended = run("adapt", verb, *words, *more)
+            assert ended.code == 2 and "'lidar64' has no encoder weights" in ended.err, (verb, ended.err)
+        words = adaptation(data, packs, tmp_path / "alone")
+        words[2] = f"agents=[{newcomer}]"
+        assert run("adapt", "backward", *words).code == 0, "here nobody is asked but the newcomer"
+
+    def test_two_packs_of_one_type_are_told(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        twin = tmp_path / "twin.safetensors"
+        twin.write_bytes((packs / "encoder" / "lidar16.safetensors").read_bytes())
+        words = adaptation(data, packs, tmp_path / "x")
+        words[2] = words[2].replace("]", f",{twin}]")
+        ended = run("adapt", "local", *words)
+        assert ended.code == 2 and str(twin) in ended.err and "encoder/lidar16.safetensors" in ended.err
+
+    def test_an_adapter_of_another_newcomer(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        assert run("adapt", "local", *adaptation(data, packs, tmp_path / "local")).code == 0
+        pack = read_pack(tmp_path / "local" / "adapter.safetensors")
+        pack.agent_type = "lidar32"
+        other = write_pack(pack, tmp_path / "other.safetensors")
+        ended = run("adapt", "collaborative", *adaptation(data, packs, tmp_path / "x"), f"adapter={other}")
+        assert ended.code == 2 and "belongs to 'lidar32', but newcomer='lidar16'" in ended.err
+
+    def test_results_of_another_run_are_not_overwritten(self, run: Run, data: Path, tmp_path: Path) -> None:
+        words = ["train", "base", f"data={data}", f"out={tmp_path / 'run'}", *MODEL, *QUICK, "checkpoint_every=0"]
+        assert run(*words).code == 0
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        other = run(*words, "seed=5")
+        assert other.code == 2 and "(seed)" in other.err and "overwrite=true" in other.err
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        assert run(*words, "seed=5", "overwrite=true").code == 0
+        assert (tmp_path / "run" / "base.safetensors").read_bytes() != before["base.safetensors"]
 
     def test_an_unknown_type_is_told_before_the_data_are_read(self, run: Run, data: Path, packs: Path) -> None:
         path = packs / "base" / "base.safetensors"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from heatv2x import plugins
 from heatv2x.errors import HeatError, MessageError
-from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack
+from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack, with_reported_pose
 from heatv2x.structures import Boxes3D, PointCloud, Pose
 
 HEADER = 176
@@ -56,6 +56,14 @@ def credible_rows(count: int) -> np.ndarray:
     """(N, 7) boxes that a receiver takes."""
     rows = np.random.default_rng(0).normal(size=(count, 7))
     return np.abs(rows).astype(np.float32) + np.float32(0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_pose_is_the_same_as_packing_anew(kind: str) -> None:
+    message = KINDS[kind]
+    pose = tilted(-3.25, 17.5, 0.1, -0.3, 0.2, -3.1)
+    wanted = pack(replace(message, pose=pose, sigma_m=0.7, sigma_rad=0.03))
+    assert with_reported_pose(pack(message), pose, 0.7, 0.03) == wanted != pack(message)
 
 
 def crafted(data: bytes, payload: bytes | None = None, **fields: tuple[str, int, object]) -> bytes:

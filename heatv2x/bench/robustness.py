@@ -25,7 +25,7 @@ from heatv2x.channel import ChannelConfig
 from heatv2x.config import Config, build
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluator import Evaluator
 from heatv2x.files import write_json, write_text
 from heatv2x.model import Collaboration
 from heatv2x.roster import Roster

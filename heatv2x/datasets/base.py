@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +29,8 @@ class Dataset(ABC):
 
     Attributes:
         source: who published it.
-        stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
+        stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers and nothing else tells
+            when a frame was captured.
     """
 
     source: ClassVar[str]
@@ -38,7 +41,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of labelled frames."""
+        """Number of frames, those that nobody labelled included (see `labelled`)."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -61,6 +64,12 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """Hex SHA-256 over the split's metadata content: the same data gives the same value on every machine."""
 
+    def labelled(self, index: int) -> bool:
+        """Whether somebody labelled a frame, be it as empty. A frame that is not labelled is neither scored nor trained
+        on; what its agents sensed may still arrive late in another frame.
+        """
+        return True
+
     def capture_us(self, index: int, agent_id: int) -> int:
         """When an agent captured what it senses in a frame, microseconds on the recording's clock.
 
@@ -72,11 +81,55 @@ class Dataset(ABC):
             raise ConfigError(f"time stem '{stem}' is not a number of simulator ticks")
         return int(stem) * 100_000 // self.stem_step
 
-    def earlier(self, index: int, frames: int) -> int | None:
-        """Index of the frame of the same scenario that was captured `frames` times 100 ms before, None without one."""
-        scenario, _, stem = self.name(index).rpartition("/")
-        wanted = f"{scenario}/{int(stem) - self.stem_step * frames:0{len(stem)}d}"
-        return self._by_name.get(wanted)
+    def age_ms(self, earlier: int, index: int) -> float:
+        """How much earlier one frame of a scenario was captured than another, milliseconds.
+
+        By the clock of an agent that is in both: the agents' clocks need not agree.
+        """
+        there = self.agent_ids(earlier)
+        agent = next((agent for agent in self.agent_ids(index) if agent in there), None)
+        now, then = (self.agent_ids(index)[0], there[0]) if agent is None else (agent, agent)
+        return (self.capture_us(index, now) - self.capture_us(earlier, then)) / 1000
+
+    def clip(self, index: int) -> range:
+        """All frames of the scenario of a frame, in the order of time."""
+        return self._clip_of(index)[0]
+
+    def step_ms(self, index: int) -> float:
+        """The median time between two frames of the scenario of a frame, milliseconds; 0 where it has one frame."""
+        clip, step = self._clip_of(index)
+        if step is None:
+            steps = [self.age_ms(first, second) for first, second in itertools.pairwise(clip)]
+            step = statistics.median(steps) if steps else 0.0
+            self._clips.update(dict.fromkeys(clip, (clip, step)))
+        return step
+
+    def earlier(self, index: int, latency_ms: float) -> int | None:
+        """Index of the newest frame of the same scenario that was captured at least `latency_ms` before a frame.
+
+        That is what a message with this latency shows at any frame rate: at 20 Hz and 100 ms the frame before the last
+        one, at 5 Hz the last one. Capture times may jitter by 20 ms, or a quarter of the time between two frames if
+        that is less.
+
+        Returns:
+            None if there is no such frame: the scenario begins later, or has a gap of more than a frame there.
+        """
+        clip, step = self.clip(index), self.step_ms(index)
+        for other in range(index, clip.start - 1, -1):
+            age = self.age_ms(other, index)
+            if age >= latency_ms - _jitter_ms(step):
+                return other if age <= latency_ms + 1.5 * step else None
+        return None
+
+    def oldest_within(self, index: int, latency_ms: float) -> int:
+        """Index of the first frame of the same scenario that was captured no more than `latency_ms` before a frame."""
+        clip, step = self.clip(index), self.step_ms(index)
+        oldest = index
+        for other in range(index - 1, clip.start - 1, -1):
+            if self.age_ms(other, index) > latency_ms + _jitter_ms(step):
+                break
+            oldest = other
+        return oldest
 
     @classmethod
     def recognise(cls, root: Path) -> Recognised | None:
@@ -125,9 +178,41 @@ class Dataset(ABC):
             return False
         return True
 
+    def _clip_of(self, index: int) -> tuple[range, float | None]:
+        """The frames of the scenario of a frame, and the time between two of them where it is known already."""
+        if index not in self._clips:
+            scenario, clip = self.name(index).rpartition("/")[0], range(index, index + 1)
+            while clip.start > 0 and self.name(clip.start - 1).rpartition("/")[0] == scenario:
+                clip = range(clip.start - 1, clip.stop)
+            while clip.stop < len(self) and self.name(clip.stop).rpartition("/")[0] == scenario:
+                clip = range(clip.start, clip.stop + 1)
+            self._clips.update(dict.fromkeys(clip, (clip, None)))
+        return self._clips[index]
+
     @functools.cached_property
-    def _by_name(self) -> dict[str, int]:
-        return {self.name(index): index for index in range(len(self))}
+    def _clips(self) -> dict[int, tuple[range, float | None]]:
+        return {}
+
+
+def labelled_frames(dataset: Dataset) -> list[int]:
+    """Indices of the frames that somebody labelled.
+
+    Raises:
+        HeatError: there is none, so nothing can be scored or learned.
+    """
+    found = [index for index in range(len(dataset)) if dataset.labelled(index)]
+    if not found:
+        raise HeatError(
+            f"none of the {len(dataset)} frames ({dataset.name(0)} to {dataset.name(len(dataset) - 1)}) is labelled, "
+            "so there is nothing to score or to learn from.\n  Way out: label some of them (own recordings: boxes.csv, "
+            "docs/datasets/folder.md), or choose another split"
+        )
+    return found
+
+
+def _jitter_ms(step_ms: float) -> float:
+    """How far capture times may be off in frames that are so far apart."""
+    return min(20.0, step_ms / 4)
 
 
 def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str, Any] | None = None) -> Dataset:

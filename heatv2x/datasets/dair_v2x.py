@@ -177,8 +177,8 @@ class DairV2x(Dataset):
             return
         reader._unmerged = reader.layout.unmerged()
         for (side, kind), folder in reader._unmerged.items():
-            error = reader.layout.not_merged(side, kind, folder)
-            yield Visit(f"{split}: {side}/{kind}", faults=((f"archive of {side}/{kind}", error),))
+            fault = (f"archive of {side}/{kind}", reader.layout.not_merged(side, kind, folder))
+            yield Visit(f"{split}: {side}/{kind}", faults=(fault,))
         for pair in reader._pairs:
             yield replace(reader._visit(pair), of=len(reader._pairs))
 
@@ -272,10 +272,10 @@ class DairV2x(Dataset):
             if (fault := intrinsics_fault(each, IMAGE_SIZE)) is not None:
                 raise DataError(root / calibration[what], fault, key="cam_K", way_out=SAME_SIZE)
         for what in ("virtuallidar_to_world", "sent_to_world"):
-            path = calibration[what]
+            source = calibration[what]
             of_pair = self.settings.correction == "system_error_offset"
             T[what] = T[what].copy()
-            T[what][:2, 3] += pair.offset if of_pair else parse_relative_error(contents[path], root / path)
+            T[what][:2, 3] += pair.offset if of_pair else parse_relative_error(contents[source], root / source)
         T_world_vehicle = T["novatel_to_world"] @ T["lidar_to_novatel"]
         cameras = tuple(
             (CameraRecord("camera0", K[f"{side}_K"], Pose(T[f"{side}_camera"]).inverse()),)

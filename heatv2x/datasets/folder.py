@@ -22,7 +22,6 @@ from heatv2x.survey import Recognised, SensorFile, Visit
 
 _log = logging.getLogger(__name__)
 _SURFACE_M = 0.1  # a return this far outside a box still counts: labels are not exact
-_SAME_TIME_S = 0.02
 _NO_BOXES = RecordedBoxes(np.zeros(0, np.int64), np.zeros((0, 7)), np.zeros(0, np.float32))
 
 
@@ -63,6 +62,12 @@ class Folder(Dataset):
         self._frames = [(recording, frame) for recording in self.recordings for frame in recording.frames()]
         if unlabelled := [recording.name for recording in self.recordings if not recording.boxes]:
             _log.warning("%s/%s: %s without boxes.csv", root, split, ", ".join(unlabelled))
+        for recording in self.recordings:
+            if unknown := sorted(set(recording.boxes) - set(recording.frames())):
+                shown = ", ".join(unknown[:3]) + (" and more" if len(unknown) > 3 else "")
+                _log.warning(
+                    "%s/%s/%s: boxes.csv names frames that no agent has: %s", root, split, recording.name, shown
+                )
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -83,13 +88,9 @@ class Folder(Dataset):
         agent = next(agent for agent in self._agents(index) if agent.agent_id == agent_id)
         return round(agent.stances[frame].time_s * 1e6)
 
-    def earlier(self, index: int, frames: int) -> int | None:
-        recording, _ = self._frames[index]
-        wanted = self._time_s(index) - 0.1 * frames
-        for other in range(index, -1, -1):
-            if self._frames[other][0] is recording and abs(self._time_s(other) - wanted) <= _SAME_TIME_S:
-                return other
-        return None
+    def labelled(self, index: int) -> bool:
+        recording, frame = self._frames[index]
+        return frame in recording.boxes
 
     def read(self, index: int, sensors: Sensors) -> Frame:
         """Read a frame and decode only the sensors asked for, and a cloud of each agent to count returns.
@@ -173,9 +174,6 @@ class Folder(Dataset):
     def _agents(self, index: int) -> list[RecordedAgent]:
         recording, frame = self._frames[index]
         return [agent for agent in recording.agents if frame in agent.stances]
-
-    def _time_s(self, index: int) -> float:
-        return self._agents(index)[0].stances[self._frames[index][1]].time_s
 
     def _cloud(self, agent: RecordedAgent, name: str, frame: str) -> PointCloud:
         if name not in agent.lidars:

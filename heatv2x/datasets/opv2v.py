@@ -98,6 +98,9 @@ class Opv2v(Dataset):
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    def labelled(self, index: int) -> bool:
+        return self._records[index].labelled
+
     def read(self, index: int, sensors: Sensors) -> Frame:
         """Read a frame and decode only the sensors asked for; an agent that a mapping does not name gets none.
 

@@ -24,7 +24,7 @@ from heatv2x.export.run_packs import packs_of
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import Stage
 from heatv2x.files import read_json, write_json
-from heatv2x.model import Collaboration
+from heatv2x.model import ENCODES, Collaboration
 from heatv2x.packs import Pack
 
 KIND = "heatv2x onnx"
@@ -104,7 +104,11 @@ def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[Stage]
 
     Args:
         agent_types: the types whose encoders are there.
+
+    Raises:
+        PackError: one of them has no encoder weights.
     """
+    model.require(agent_types, ENCODES)
     return [
         *(Sender(model, name) for name in agent_types),
         Warp(model),

@@ -1,6 +1,7 @@
 """Own recordings: poses and boxes as CSV, calibration as JSON, one file per cloud and image (docs/datasets/folder.md).
 
 <split>/<recording>/boxes.csv                     frame,id,x,y,z,length,width,height,yaw[,speed], in the world; optional
+                                                  (a line with nothing but the frame: labelled, and empty)
 <split>/<recording>/<agent>/poses.csv          frame,time_s,x,y,z and roll,pitch,yaw or qx,qy,qz,qw
 <split>/<recording>/<agent>/calibration.json   {"camera0": {"size": [w, h], "K": 3x3, "T_agent_camera": 4x4}}
 <split>/<recording>/<agent>/lidar/<frame>.pcd, .npy or .bin
@@ -112,7 +113,7 @@ class RecordedBoxes:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording: agents in the order of `Frame.agents`, and boxes by frame (empty without `boxes.csv`)."""
+    """One recording: agents in the order of `Frame.agents`, and boxes by labelled frame."""
 
     name: str
     agents: tuple[RecordedAgent, ...]
@@ -240,9 +241,19 @@ def _pose(row: Mapping[str, str], line: int, source: Path) -> Pose:
 
 
 def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path, agents: Mapping[str, int]) -> dict[str, RecordedBoxes]:
+    """The boxes by frame. A line of which only the frame is written says that the frame was labelled and is empty."""
     by_frame: dict[str, dict[int, list[float]]] = {}
+    empty: dict[str, int] = {}
     for line, row in rows:
-        boxes = by_frame.setdefault(_frame(row, line, source), {})
+        frame = _frame(row, line, source)
+        if labelled_empty := not any(value for name, value in row.items() if name != "frame"):
+            empty[frame] = line
+        if frame in empty and (by_frame.get(frame) or not labelled_empty):
+            problem = f"frame {frame} is labelled as empty in line {empty[frame]} and has boxes as well"
+            raise DataError(source, problem, key=f"line {line}", way_out="remove the line without a box")
+        boxes = by_frame.setdefault(frame, {})
+        if labelled_empty:
+            continue
         if row["id"] not in agents and not is_integer(row["id"]):
             problem = f"'{row['id'][:40]}' is neither an integer id nor the folder of an agent"
             raise DataError(

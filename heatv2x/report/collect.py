@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from heatv2x.evaluation import SceneResult
+from heatv2x.evaluation_results import SceneResult
 from heatv2x.ground_truth import ground_truth
 from heatv2x.handedness import maps_on
 from heatv2x.message import Message
@@ -40,8 +40,8 @@ def collect_scenes(
 
 
 def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, types: list[str]) -> SceneView:
-    frame, truth = together.frame, together.truth
-    members = [0, *together.heard]
+    frame, truth, ego = together.frame, together.truth, together.ego
+    members = [ego, *together.heard]
     hits = _hits_by_agent(together, members)
     sizes = dict(zip(together.heard, together.message_bytes, strict=True))
     agents = []
@@ -49,10 +49,10 @@ def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, type
         sole = (hits[:, column] > 0) & ((hits > 0).sum(axis=1) == 1)
         view = AgentView.at(
             frame.agents[member],
-            frame.agents[0],
+            frame.agents[ego],
             types[member],
             message_bytes=sizes.get(member),
-            points=pack_points(_points_in_ego(frame.agents[member], frame.agents[0])),
+            points=pack_points(_points_in_ego(frame.agents[member], frame.agents[ego])),
             sole_objects=int(sole.sum()),
         )
         agents.append(view)
@@ -61,7 +61,7 @@ def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, type
         for member in members
         for camera in frame.agents[member].cameras
     ]
-    visible = ground_truth(frame, 0, [0])
+    visible = ground_truth(frame, ego, [ego])
     seen = set() if visible.ids is None else set(visible.ids.tolist())
     return SceneView(
         frame.name,

@@ -21,10 +21,11 @@ class JobConfig(LoopConfig):
         data: the dataset's folder.
         dataset: the dataset part that reads it; with settings of its own: dataset.part=NAME dataset.settings.KEY=VALUE.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        frames: use only so many training frames, spread evenly; None uses all.
+        frames: use only so many of the labelled training frames, spread evenly; None uses all.
         hold_data: keep their sensor data in memory; false reads them from the disk whenever they are drawn, with the
             same result.
         out: the run folder.
+        overwrite: replace the results of another run in that folder, its checkpoint included.
         device: "auto" takes CUDA if there is one.
         batch_size: scenes (or agents) per step, of all processes together.
         scenes: how training scenes are drawn.
@@ -40,6 +41,7 @@ class JobConfig(LoopConfig):
     frames: int | None = pydantic.Field(None, gt=0)
     hold_data: bool = True
     out: Path
+    overwrite: bool = False
     device: Device = "auto"
     batch_size: int = pydantic.Field(4, gt=0)
     scenes: SceneConfig = SceneConfig()

@@ -7,6 +7,7 @@ that finds its own finished result there gives that back; one that finds a check
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -17,13 +18,14 @@ from typing import Any
 import torch
 
 from heatv2x import __version__, processes
-from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
+from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack, refuse_twins
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator, open_part
+from heatv2x.evaluation import open_part
+from heatv2x.evaluator import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
-from heatv2x.model import Collaboration
+from heatv2x.model import ENCODES, Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.nn.move import find_device
 from heatv2x.packs import Pack, read_pack, write_pack
@@ -117,6 +119,7 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
     """Local Heterogeneous Fine-Tuning: the newcomer's adapters, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
     newcomer, whose = config.newcomer, teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require([newcomer] if whose == "none" else [newcomer, config.like], ENCODES)
 
     def stage(pool: Pool, report: Report) -> Stage:
         cache = fill_cache(
@@ -146,6 +149,7 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
     model = load_for_adaptation(config)
     types = _mix(config)
     whose = teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require(types, ENCODES)
 
     def stage(pool: Pool, report: Report) -> Stage:
         kept = None
@@ -182,6 +186,7 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
     types = {config.like: config.deployed_share}
     types |= {name: (1 - config.deployed_share) / len(newcomers) for name in newcomers}
     required = None if config.together else config.newcomer
+    model.require(types, ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
         return CollaborativeTraining(
@@ -200,6 +205,7 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
 def align_backward(config: BackwardConfig, report: Report | None = None) -> JobResult:
     """Backward alignment after HEAL: the newcomer's whole encoder, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
+    model.require([config.newcomer], ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
         return BackwardAlignment(model, config.newcomer, pool, config.scenes, config.batch_size, config.window)
@@ -221,7 +227,9 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         ConfigError: no agent pack of a newcomer was given.
         PackError: a pack does not fit.
     """
-    packs = {pack.agent_type: pack for pack in (read_pack(path, "agent") for path in config.agents)}
+    given = [read_pack(path, "agent") for path in config.agents]
+    refuse_twins(given)
+    packs = {pack.agent_type: pack for pack in given}
     newcomers = (config.newcomer, *together)
     for name in newcomers:
         if name not in packs:
@@ -236,7 +244,13 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
             model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, packs[name])
         if config.adapter is not None:
-            add_adapter(model, read_pack(config.adapter, "adapter"))
+            adapter = read_pack(config.adapter, "adapter")
+            if adapter.agent_type != config.newcomer:
+                raise ConfigError(
+                    f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
+                    "name the newcomer's own adapter pack"
+                )
+            add_adapter(model, adapter)
         return model
 
     return _seeded(config, build_model)
@@ -269,6 +283,7 @@ def _run(
     tell = report or (lambda *_: None)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
+    _refuse_to_overwrite(config, identity)
     model.to(find_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
@@ -318,6 +333,34 @@ def finished(config: JobConfig) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = read_json(path)
     return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
+
+
+def _refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
+    """See that the run folder holds no results but those of this very job; with `overwrite` the others go.
+
+    Raises:
+        ConfigError: it does; says what differs and the way out.
+    """
+    path = config.out / "record.json"
+    if not path.exists():
+        return
+    record = read_json(path)
+    before = record.get("identity") if isinstance(record, dict) else None
+    before = before if isinstance(before, dict) else {}
+    wanted = json.loads(json.dumps(identity))
+    differs = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
+    if not differs:
+        return
+    if not config.overwrite:
+        raise ConfigError(
+            f"the results in {config.out} were made with other settings ({', '.join(differs)}).\n"
+            "  Way out: another out=FOLDER, or overwrite=true to replace them"
+        )
+    processes.total_of(0)  # everybody has looked before anything goes, and nothing is looked for before it is gone
+    if processes.index() == 0:
+        (config.out / "checkpoint.safetensors").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    processes.total_of(0)
 
 
 def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:
@@ -374,9 +417,9 @@ def _validation(config: JobConfig, model: Collaboration, roster: Roster) -> Meas
     evaluator = Evaluator(open_split(config, "validate"), limit=config.validate_frames)
 
     def measure(_: int) -> dict[str, float]:
-        evaluator.forget()
         ap = evaluator.evaluate(model, roster).result.ap
-        return {f"ap{round(100 * float(threshold))}": value for threshold, value in ap.items()}
+        # an evaluation without ground truth does not end
+        return {f"ap{round(100 * float(threshold))}": value for threshold, value in ap.items() if value is not None}
 
     return measure
 
@@ -402,6 +445,18 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
 def _portable(config: JobConfig) -> dict[str, Any]:
     """The settings that decide the weights, for a pack's provenance: no places of files, nothing that only watches."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data", "workers"}
+    places = {
+        "data",
+        "out",
+        "overwrite",
+        "hetero_root",
+        "base",
+        "agents",
+        "adapter",
+        "cache",
+        "keep_cache",
+        "hold_data",
+        "workers",
+    }
     watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
     return {k: v for k, v in settings.items() if k not in places | watching}

@@ -142,8 +142,7 @@ def train(
     processes.make_alike(model.state_dict().values())
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
     record.processes = processes.number()
-    frozen = frozen_digest(model)
-    identity["frozen"] = frozen[1]
+    identity["frozen"] = (frozen := frozen_digest(model))[1]
     if checkpoint is not None and _everywhere(checkpoint):
         _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
     written = checkpoint if processes.index() == 0 and config.checkpoint_every else None
@@ -176,6 +175,7 @@ def train(
                 save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
             clock.go_on()
     model.eval()
+    model.has_trained(stage.trainable())
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
     if written:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from heatv2x import plugins
-from heatv2x.datasets.base import open_dataset
+from heatv2x.datasets.base import labelled_frames, open_dataset
 from heatv2x.datasets.folder import Folder
-from heatv2x.errors import DataError
+from heatv2x.errors import DataError, HeatError
 from heatv2x.formats.folder_names import agent_id
 from heatv2x.ground_truth import ground_truth
 from tests.formats.folder_writer import AGENTS, write_folder
@@ -87,13 +87,40 @@ class TestReading:
     def test_times(self, written: Path) -> None:
         dataset = opened(written)
         assert dataset.capture_us(2, -1) == 12_700_000
-        assert dataset.earlier(3, 2) == 1 and dataset.earlier(1, 2) is None
+        assert dataset.earlier(3, 200) == 1 and dataset.earlier(1, 200) is None
 
     def test_without_boxes(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         write_folder(tmp_path, images=False, boxes=False)
         frame = opened(tmp_path).read(0, ["lidar"])
         assert len(frame.objects) == 0 and frame.objects.hits.shape == (0, 3)
         assert "monday without boxes.csv" in caplog.text
+        with pytest.raises(HeatError, match=r"none of the 4 frames .*monday/1000 to monday/1003.* is labelled"):
+            labelled_frames(opened(tmp_path))
+
+    def test_unlabelled_is_not_empty(self, own: Path) -> None:
+        path = own / "train" / "monday" / "boxes.csv"
+        head, *rows = path.read_text().splitlines()
+        kept = [row for row in rows if row.startswith("1000,")]
+        path.write_text("\n".join([head, *kept, "1002" + "," * (head.count(","))]) + "\n")
+        dataset = opened(own)
+        assert [dataset.labelled(index) for index in range(4)] == [True, False, True, False]
+        assert len(dataset.read(0, []).objects) > 5 and len(dataset.read(2, []).objects) == 0
+        assert labelled_frames(dataset) == [0, 2] and dataset.earlier(2, 100) == 1
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_frame_is_empty_or_not(self, first: bool, own: Path) -> None:
+        path = own / "train" / "monday" / "boxes.csv"
+        head, *rows = path.read_text().splitlines()
+        empty = "1000" + "," * head.count(",")
+        path.write_text("\n".join([head, empty, *rows] if first else [head, *rows, empty]) + "\n")
+        with pytest.raises(DataError, match=r"is labelled as empty in line .* and has boxes as well"):
+            opened(own)
+
+    def test_boxes_of_frames_that_nobody_has_are_told(self, own: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = own / "train" / "monday" / "boxes.csv"
+        path.write_text(path.read_text().replace("\n1001,", "\n01001,"))
+        dataset = opened(own)
+        assert "boxes.csv names frames that no agent has: 01001" in caplog.text and not dataset.labelled(1)
 
     def test_the_fingerprint_is_of_the_content(self, written: Path, own: Path) -> None:
         assert opened(own).fingerprint == opened(written).fingerprint

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from heatv2x import plugins
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.datasets.base import Dataset, labelled_frames, open_dataset
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats import frame_index, opv2v_index
@@ -524,7 +524,23 @@ class TestSettings:
     def test_times_and_earlier_frames(self, scenario: Path) -> None:
         dataset = opened(scenario)
         assert dataset.capture_us(1, 641) - dataset.capture_us(0, 641) == 100_000
-        assert dataset.earlier(1, 1) == 0 and dataset.earlier(1, 2) is None
+        assert dataset.earlier(1, 100) == 0 and dataset.earlier(1, 200) is None
+
+    def test_unlabelled_is_not_empty(self, scenario: Path) -> None:
+        """A file without `vehicles` was not labelled; one with nothing below that key was, and is empty."""
+        for agent, content in ((a, agent_yaml(a)) for a in AGENTS):
+            del content["vehicles"]
+            write_yaml(scenario / str(agent) / "000068.yaml", content)
+            write_yaml(scenario / str(agent) / "000070.yaml", content | {"vehicles": None if agent == 641 else {}})
+        for _ in range(2):  # from the files, then from the index
+            dataset = opened(scenario)
+            assert [dataset.labelled(index) for index in range(2)] == [False, True]
+            assert [len(dataset.read(index, []).objects) for index in range(2)] == [0, 0]
+            assert labelled_frames(dataset) == [1]
+        write_yaml(scenario / "641" / "000068.yaml", agent_yaml(641))
+        with pytest.raises(DataError, match="other agents of this frame have labels") as caught:
+            opened(scenario)
+        assert caught.value.key == "vehicles" and caught.value.path.parts[-2:] == ("1045", "000068.yaml")
 
     def test_listed_objects_are_seen_whatever_count_is_asked_for(self, scenario: Path) -> None:
         frame = opened(scenario).read(0, [])
