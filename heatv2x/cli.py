@@ -99,11 +99,27 @@ def demo(
     ] = False,
 ) -> None:
     """A new agent type joins an alliance, and the gain is shown: runs/demo/report.html."""
-    from heatv2x.demo import DemoConfig, run_demo
+    from heatv2x.demo import DemoConfig, DemoResult, run_demo
 
     config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
-    with _bars() as report:
-        result = run_demo(config, report)
+    first: DemoResult | None = None
+
+    def tell_first(result: DemoResult) -> None:
+        nonlocal first
+        first = result
+        _print_rows(result.rows)
+        _say(
+            f"\nFirst report: {result.report}\nStill running: {result.still_running}. The report is written again when "
+            "that is done; Ctrl-C stops here and keeps this one.\n"
+        )
+
+    try:
+        with _bars() as report:
+            result = run_demo(config, report, tell_first)
+    except BaseException:
+        if first is not None:
+            _say(f"{first.report} is complete except for {first.still_running}; the same command adds that.")
+        raise
     _print_rows(result.rows)
     _say(f"\nReport: {result.report}\nNumbers: {result.metrics}")
 

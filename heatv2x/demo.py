@@ -2,6 +2,9 @@
 
 Two processes work side by side: in one the newcomer joins (LHFT, then GCFT), in the other everything is fine-tuned as
 the yardstick. Both leave their records in the run folder; what is finished is not done twice.
+
+The yardstick takes longest by far and nobody needs to wait for it: as soon as the newcomer has joined, the report is
+written without it, and it is written again when the yardstick is done.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import datetime
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from heatv2x.evaluation import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
+from heatv2x.report import words
 from heatv2x.report.build import build_report
 from heatv2x.report.collect import collect_scenes
 from heatv2x.roster import Roster
@@ -34,6 +39,9 @@ from heatv2x.world.build import WorldConfig, build_world
 SHIPPED = Path(__file__).parent / "shipped"
 RECIPES = Path(__file__).parent / "recipes"
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
+YARDSTICK = "full_finetune"
+YARDSTICK_CHECKPOINT_STEPS = 25
+"""Whoever stops the demo while the yardstick is trained loses at most so many of its steps."""
 
 
 class DemoConfig(Config):
@@ -74,11 +82,18 @@ class DemoResult:
     Attributes:
         rows: of metrics.json.
         metrics, report: files.
+        pending: names of the parts that were still being worked on when these results were written.
     """
 
     rows: list[dict[str, Any]]
     metrics: Path
     report: Path
+    pending: tuple[str, ...] = ()
+
+    @property
+    def still_running(self) -> str:
+        """The pending parts in words."""
+        return words.listed([words.work(name) for name in self.pending])
 
 
 @dataclass
@@ -96,20 +111,43 @@ class Part:
     scenes: dict[str, Any] | None = None
 
 
-def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
-    """Build the world, let the newcomer join, evaluate everything, write the report."""
+def run_demo(config: DemoConfig, tell: Tell, first: Callable[[DemoResult], None] | None = None) -> DemoResult:
+    """Build the world, let the newcomer join, evaluate everything, write the report.
+
+    Args:
+        tell: progress.
+        first: called with every report that is complete except for parts that are still being worked on. Such a
+            report stays in the run folder if the demo is stopped, until the same command has finished the rest.
+    """
     tell_world = OneBar(tell, "building the world").of(1)
     build_world(world_of(config), tell_world)
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
     if config.from_scratch:
         encoders = [Task(f"encoder {name}", train_own_encoder, (config, name)) for name in newcomers]
         run_tasks([Task("base", train_own_base, (config,)), *encoders], config.processes, tell)
-    tasks = [Task("join", join, (config, NEWCOMER)), Task("full fine-tuning", full_finetune, (config, NEWCOMER))]
-    if config.full:
-        tasks.append(Task("camera", join, (config, CAMERA)))
-    parts: list[Part] = list(run_tasks(tasks, config.processes, tell).values())
-    metrics = _write(config, parts)
-    return DemoResult(read_json(metrics)["rows"], metrics, build_report(config.out))
+    tasks = _tasks(config)
+    finished: dict[str, Part] = {}
+    # a yardstick that was trained before is evaluated in a moment: no report without it replaces one that has it
+    untrained = jobs.finished(_yardstick(config, NEWCOMER)) is None
+
+    def note(name: str, part: Part) -> None:
+        finished[name] = part
+        pending = tuple(task.name for task in tasks if task.name not in finished)
+        if untrained and pending and NEWCOMER in finished:
+            result = _write(config, [finished[task.name] for task in tasks if task.name in finished], pending)
+            if first is not None:
+                first(result)
+
+    parts: list[Part] = list(run_tasks(tasks, config.processes, tell, note).values())
+    return _write(config, parts)
+
+
+def _tasks(config: DemoConfig) -> list[Task]:
+    """What is done when the world is there, in the order in which it starts."""
+    joining = [Task(name, join, (config, name)) for name in ([NEWCOMER, CAMERA] if config.full else [NEWCOMER])]
+    yardstick = Task(YARDSTICK, full_finetune, (config, NEWCOMER))
+    # side by side the longest work starts at once; a single process does first what people want to see
+    return [*joining, yardstick] if config.processes == 1 else [joining[0], yardstick, *joining[1:]]
 
 
 def world_of(config: DemoConfig) -> WorldConfig:
@@ -202,14 +240,7 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 
 def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     """The yardstick: everything is trained again, and the deployed fleet must be updated."""
-    shared = _adaptation(config, newcomer)
-    job = job_config.FullConfig(
-        **shared,
-        out=config.out / f"{newcomer}_full",
-        steps=config.full_steps,
-        validate_frames=config.validate_,
-        validate_every=75,
-    )
+    job = _yardstick(config, newcomer)
     record = run_once(job, jobs.full_finetune, tell, f"{newcomer}: full fine-tuning")
     packs = [job.out / f"{name}.safetensors" for name in ("base", BASE, newcomer, "adapter")]
     model = Collaboration.from_packs(*packs)
@@ -281,6 +312,17 @@ def _adaptation(config: DemoConfig, newcomer: str) -> dict[str, Any]:
     }
 
 
+def _yardstick(config: DemoConfig, newcomer: str) -> job_config.FullConfig:
+    return job_config.FullConfig(
+        **_adaptation(config, newcomer),
+        out=config.out / f"{newcomer}_full",
+        steps=config.full_steps,
+        validate_frames=config.validate_,
+        validate_every=75,
+        checkpoint_every=YARDSTICK_CHECKPOINT_STEPS,
+    )
+
+
 def _evaluator(config: DemoConfig) -> Evaluator:
     keep = range(0, config.test, max(1, config.test // 8))
     return Evaluator(Opv2v(config.out / "world", "test"), keep=tuple(keep)[:8])
@@ -291,7 +333,8 @@ def _union(later: dict[str, Any], earlier: dict[str, Any]) -> int:
     return max(int(later["trained_parameters"]), int(earlier["trained_parameters"]))
 
 
-def _write(config: DemoConfig, parts: list[Part]) -> Path:
+def _write(config: DemoConfig, parts: list[Part], pending: tuple[str, ...] = ()) -> DemoResult:
+    """Write metrics.json, scenes.json and the report from the parts that are there."""
     order = ["no_fusion", "unaligned", "late", "lhft", "lhft_gcft", "full_finetune", "homogeneous"]
     rows = [row for part in parts for row in part.rows]
     rank = {name: index for index, name in enumerate(order)}
@@ -301,6 +344,7 @@ def _write(config: DemoConfig, parts: list[Part]) -> Path:
     content = {
         "title": "HeatV2X demo",
         "story": {"base_type": BASE, "newcomer": NEWCOMER, "from_scratch": config.from_scratch},
+        **({"pending": list(pending)} if pending else {}),
         "rows": rows,
         "stages": [stage for part in parts for stage in part.stages],
         "world": manifest,
@@ -311,4 +355,4 @@ def _write(config: DemoConfig, parts: list[Part]) -> Path:
     }
     write_json(config.out / "scenes.json", scenes)
     write_json(config.out / "metrics.json", content)
-    return config.out / "metrics.json"
+    return DemoResult(rows, config.out / "metrics.json", build_report(config.out), pending)

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from heatv2x import files
-from heatv2x.report import charts, contract, words
+from heatv2x.report import charts, contract, measure, words
 from heatv2x.report.results import Results, Row
 from heatv2x.report.scene import Scenes
 from heatv2x.report.story import tell
@@ -55,7 +55,8 @@ def render(results: Results, scenes: Scenes) -> str:
         "seconds": words.seconds,
         "size": words.size,
         "sensor": words.sensor,
-        "sentence": _readable,
+        "readable": measure.readable,
+        "sentences": measure.sentences,
     }
     return environment.get_template("page.html").render(
         results=results,
@@ -99,15 +100,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return value
-
-
-def _readable(value: Any) -> str:
-    """A setting's value as text: nested ones flattened, underscores opened."""
-    if isinstance(value, dict):
-        return ", ".join(f"{str(key).replace('_', ' ')} {_readable(inner)}" for key, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_readable(inner) for inner in value)
-    return "–" if value is None else str(value)
 
 
 @dataclass(frozen=True)
