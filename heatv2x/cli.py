@@ -353,14 +353,17 @@ def adapt_full(settings: Settings = None) -> None:
 @app.command("eval")
 def evaluate(settings: Settings = None) -> None:
     """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
-    from heatv2x.evaluation import EvalConfig, run_eval
+    from heatv2x.evaluation import EvalConfig
+    from heatv2x.report.evaluated import evaluate as evaluate_and_show
 
     with _together():
         config = _config(EvalConfig, settings)
         with _bars() as report:
-            rows = run_eval(config, report)
+            rows, page = evaluate_and_show(config, report, _command())
     _print_rows(rows)
     _say(f"Numbers: {config.out / 'metrics.json'}")
+    if page is not None:
+        _say(f"Report: {page}")
 
 
 @pack_app.command("inspect")

@@ -229,12 +229,7 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     stages = [stage_of(f"{prefix}local", local_record), stage_of(f"{prefix}collaborative", collaborative_record)]
     scenes = None
     if not prefix:
-        together = kept["lhft_gcft"].scenes
-        types = {}
-        for index, scene in together.items():
-            ids = [agent.agent_id for agent in scene.frame.agents]
-            types[index] = [mixed.roles(ids, ids[0])[agent_id] for agent_id in ids]
-        scenes = collect_scenes(joined, kept["no_fusion"].scenes, together, types).to_json()
+        scenes = collect_scenes(joined, kept["no_fusion"].scenes, kept["lhft_gcft"].scenes).to_json()
     return Part(rows, stages, scenes)
 
 

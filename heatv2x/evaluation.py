@@ -24,6 +24,8 @@ from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import Channel, ChannelConfig
 from heatv2x.config import Config
 from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
+from heatv2x.detections import FoundFrame, spread, write_detections
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.files import write_json
 from heatv2x.geometry import rotated_iou_bev
@@ -69,6 +71,12 @@ class SceneResult:
         """Packed lengths of the messages."""
         return [message.size_bytes for message in self.messages]
 
+    def found(self, index: int) -> FoundFrame:
+        """The detections, with all that is needed to use them elsewhere; `index` is the frame's in its split."""
+        ego = self.frame.agents[self.ego]
+        heard = tuple((message.sender, message.agent_type, message.size_bytes) for message in self.messages)
+        return FoundFrame(self.frame.name, index, ego.agent_id, ego.pose.matrix, heard, self.detections)
+
 
 @dataclass
 class Evaluation:
@@ -82,6 +90,7 @@ class Evaluation:
         found: hex SHA-256 over every box and score that the egos found: two models with the same value did the same.
         by_scenario: average precision by scenario, by threshold: the union's, from that scenario's frames alone.
         scenes: the frames that were kept for pictures, by index.
+        frames: the detections of every frame, in order.
     """
 
     result: ApResult
@@ -91,6 +100,7 @@ class Evaluation:
     found: str = ""
     scenes: dict[int, SceneResult] = field(default_factory=dict)
     by_scenario: dict[str, dict[str, float]] = field(default_factory=dict)
+    frames: list[FoundFrame] = field(default_factory=list)
 
     def to_row(self, codec: str) -> dict[str, Any]:
         """The measured columns of a row of metrics.json."""
@@ -118,6 +128,7 @@ class _Tally:
         sizes: packed lengths of the messages of each frame.
         arrived: SHA-256 of each frame's messages.
         found: each frame's detections as bytes.
+        frames: each frame's detections.
     """
 
     union: ApAccumulator
@@ -125,14 +136,16 @@ class _Tally:
     sizes: list[list[int]] = field(default_factory=list)
     arrived: list[bytes] = field(default_factory=list)
     found: list[bytes] = field(default_factory=list)
+    frames: list[FoundFrame] = field(default_factory=list)
 
-    def add(self, scene: SceneResult, seen: Boxes3D) -> None:
+    def add(self, index: int, scene: SceneResult, seen: Boxes3D) -> None:
         """Count one frame; `seen` is what the ego itself sees."""
         self.union.add(scene.detections, scene.truth)
         self.visible.add(without_hidden(scene.detections, seen, scene.truth), seen)
         self.sizes.append(scene.message_bytes)
         self.arrived.append(scene.arrived)
         self.found.append(_as_bytes(scene.detections))
+        self.frames.append(scene.found(index))
 
 
 class Evaluator:
@@ -208,7 +221,7 @@ class Evaluator:
         mine = self.indices[processes.share(len(self.indices))]
         for done, index in enumerate(mine, start=1):
             scene = self.run(model, roster, index)
-            tally.add(scene, self._truth(scene.frame, scene.ego, [scene.ego], protocol))
+            tally.add(index, scene, self._truth(scene.frame, scene.ego, [scene.ego], protocol))
             if index in self.keep:
                 scenes[index] = scene
             if progress:
@@ -223,7 +236,8 @@ class Evaluator:
         traffic = measure_traffic([sizes for one in tallies for sizes in one.sizes])
         arrived = hashlib.sha256(b"".join(data for one in tallies for data in one.arrived)).hexdigest()
         found = hashlib.sha256(b"".join(data for one in tallies for data in one.found)).hexdigest()
-        return Evaluation(union.result(), visible.result(), traffic, arrived, found, scenes, by_scenario)
+        frames = [frame for one in tallies for frame in one.frames]
+        return Evaluation(union.result(), visible.result(), traffic, arrived, found, scenes, by_scenario, frames)
 
     def run(self, model: Collaboration, roster: Cast, index: int) -> SceneResult:
         """One frame through the whole line, bytes included."""
@@ -393,7 +407,9 @@ class EvalConfig(Config):
             training.
         frames: evaluate only the first frames.
         device: "auto" takes CUDA if there is one.
-        out: folder for metrics.json.
+        scenes: so many frames, spread over the scenarios, are kept for a report.html that shows what was detected.
+        detections: write the detections of every frame to detections.json.
+        out: folder for metrics.json, detections.json, and scenes.json and report.html.
     """
 
     data: Path
@@ -418,11 +434,41 @@ class EvalConfig(Config):
     half_extent_y_m: float | None = pydantic.Field(None, gt=0)
     frames: int | None = None
     device: Device = "auto"
+    scenes: int = pydantic.Field(0, ge=0, le=100)
+    detections: bool = True
     out: Path = Path("runs/eval")
 
 
-def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
-    """Evaluate packs on a split and write metrics.json; gives its rows."""
+@dataclass
+class EvaluatedRow:
+    """A row of metrics.json with everything it was measured with.
+
+    Attributes:
+        name: of the row.
+        model, roster, evaluator: what was evaluated, who played what, and on which frames.
+        evaluation: the result.
+    """
+
+    name: str
+    model: Collaboration
+    roster: Cast
+    evaluator: Evaluator
+    evaluation: Evaluation
+
+
+def run_eval(
+    config: EvalConfig,
+    report: Callable[[str, int, int], None] | None = None,
+    watch: Callable[[EvaluatedRow], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate packs on a split and write metrics.json and detections.json; gives the rows of metrics.json.
+
+    Args:
+        report: progress.
+        watch: called after every row, by every process; `report.evaluated` makes pictures of what it is given.
+        about: more for metrics.json, such as a title and the command.
+    """
     model = _model(config)
     rosters = _rosters(config)
     for name in next(iter(rosters.values())).types:
@@ -437,8 +483,10 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
         refine_poses=config.refine_poses,
         share_boxes=config.share_boxes,
     )
+    evaluator.keep = {evaluator.indices[k] for k in spread([dataset.name(i) for i in evaluator.indices], config.scenes)}
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    found: list[tuple[str, Mapping[str, Any], list[FoundFrame]]] = []
     shares = config.share if isinstance(config.share, tuple) else (config.share,)
     for (who, roster), share in itertools.product(rosters.items(), shares or (None,)):
         name = who if share is None else f"{who}/{100 * share:g}%"
@@ -449,9 +497,14 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
         row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
         rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
+        found.append((name, row["protocol"], evaluation.frames))
+        if watch is not None:
+            watch(EvaluatedRow(name, model, roster, evaluator, evaluation))
     content = {"rows": rows, "settings": config.model_dump(mode="json"), "data_fingerprint": dataset.fingerprint}
     if processes.index() == 0:
-        write_json(config.out / "metrics.json", content)
+        if config.detections:
+            write_detections(config.out / DETECTIONS_FILE, found)
+        write_json(config.out / "metrics.json", {**(about or {}), **content})
     return rows
 
 

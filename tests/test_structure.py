@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agents", "adapters", "codecs", "fusion", "heads"),
     ("point_bytes", "message", "channel", "pose_refinement"),
     ("model_config", "published_types", "model", "packs", "assembly"),
-    ("training", "metrics", "evaluation", "runtime", "imports", "deploy", "export"),
+    ("detections", "training", "metrics", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),
     ("rows",),
     ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue"),
