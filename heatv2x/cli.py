@@ -102,23 +102,24 @@ def demo(
     from heatv2x.demo import DemoConfig, DemoResult, run_demo
 
     config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
-    first: DemoResult | None = None
+    written: DemoResult | None = None
 
-    def tell_first(result: DemoResult) -> None:
-        nonlocal first
-        first = result
-        _print_rows(result.rows)
-        _say(
-            f"\nFirst report: {result.report}\nStill running: {result.still_running}. The report is written again when "
-            "that is done; Ctrl-C stops here and keeps this one.\n"
-        )
+    def tell_written(result: DemoResult) -> None:
+        nonlocal written
+        if written is None:
+            _print_rows(result.rows)
+            _say(f"\nFirst report: {result.report}\nStill running: {result.still_running}.")
+            _say("The report is written again whenever one of them is done; Ctrl-C stops here and keeps this report.\n")
+        else:
+            _say(f"Report written again; still running: {result.still_running}")
+        written = result
 
     try:
         with _bars() as report:
-            result = run_demo(config, report, tell_first)
+            result = run_demo(config, report, tell_written)
     except BaseException:
-        if first is not None:
-            _say(f"{first.report} is complete except for {first.still_running}; the same command adds that.")
+        if written is not None:
+            _say(f"{written.report} lacks nothing but {written.still_running}; the same command adds what is missing.")
         raise
     _print_rows(result.rows)
     _say(f"\nReport: {result.report}\nNumbers: {result.metrics}")

@@ -4,7 +4,7 @@ Two processes work side by side: in one the newcomer joins (LHFT, then GCFT), in
 the yardstick. Both leave their records in the run folder; what is finished is not done twice.
 
 The yardstick takes longest by far and nobody needs to wait for it: as soon as the newcomer has joined, the report is
-written without it, and it is written again when the yardstick is done.
+written without it and the controls, and it is written again whenever one of them is done.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from heatv2x import __version__
 from heatv2x.assembly import exchanging
 from heatv2x.config import Config, build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluation import Evaluation, Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
@@ -144,10 +144,16 @@ def run_demo(config: DemoConfig, tell: Tell, first: Callable[[DemoResult], None]
 
 def _tasks(config: DemoConfig) -> list[Task]:
     """What is done when the world is there, in the order in which it starts."""
-    joining = [Task(name, join, (config, name)) for name in ([NEWCOMER, CAMERA] if config.full else [NEWCOMER])]
+    newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
+    joining = [Task(name, join, (config, name)) for name in newcomers]
+    controls = [Task(f"{_prefix(n)}controls", evaluate_controls, (config, n), needs=(n,)) for n in newcomers]
     yardstick = Task(YARDSTICK, full_finetune, (config, NEWCOMER))
     # side by side the longest work starts at once; a single process does first what people want to see
-    return [*joining, yardstick] if config.processes == 1 else [joining[0], yardstick, *joining[1:]]
+    return (
+        [*joining, *controls, yardstick]
+        if config.processes == 1
+        else [*joining[:1], yardstick, *joining[1:], *controls]
+    )
 
 
 def world_of(config: DemoConfig) -> WorldConfig:
@@ -167,11 +173,45 @@ def world_of(config: DemoConfig) -> WorldConfig:
 # --- the work of one process each -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Joining:
+    """What LHFT and GCFT of a newcomer left in the run folder.
+
+    Attributes:
+        local, collaborative: records of the two stages.
+        adapter, adapter_both: packs after LHFT, and after GCFT.
+    """
+
+    local: dict[str, Any]
+    collaborative: dict[str, Any]
+    adapter: Path
+    adapter_both: Path
+
+
 def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
-    """LHFT, then GCFT, and every row that needs only the frozen base and the newcomer's adapters."""
-    shared = _adaptation(config, newcomer)
-    prefix = "" if newcomer == NEWCOMER else f"{newcomer}/"
-    few = {**shared, "frames": config.adapt_frames}
+    """LHFT, then GCFT, and the rows of the main story."""
+    joining = _join(config, newcomer, tell)
+    prefix = _prefix(newcomer)
+    rows, kept, joined = _evaluate(config, newcomer, joining, True, OneBar(tell, f"{newcomer}: evaluating"))
+    stages = [
+        stage_of(f"{prefix}local", joining.local),
+        stage_of(f"{prefix}collaborative", joining.collaborative),
+    ]
+    scenes = None
+    if not prefix:
+        scenes = collect_scenes(joined, kept["no_fusion"].scenes, kept["lhft_gcft"].scenes).to_json()
+    return Part(rows, stages, scenes)
+
+
+def evaluate_controls(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
+    """The controls, and the newcomer as the ego: rows that nobody has to wait for."""
+    joining = _join(config, newcomer, tell)
+    rows, _, _ = _evaluate(config, newcomer, joining, False, OneBar(tell, f"{newcomer}: evaluating the controls"))
+    return Part(rows)
+
+
+def _join(config: DemoConfig, newcomer: str, tell: Tell) -> Joining:
+    few = {**_adaptation(config, newcomer), "frames": config.adapt_frames}
     local = job_config.LocalConfig(
         **few, out=config.out / f"{newcomer}_local", steps=config.local_steps, keep_cache=True
     )
@@ -187,20 +227,28 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     )
     collaborative_record = run_once(collaborative, jobs.adapt_collaborative, tell, f"{newcomer}: GCFT")
     cache.unlink(missing_ok=True)
+    return Joining(local_record, collaborative_record, adapter, collaborative.out / "adapter.safetensors")
 
+
+def _evaluate(
+    config: DemoConfig, newcomer: str, joining: Joining, main: bool, say: OneBar
+) -> tuple[list[dict[str, Any]], dict[str, Evaluation], Collaboration]:
+    """Every row that needs only the frozen base and the newcomer's adapters.
+
+    Args:
+        main: the rows of the main story; otherwise the controls and those with the newcomer as the ego.
+
+    Returns:
+        The rows, what was measured by the row's method, and the model that joined.
+    """
+    shared, prefix = _adaptation(config, newcomer), _prefix(newcomer)
     unaligned = jobs.load_for_adaptation(job_config.LocalConfig(**shared))
-    adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=adapter))
-    joined = jobs.load_for_adaptation(
-        job_config.LocalConfig(**shared, adapter=collaborative.out / "adapter.safetensors")
-    )
-    evaluator = _evaluator(config)
-    say = OneBar(tell, f"{newcomer}: evaluating")
+    adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=joining.adapter))
+    joined = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=joining.adapter_both))
     base_cost = {"provenance_seconds": read_pack(_packs(config)["base"]).provenance.get("cpu_seconds")}
-    spent = local_record["seconds"]
-    lhft = cost_of(local_record, spent, local_record["trained_parameters"])
-    both = cost_of(
-        collaborative_record, spent + collaborative_record["seconds"], _union(collaborative_record, local_record)
-    )
+    first, second = joining.local, joining.collaborative
+    lhft = cost_of(first, first["seconds"], first["trained_parameters"])
+    both = cost_of(second, first["seconds"] + second["seconds"], _union(second, first))
 
     mixed, alone, homogeneous = Roster(BASE, newcomer), Roster(BASE, BASE, drop=True), Roster(BASE, BASE)
     own_ego = Roster(newcomer, BASE)
@@ -219,6 +267,8 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     ]
     if prefix:  # rows that do not hear the newcomer are the same for every newcomer
         plan = [line for line in plan if newcomer in line[0] or line[0].startswith(prefix)]
+    plan = [line for line in plan if main != line[0].startswith(("ego_", "control/"))]
+    evaluator = _evaluator(config)
     rows, kept, before = [], {}, unaligned
     for name, model, roster, cost in plan:
         if model is not before:
@@ -226,11 +276,12 @@ def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
             before = model
         kept[name] = evaluator.evaluate(model, roster, say.of(len(plan)))
         rows.append(to_row(name, newcomer, roster, config.seed, kept[name], model, cost))
-    stages = [stage_of(f"{prefix}local", local_record), stage_of(f"{prefix}collaborative", collaborative_record)]
-    scenes = None
-    if not prefix:
-        scenes = collect_scenes(joined, kept["no_fusion"].scenes, kept["lhft_gcft"].scenes).to_json()
-    return Part(rows, stages, scenes)
+    return rows, kept, joined
+
+
+def _prefix(newcomer: str) -> str:
+    """What stands before the names of a further newcomer's rows."""
+    return "" if newcomer == NEWCOMER else f"{newcomer}/"
 
 
 def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
@@ -331,6 +382,7 @@ def _union(later: dict[str, Any], earlier: dict[str, Any]) -> int:
 def _write(config: DemoConfig, parts: list[Part], pending: tuple[str, ...] = ()) -> DemoResult:
     """Write metrics.json, scenes.json and the report from the parts that are there."""
     order = ["no_fusion", "unaligned", "late", "lhft", "lhft_gcft", "full_finetune", "homogeneous"]
+    order += ["collaborators_dropped", "deployed_after_joining", "deployed_after_full_finetune"]
     rows = [row for part in parts for row in part.rows]
     rank = {name: index for index, name in enumerate(order)}
     rows.sort(key=lambda row: (row["name"].rpartition("/")[0], rank.get(row["name"].rpartition("/")[2], len(order))))

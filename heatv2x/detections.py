@@ -1,4 +1,4 @@
-"""What was detected in each frame: which detections are right, and the file that keeps them all (docs/data_formats.md)."""
+"""What was detected in each frame: which of it is right, and the file that keeps it all (docs/data_formats.md)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def _matching(left: dict[str, Any]) -> list[str]:
     if thresholds or overlap:
         at_least = words.listed([f"{value:g}" for value in thresholds or ()])
         what = _OVERLAP.get(str(overlap), str(overlap or "box"))
-        parts.append(f"A detection counts as correct if its {what} overlaps a label by at least {at_least or 'so much'}")
+        parts.append(
+            f"A detection counts as correct if its {what} overlaps a label by at least {at_least or 'so much'}"
+        )
     parts += [_ORDER.get(str(sort), f"order: {sort}")] if sort else []
     parts += [_MATCHING.get(str(matching), f"matching: {matching}")] if matching else []
     first = left.pop("first_recall_step", True)

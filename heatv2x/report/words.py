@@ -108,6 +108,8 @@ def work(name: str) -> str:
     """A part of a run in words, inside a sentence: full fine-tuning, or the newcomer of that type; else as it is."""
     if name == "full_finetune":
         return "full fine-tuning (the yardstick)"
+    if name.rpartition("/")[2] == "controls":
+        return "the controls" + (f" of {newcomer(name.partition('/')[0])}" if "/" in name else "")
     return newcomer(name) if name in TYPES else name
 
 
