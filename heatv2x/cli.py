@@ -286,21 +286,19 @@ def data_index(path: Folder, settings: Settings = None) -> None:
 
 @data_app.command("view")
 def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
-    """Draw a frame, by number or scenario/timestamp: out=frame.png, .html, or .rrd for rerun."""
-    from heatv2x.datasets.base import open_dataset
-    from heatv2x.inspection import recognise
-    from heatv2x.view import ViewConfig, draw, frame_number, look
+    """Draw a frame, by number or scenario/timestamp, and what packs=[...] detect: out=frame.png, .html, .rrd, .gif."""
+    from heatv2x.view import ViewConfig
+    from heatv2x.viewer import show
 
     words = [word for word in settings or [] if "=" in word]
     frames = [word for word in settings or [] if "=" not in word]
     if len(frames) > 1:
         raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
     config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
-    part, _, tree = recognise(path, config.dataset)
-    dataset = open_dataset(part.part, path, config.split or tree.splits[0], part.settings)
-    index = frame_number(dataset, config.frame)
-    draw(look(dataset, index, config), config.out)
-    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
+    with _bars(finished_go=True) as report:
+        lines = show(path, config, report)
+    for line in lines:
+        _say(line)
 
 
 @train_app.command("base")

@@ -37,7 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("detections", "training", "metrics", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),
     ("rows",),
-    ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue"),
+    ("report", "inspection", "plausibility", "tables", "doctor", "catalogue"),
+    ("view", "sight", "picture", "view_page", "rerun_recording", "film", "viewer"),
     ("bench",),
     ("cli", "demo", "__main__"),
 )
