@@ -58,6 +58,8 @@ def render(results: Results, scenes: Scenes) -> str:
         "readable": measure.readable,
         "sentences": measure.sentences,
     }
+    precision = [(iou, charts.precision_bars(results, iou)) for iou in ("0.5", "0.3", "0.7")]
+    by_distance = charts.panels(results, "ap_by_distance")
     return environment.get_template("page.html").render(
         results=results,
         story=tell(results),
@@ -70,8 +72,10 @@ def render(results: Results, scenes: Scenes) -> str:
         role=charts.role,
         key_methods=charts.KEY_METHODS,
         stage_label=words.stage_label,
-        precision=[(iou, charts.precision_bars(results, iou)) for iou in ("0.5", "0.3", "0.7")],
-        by_distance=charts.panels(results, "ap_by_distance"),
+        precision=precision,
+        has_reference=any(group.reference is not None for _, groups in precision for group in groups),
+        by_distance=by_distance,
+        has_ghosts=any(column.ghost is not None for panel in by_distance for column in panel.columns),
         by_hits=charts.panels(results, "recall_by_hits"),
         costs=charts.cost_bars(results),
         plots=charts.training_plots(results),

@@ -37,7 +37,7 @@ def _matching(left: dict[str, Any]) -> list[str]:
     sort, matching = left.pop("sort", None), left.pop("matching", None)
     parts = []
     if thresholds or overlap:
-        at_least = words.listed([f"{value:g}" for value in thresholds or ()])
+        at_least = words.listed([f"{value:g}" for value in thresholds or ()], "or")
         what = _OVERLAP.get(str(overlap), str(overlap or "box"))
         parts.append(
             f"A detection counts as correct if its {what} overlaps a label by at least {at_least or 'so much'}"

@@ -118,9 +118,9 @@ def newcomer(agent_type: str | None) -> str:
     return "the camera-only newcomer" if agent_type == "camera" else f"the {sensor(agent_type)} newcomer"
 
 
-def listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str], last: str = "and") -> str:
     """ "a", "a and b", "a, b and c"."""
-    return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
+    return f" {last} ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
 
 
 def group_label(prefix: str) -> str:
