@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable
@@ -40,9 +41,9 @@ SHIPPED = Path(__file__).parent.parent / "heatv2x" / "shipped"
 PACKS = [SHIPPED / f"{name}.safetensors" for name in ("base", "lidar64")]
 CONFIG = build(ViewConfig, {"packs": PACKS, "reach_m": 12})
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "opv2v": write_opv2v,
+    "opv2v": functools.partial(write_opv2v, images=False),
     "dair_v2x": write_dair_v2x,
-    "folder": write_folder,
+    "folder": functools.partial(write_folder, images=False),
 }
 
 
