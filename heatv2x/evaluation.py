@@ -494,7 +494,7 @@ def run_eval(
             model.fusion.sends_at_most(share)
             evaluator.forget()
         evaluation = evaluator.evaluate(model, roster, tell)
-        row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
+        row: dict[str, Any] = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
         rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
         found.append((name, row["protocol"], evaluation.frames))

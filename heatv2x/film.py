@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,13 +60,13 @@ def write_film(views: Iterable[View], durations: Sequence[int], out: Path) -> No
 def _picture(view: View) -> Image.Image:
     """One frame on an own palette; always the same ground around the ego, so that nothing jumps."""
     figure = Figure((6.4, 6.4), dpi=SIDE_PX / 6.4, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     sight = view.sights[-1] if view.sights else None
     draw_from_above(view, axes, sight, half_m=view.reach_m, legend=False)
     axes.set_title(axes.get_title(), fontsize=9)
     axes.set_xlabel(axes.get_xlabel(), fontsize=7)
     axes.set_ylabel(axes.get_ylabel(), fontsize=7)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    return Image.fromarray(np.ascontiguousarray(pixels)).quantize(COLOURS, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)

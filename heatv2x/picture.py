@@ -43,12 +43,12 @@ def figure_of(view: View) -> Figure:
         row_height = min(width / columns / aspect, 5.0) + 0.25
         heights = (8.5 + keys_in, row_height * len(rows))
         figure = Figure((width, sum(heights)), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=heights)
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     else:
         cell_width = min(8.0 / len(rows) * aspect, 11.0 / columns, 8.0)
         height = max(8.0, (cell_width / aspect + 0.25) * len(rows))
         figure = Figure((height + cell_width * columns, height), layout="constrained")
-        above, below = figure.subfigures(1, 2, width_ratios=(height, cell_width * columns))
+        above, below = figure.subfigures(1, 2, squeeze=False, width_ratios=(height, cell_width * columns))[0]
     FigureCanvasAgg(figure)
     _draw_panels(view, above)
     cells = below.subplots(len(rows), columns, squeeze=False)
@@ -133,8 +133,8 @@ def _draw_points(view: View, agent: AgentFrame, axes: Axes, half_m: float, colou
         return
     high = points[:, 2] > np.percentile(points[:, 2], 20) + 0.4
     size = float(np.clip(20_000 / len(points) * (50.0 / half_m), 0.8, 9.0))
-    axes.scatter(*points[~high, :2].T, s=0.4 * size, c=colour, alpha=0.35, linewidths=0, rasterized=True)
-    axes.scatter(*points[high, :2].T, s=size, c=colour, alpha=0.8, linewidths=0, rasterized=True)
+    axes.scatter(points[~high, 0], points[~high, 1], s=0.4 * size, c=colour, alpha=0.35, linewidths=0, rasterized=True)
+    axes.scatter(points[high, 0], points[high, 1], s=size, c=colour, alpha=0.8, linewidths=0, rasterized=True)
 
 
 def _draw_box(axes: Axes, box: Float64, style: dict[str, Any]) -> None:

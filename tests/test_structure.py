@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("report", "inspection", "plausibility", "tables", "doctor", "catalogue"),
     ("view", "sight", "picture", "view_page", "rerun_recording", "film", "viewer"),
     ("bench",),
-    ("cli", "demo", "__main__"),
+    ("cli", "demo", "demo_work", "__main__"),
 )
 # Earlier layers that these parts must not know all the same: networks and messages know no dataset.
 NETWORKS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -119,7 +120,8 @@ def test_ctrl_c_ends_the_work_at_once_and_in_silence(tmp_path: Path, whom: str) 
         os.killpg(process.pid, signal.SIGINT) if whom == "all" else process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert out == "stopped\n" and "Traceback" not in err and process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)

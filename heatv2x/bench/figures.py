@@ -229,7 +229,7 @@ def curves(panels: Sequence[Panel], path: Path, y_label: str = "AP50", columns: 
     handles = [Line2D([], [], **_style(style)) for style in looks.values()]
     if any(panel.alone is not None for panel in panels):
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="ego alone"))
-    _legend(figure, handles, 3 if max(len(handle.get_label()) for handle in handles) < 24 else 2)
+    _legend(figure, handles, 3 if max(len(str(handle.get_label())) for handle in handles) < 24 else 2)
     return _save(figure, path)
 
 

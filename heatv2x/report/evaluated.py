@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from heatv2x import __version__, processes
 from heatv2x.evaluation import EvalConfig, EvaluatedRow, SceneResult, run_eval
@@ -56,9 +56,8 @@ def _view(row: EvaluatedRow, index: int, scene: SceneResult) -> SceneView:
 
 def hearing_nobody(roster: Cast) -> Cast:
     """The same egos and types, but no ego hears anybody."""
-    assert dataclasses.is_dataclass(roster)
-    lonely: Any = dataclasses.replace(roster, drop=True)  # type: ignore[type-var]
-    return lonely  # type: ignore[no-any-return]
+    mute: Cast = dataclasses.replace(cast("Any", roster), drop=True)  # every cast is a dataclass
+    return mute
 
 
 def evaluate(
