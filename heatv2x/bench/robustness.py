@@ -216,6 +216,9 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> s
         "",
         "![AP50 under disturbances](images/robustness.png)",
         "",
+        "Dashed: rivals whose poses are corrected by boxes, too. They are drawn where that changes anything: under",
+        "noise that is reported.",
+        "",
     ]
     for iou, heading in (("0.5", "AP50"), ("0.7", "AP70")):
         columns = [(panel, value) for panel, values in channels().items() for value in values]
