@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from heatv2x import __version__, processes
+from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
 from heatv2x.evaluation import EvalConfig, EvaluatedRow, SceneResult, run_eval
 from heatv2x.files import write_json
 from heatv2x.report.build import FILE_NAME as REPORT_FILE
@@ -85,9 +86,12 @@ def evaluate(
     scenes = album.scenes()
     if processes.index() > 0:
         return rows, None
-    if scenes is None:  # pictures of an earlier evaluation in this folder do not belong to these numbers
-        for name in (SCENES_FILE, REPORT_FILE):
-            (config.out / name).unlink(missing_ok=True)
+    # what an earlier evaluation left in this folder does not belong to these numbers
+    stale = [DETECTIONS_FILE] if not config.detections else []
+    stale += [SCENES_FILE, REPORT_FILE] if scenes is None else []
+    for name in stale:
+        (config.out / name).unlink(missing_ok=True)
+    if scenes is None:
         return rows, None
     write_json(config.out / SCENES_FILE, scenes.to_json())
     return rows, build_report(config.out)
