@@ -29,7 +29,7 @@ from heatv2x.sight import Watcher, roster_of
 from heatv2x.structures import Boxes3D
 from heatv2x.view import EDGES, Sight, View, ViewConfig, look
 from heatv2x.view_page import page_of
-from heatv2x.viewer import show
+from heatv2x.viewer import draw, show
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.folder_writer import write_folder
 from tests.formats.opv2v_writer import write_opv2v
@@ -220,3 +220,10 @@ def test_every_reader_can_be_seen_in_every_form(reader: str, tmp_path: Path) -> 
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 1000
     assert (tmp_path / "a.html").read_text().count("<figcaption>") >= 1
+
+
+def test_a_recording_holds_detections(scenes: SmallScenes, tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    draw(view_with(scenes, [0.1, 9.0]), tmp_path / "a.rrd")
+    content = (tmp_path / "a.rrd").read_bytes()
+    assert b"world/detections/alone" in content and b"world/detections/together" in content
