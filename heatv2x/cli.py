@@ -100,11 +100,28 @@ def demo(
     ] = False,
 ) -> None:
     """A new agent type joins an alliance, and the gain is shown: runs/demo/report.html."""
-    from heatv2x.demo import DemoConfig, run_demo
+    from heatv2x.demo import DemoConfig, DemoResult, run_demo
 
     config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
-    with _bars() as report:
-        result = run_demo(config, report)
+    written: DemoResult | None = None
+
+    def tell_written(result: DemoResult) -> None:
+        nonlocal written
+        if written is None:
+            _print_rows(result.rows)
+            _say(f"\nFirst report: {result.report}\nStill running: {result.still_running}.")
+            _say("The report is written again whenever one of them is done; Ctrl-C stops here and keeps this report.\n")
+        else:
+            _say(f"Report written again; still running: {result.still_running}")
+        written = result
+
+    try:
+        with _bars() as report:
+            result = run_demo(config, report, tell_written)
+    except BaseException:
+        if written is not None:
+            _say(f"{written.report} lacks nothing but {written.still_running}; the same command adds what is missing.")
+        raise
     _print_rows(result.rows)
     _say(f"\nReport: {result.report}\nNumbers: {result.metrics}")
 
@@ -270,22 +287,19 @@ def data_index(path: Folder, settings: Settings = None) -> None:
 
 @data_app.command("view")
 def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
-    """Draw a frame, by number or scenario/timestamp: out=frame.png, .html, or .rrd for rerun."""
-    from heatv2x.datasets.base import open_dataset
-    from heatv2x.inspection import recognise
-    from heatv2x.view import ViewConfig, draw, frame_number, look
+    """Draw a frame, by number or scenario/timestamp, and what packs=[...] detect: out=frame.png, .html, .rrd, .gif."""
+    from heatv2x.view import ViewConfig
+    from heatv2x.viewer import show
 
     words = [word for word in settings or [] if "=" in word]
     frames = [word for word in settings or [] if "=" not in word]
     if len(frames) > 1:
         raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
     config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
-    part, _, tree = recognise(path, config.dataset)
-    dataset = open_dataset(part.part, path, config.split or tree.splits[0], part.settings)
-    index = frame_number(dataset, config.frame)
-    draw(look(dataset, index, config), config.out)
-    unlabelled = "" if dataset.labelled(index) else ", not labelled"
-    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}{unlabelled}: {config.out}")
+    with _bars(finished_go=True) as report:
+        lines = show(path, config, report)
+    for line in lines:
+        _say(line)
 
 
 @train_app.command("base")
@@ -339,16 +353,19 @@ def adapt_full(settings: Settings = None) -> None:
 @app.command("eval")
 def evaluate(settings: Settings = None) -> None:
     """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
-    from heatv2x.evaluation import EvalConfig, notes_of, run_eval
+    from heatv2x.evaluation import EvalConfig, notes_of
+    from heatv2x.report.evaluated import evaluate as evaluate_and_show
 
     with _together():
         config = _config(EvalConfig, settings)
         with _bars() as report:
-            rows = run_eval(config, report)
+            rows, page = evaluate_and_show(config, report, _command())
     _print_rows(rows)
     for note in notes_of(rows, config.channel.latency_ms):
         _say(f"note: {note}")
     _say(f"Numbers: {config.out / 'metrics.json'}")
+    if page is not None:
+        _say(f"Report: {page}")
 
 
 @pack_app.command("inspect")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from heatv2x.channel import ChannelConfig
 from heatv2x.config import Config
 from heatv2x.coverage import BeforeFirst, Coverage, notes_on
 from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
+from heatv2x.detections import FoundFrame, spread, write_detections
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.evaluation_results import Evaluation, SceneResult, without_hidden
 from heatv2x.evaluator import Evaluator, Progress, require_types
@@ -28,6 +31,7 @@ from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 
 __all__ = [
     "EvalConfig",
+    "EvaluatedRow",
     "Evaluation",
     "Evaluator",
     "Progress",
@@ -37,7 +41,7 @@ __all__ = [
     "run_eval",
     "without_hidden",
 ]
-_NOT_ABOUT_RESULTS = {"out", "overwrite", "device"}
+_NOT_ABOUT_RESULTS = {"out", "overwrite", "device", "scenes", "detections"}
 
 
 class EvalConfig(Config):
@@ -71,7 +75,9 @@ class EvalConfig(Config):
         skip_scenarios_without_ego: leave out scenarios in which nobody plays the ego's type, instead of refusing to
             start.
         device: "auto" takes CUDA if there is one.
-        out: folder for metrics.json.
+        scenes: so many frames, spread over the scenarios, are kept for a report.html that shows what was detected.
+        detections: write the detections of every frame to detections.json.
+        out: folder for metrics.json, detections.json, and scenes.json and report.html.
         overwrite: replace the results of another evaluation in that folder.
     """
 
@@ -99,12 +105,41 @@ class EvalConfig(Config):
     before_first: BeforeFirst = "clamp"
     skip_scenarios_without_ego: bool = False
     device: Device = "auto"
+    scenes: int = pydantic.Field(0, ge=0, le=100)
+    detections: bool = True
     out: Path = Path("runs/eval")
     overwrite: bool = False
 
 
-def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None = None) -> list[dict[str, Any]]:
-    """Evaluate packs on a split and write metrics.json; gives its rows.
+@dataclass
+class EvaluatedRow:
+    """A row of metrics.json with everything it was measured with.
+
+    Attributes:
+        name: of the row.
+        model, roster, evaluator: what was evaluated, who played what, and on which frames.
+        evaluation: the result.
+    """
+
+    name: str
+    model: Collaboration
+    roster: Cast
+    evaluator: Evaluator
+    evaluation: Evaluation
+
+
+def run_eval(
+    config: EvalConfig,
+    report: Callable[[str, int, int], None] | None = None,
+    watch: Callable[[EvaluatedRow], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate packs on a split and write metrics.json and detections.json; gives the rows of metrics.json.
+
+    Args:
+        report: progress.
+        watch: called after every row, by every process; `report.evaluated` makes pictures of what it is given.
+        about: more for metrics.json, such as a title and the command.
 
     Raises:
         ConfigError: results of another evaluation lie in `out`, and they are not to be overwritten.
@@ -115,12 +150,12 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
     for roster in rosters.values():
         require_types(model, roster)  # an unknown type or a missing pack is told before the data are read
     dataset = open_part(config.dataset, config.data, config.split, config.hetero_root)
-    about = {
+    made_from = {
         "settings": config.model_dump(mode="json"),
         "data_fingerprint": dataset.fingerprint,
         "pack_digests": [hashlib.sha256(path.read_bytes()).hexdigest() for path in config.packs],
     }
-    refuse_to_overwrite(config, about)
+    refuse_to_overwrite(config, made_from)
     evaluator = Evaluator(
         dataset,
         config.channel,
@@ -131,21 +166,28 @@ def run_eval(config: EvalConfig, report: Callable[[str, int, int], None] | None 
         before_first=config.before_first,
         skip_scenarios_without_ego=config.skip_scenarios_without_ego,
     )
+    evaluator.keep = {evaluator.indices[k] for k in spread([dataset.name(i) for i in evaluator.indices], config.scenes)}
     tell = None if report is None else lambda done, total: report("evaluating", done, total)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    found: list[tuple[str, Mapping[str, Any], list[FoundFrame]]] = []
     shares = config.share if isinstance(config.share, tuple) else (config.share,)
     for (who, roster), share in itertools.product(rosters.items(), shares or (None,)):
         name = who if share is None else f"{who}/{100 * share:g}%"
         if share is not None:
             model.fusion.sends_at_most(share)
         evaluation = evaluator.evaluate(model, roster, tell)
-        row = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
+        row: dict[str, Any] = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
         rows.append({**row, "ap_by_scenario": evaluation.by_scenario})
+        found.append((name, row["protocol"], evaluation.frames))
+        if watch is not None:
+            watch(EvaluatedRow(name, model, roster, evaluator, evaluation))
     if processes.index() == 0:
         counts = {name: rows[0][name] for name in Coverage().to_dict()}
-        content = {"rows": rows, **counts, "notes": notes_of(rows, config.channel.latency_ms), **about}
-        write_json(config.out / "metrics.json", content)
+        content = {"rows": rows, **counts, "notes": notes_of(rows, config.channel.latency_ms), **made_from}
+        if config.detections:
+            write_detections(config.out / DETECTIONS_FILE, found)
+        write_json(config.out / "metrics.json", {**(about or {}), **content})
     return rows
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from heatv2x.coverage import Coverage
+from heatv2x.detections import FoundFrame
 from heatv2x.errors import HeatError
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.message import Message
@@ -49,6 +50,12 @@ class SceneResult:
         """Packed lengths of the messages."""
         return [message.size_bytes for message in self.messages]
 
+    def found(self, index: int) -> FoundFrame:
+        """The detections, with all that is needed to use them elsewhere; `index` is the frame's in its split."""
+        ego = self.frame.agents[self.ego]
+        heard = tuple((message.sender, message.agent_type, message.size_bytes) for message in self.messages)
+        return FoundFrame(self.frame.name, index, ego.agent_id, ego.pose.matrix, heard, self.detections)
+
     @property
     def ages_ms(self) -> list[float]:
         """How long before the ego's own sensors those of each message looked, milliseconds."""
@@ -70,6 +77,7 @@ class Evaluation:
         scenes: the frames that were kept for pictures, by index.
         coverage: which frames it stands on.
         message_age_ms: mean age of the messages when they were used; None without any.
+        frames: the detections of every frame, in order.
     """
 
     result: ApResult
@@ -81,6 +89,7 @@ class Evaluation:
     by_scenario: dict[str, dict[str, float | None]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     message_age_ms: float | None = None
+    frames: list[FoundFrame] = field(default_factory=list)
 
     def to_row(self, codec: str) -> dict[str, Any]:
         """The measured columns of a row of metrics.json."""
@@ -113,6 +122,7 @@ class Tally:
         ages_ms: age of each message.
         arrived: SHA-256 of each frame's messages.
         found: each frame's detections as bytes.
+        frames: each frame's detections.
     """
 
     union: ApAccumulator
@@ -121,13 +131,14 @@ class Tally:
     ages_ms: list[float] = field(default_factory=list)
     arrived: list[bytes] = field(default_factory=list)
     found: list[bytes] = field(default_factory=list)
+    frames: list[FoundFrame] = field(default_factory=list)
 
     @classmethod
     def under(cls, protocol: Protocol) -> Tally:
         """An empty one."""
         return cls(ApAccumulator(protocol), ApAccumulator(protocol))
 
-    def add(self, scene: SceneResult, seen: Boxes3D) -> None:
+    def add(self, index: int, scene: SceneResult, seen: Boxes3D) -> None:
         """Count one frame; `seen` is what the ego itself sees."""
         scenario = scene.frame.scenario
         self.union.add(scene.detections, scene.truth, scenario)
@@ -136,6 +147,7 @@ class Tally:
         self.ages_ms += scene.ages_ms
         self.arrived.append(scene.arrived)
         self.found.append(_as_bytes(scene.detections))
+        self.frames.append(scene.found(index))
 
 
 def summed_up(
@@ -175,6 +187,7 @@ def summed_up(
         {name: union.subset(part).ap() for name, part in rows.items()},
         coverage,
         statistics.fmean(ages) if ages else None,
+        [frame for one in tallies for frame in one.frames],
     )
 
 

@@ -193,7 +193,7 @@ class Evaluator:
         mine = turns[processes.share(len(turns))]
         for done, turn in enumerate(mine, start=1):
             scene = self._run(voices, roster, turn)
-            tally.add(scene, self._truth(scene.frame, scene.ego, [scene.ego], protocol))
+            tally.add(turn.index, scene, self._truth(scene.frame, scene.ego, [scene.ego], protocol))
             if turn.index in self.keep:
                 scenes[turn.index] = scene
             if progress:

@@ -35,13 +35,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agents", "adapters", "codecs", "fusion", "heads"),
     ("point_bytes", "message", "channel", "pose_refinement", "suspicion"),
     ("model_config", "published_types", "model", "packs", "assembly"),
-    ("message_cache", "metrics", "coverage", "evaluation_results", "evaluator"),
+    ("detections", "message_cache", "metrics", "coverage", "evaluation_results", "evaluator"),
     ("training", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),
     ("rows",),
-    ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue"),
+    ("report", "inspection", "plausibility", "tables", "doctor", "catalogue"),
+    ("view", "sight", "picture", "view_page", "rerun_recording", "film", "viewer"),
     ("bench",),
-    ("cli", "demo", "__main__"),
+    ("cli", "demo", "demo_work", "__main__"),
 )
 # Earlier layers that these parts must not know all the same: networks and messages know no dataset.
 NETWORKS = (
