@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from heatv2x import __version__
-from heatv2x.config import Config, ConfigT, build, merge, parse_overrides, read_recipe
+from heatv2x.config import Config, ConfigT, build, merge, nearest, parse_overrides, read_recipe, replaced
+from heatv2x.config_errors import keys_of
 from heatv2x.errors import ConfigError, HeatError
 
 app = typer.Typer(
@@ -50,6 +52,8 @@ app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
 
 _INTERRUPTED = 130
+_NO_DEFAULT = "must be given"
+_describing = False
 _PROCESS = int(os.environ.get("RANK", "0"))  # of several that torchrun started the first one speaks
 _SEVERAL = int(os.environ.get("WORLD_SIZE", "1")) > 1
 _FOLLOWS = _PROCESS > 0
@@ -60,7 +64,8 @@ err = Console(stderr=True)
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="key=value", help="Settings (heatv2x settings VERB lists them); recipe=NAME reads a recipe first."
+        metavar="key=value",
+        help="Settings (heatv2x settings VERB lists them). recipe=NAME or recipe=FILE reads a recipe first.",
     ),
 ]
 FrameAndSettings = Annotated[
@@ -125,93 +130,58 @@ def doctor() -> None:
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(help="One kind only, and the settings of its parts.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="One kind of part with the settings of its parts; or recipes, protocols or packs."),
+    ] = None,
 ) -> None:
-    """Every part that can be named in a setting: what it is, where it comes from, what it costs."""
-    from heatv2x import plugins
-    from heatv2x.catalogue import catalogue, reference
-    from heatv2x.config import nearest, settings_of
+    """What can be named in a setting: parts with their source and cost, recipes, protocols, packs."""
+    from heatv2x import listing, plugins
 
-    if kind is not None and kind not in plugins.CONTRACTS:
-        raise ConfigError(f"unknown kind '{kind}'; {nearest(kind, plugins.CONTRACTS)}")
+    known = [*plugins.CONTRACTS, *listing.COLLECTIONS]
+    if kind is not None and kind not in known:
+        raise ConfigError(f"unknown kind '{kind}'; {nearest(kind, known)}")
     if not out.is_terminal:
         out.width = 120
+    if kind in listing.COLLECTIONS:
+        listing.COLLECTIONS[kind](out)
+        return
     for each in [kind] if kind else plugins.CONTRACTS:
-        table = Table(title=each, title_justify="left", box=None, pad_edge=False)
-        table.add_column("part", no_wrap=True, min_width=15)
-        table.add_column("what it is", ratio=5)
-        table.add_column("source", ratio=3)
-        for heading in ("parameters", "MFLOP"):
-            table.add_column(heading, justify="right", no_wrap=True, min_width=10)
-        for entry in catalogue(each):
-            parameters = "-" if entry.parameters is None else f"{entry.parameters:,}"
-            flops = "-" if entry.flops is None else f"{entry.flops / 1e6:,.1f}"
-            table.add_row(entry.name, escape(entry.about), escape(entry.source), parameters, flops)
-        out.print(table)
+        listing.print_kind(each, out)
         out.print()
-    out.print(reference(), highlight=False)
+    listing.print_reference(out)
     if kind in (None, "agents"):
         out.print()
-        _print_published_types()
-    for name in plugins.available(kind) if kind else []:
-        part_config = getattr(plugins.find(kind or "", name), "Config", None)
-        rows = settings_of(part_config) if part_config else []
-        if rows:
-            out.print()
-            table = Table("setting", "default", "meaning", title=name, title_justify="left", box=None, pad_edge=False)
-            for key, default, meaning in rows:
-                table.add_row(key, escape(default or "must be given"), escape(meaning))
-            out.print(table)
+        listing.print_published_types(out)
+    if kind is None:
+        _say(f"\nheatv2x list KIND shows the settings of its parts; there are also: {', '.join(listing.COLLECTIONS)}")
+    else:
+        listing.print_settings_of_parts(kind, out)
 
 
 @app.command()
-def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For example: train base")]) -> None:
-    """The settings of a verb, their defaults and what they mean."""
-    from heatv2x.bench.config import AdaptationConfig
-    from heatv2x.bench.data import DataBenchConfig
-    from heatv2x.bench.parameters import ParametersConfig
-    from heatv2x.bench.robustness import RobustnessConfig
-    from heatv2x.bench.scaling import ScalingConfig
-    from heatv2x.bench.speed import SpeedConfig
-    from heatv2x.config import nearest, settings_of
-    from heatv2x.demo import DemoConfig
-    from heatv2x.evaluation import EvalConfig
-    from heatv2x.export.folder import ExportConfig
-    from heatv2x.imports.heal import HealImport
-    from heatv2x.inspection import CheckConfig, IndexConfig
-    from heatv2x.training import job_config
-    from heatv2x.view import ViewConfig
-    from heatv2x.world.config import WorldConfig
+def settings(
+    verb: Annotated[
+        list[str], typer.Argument(metavar="VERB [KEY]", help="For example: train base; train base model; eval channel")
+    ],
+) -> None:
+    """The settings of a verb down to the last nested key, or those inside one KEY: default and meaning."""
+    from heatv2x import listing
+    from heatv2x.config_reference import settings_of
 
-    known: dict[str, type[Config]] = {
-        "data check": CheckConfig,
-        "data index": IndexConfig,
-        "data view": ViewConfig,
-        "demo": DemoConfig,
-        "world build": WorldConfig,
-        "train base": job_config.BaseConfig,
-        "train encoder": job_config.EncoderConfig,
-        "adapt local": job_config.LocalConfig,
-        "adapt collaborative": job_config.CollaborativeConfig,
-        "adapt backward": job_config.BackwardConfig,
-        "adapt full": job_config.FullConfig,
-        "eval": EvalConfig,
-        "export onnx": ExportConfig,
-        "import heal": HealImport,
-        "bench parameters": ParametersConfig,
-        "bench adaptation": AdaptationConfig,
-        "bench scaling": ScalingConfig,
-        "bench data": DataBenchConfig,
-        "bench speed": SpeedConfig,
-        "robustness": RobustnessConfig,
-    }
-    name = " ".join(verb)
-    if name not in known:
-        raise ConfigError(f"'{name}' takes no settings; {nearest(name, known)}")
-    table = Table("setting", "default", "meaning", box=None, pad_edge=False)
-    for key, default, meaning in settings_of(known[name]):
-        table.add_row(key, escape(default or "must be given"), escape(meaning))
-    out.print(table)
+    known = _verbs()
+    words = next((n for n in range(len(verb), 0, -1) if " ".join(verb[:n]) in known), 0)
+    if not words:
+        name = " ".join(verb)
+        raise ConfigError(f"'{name}' is not a verb that takes settings; {nearest(name, known)}")
+    name = " ".join(verb[:words])
+    rows = [(key, default or _NO_DEFAULT, meaning) for key, default, meaning in settings_of(_config_of(name))]
+    if key := ".".join(verb[words:]):
+        wanted = listing.below(rows, key)
+        if not wanted:
+            raise ConfigError(f"'{name}' has no setting '{key}'; {nearest(key, (row[0] for row in rows))}")
+        rows = wanted
+    listing.print_settings(rows, out)
 
 
 @world_app.command("build")
@@ -262,8 +232,9 @@ def data_index(path: Folder, settings: Settings = None) -> None:
     from heatv2x.inspection import IndexConfig, build_indexes
     from heatv2x.tables import print_indexes
 
+    config = _config(IndexConfig, settings)
     with _bars(finished_go=True) as report:
-        indexes = build_indexes(path, _config(IndexConfig, settings), report)
+        indexes = build_indexes(path, config, report)
     print_indexes(indexes, out)
 
 
@@ -351,7 +322,9 @@ def evaluate(settings: Settings = None) -> None:
 def pack_inspect(path: Path) -> None:
     """Show a pack's manifest."""
     from heatv2x.packs import read_pack
+    from heatv2x.pretrained import pack_path
 
+    path = pack_path(path)
     pack = read_pack(path)
     out.print_json(
         data={
@@ -382,7 +355,8 @@ def import_heal(checkpoint: Path, settings: Settings = None) -> None:
     """A HEAL checkpoint to packs: CKPT out=FOLDER, names.m1=lidar64 and so on."""
     from heatv2x.imports import heal
 
-    imported = heal.import_heal(checkpoint, _config(heal.HealImport, settings))
+    config = _config(heal.HealImport, settings)
+    imported = heal.import_heal(checkpoint, config)
     for note in imported.notes:
         _say(f"note: {note}")
     for name, number in imported.types.items():
@@ -518,13 +492,10 @@ def robustness(settings: Settings = None, quick: Quick = False) -> None:
 
 @app.command()
 def report(settings: Settings = None) -> None:
-    """Write report.html from a run folder: run=runs/demo."""
-    from heatv2x.report.build import build_report
+    """Write report.html into a run folder: run=runs/demo."""
+    from heatv2x.report.build import ReportConfig, build_report
 
-    values = parse_overrides(settings or [])
-    if set(values) != {"run"}:
-        raise ConfigError("report takes exactly one setting: run=FOLDER")
-    _say(f"Report: {build_report(Path(values['run']))}")
+    _say(f"Report: {build_report(_config(ReportConfig, settings).run)}")
 
 
 @app.callback(invoke_without_command=True)
@@ -553,24 +524,107 @@ def _options(
 # --- what the verbs share -------------------------------------------------------------------------------------------
 
 
+class _Described(Exception):  # noqa: N818 - no fault: how `_config_of` learns the config of a verb
+    """Raised where a verb builds its config, when that is all that is asked of it."""
+
+    def __init__(self, config_class: type[Config]) -> None:
+        self.config_class = config_class
+
+
+def _verbs() -> dict[str, Callable[..., Any]]:
+    """Every verb that takes settings, by name, with its function."""
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    commands = [(prefix, command) for prefix, group in groups if group for command in group.registered_commands]
+    named = {f"{prefix}{c.name or c.callback.__name__}": c.callback for prefix, c in commands if c.callback}
+    return {name: call for name, call in named.items() if "settings" in inspect.signature(call).parameters}
+
+
+def _config_of(verb: str) -> type[Config]:
+    """The config whose fields are a verb's settings: what it builds before it does anything else."""
+    global _describing  # noqa: PLW0603
+    call = _verbs()[verb]
+    needed = [p.name for p in inspect.signature(call).parameters.values() if p.default is inspect.Parameter.empty]
+    _describing = True
+    try:
+        call(**dict.fromkeys(needed, Path()))
+    except _Described as described:
+        return described.config_class
+    finally:
+        _describing = False
+    raise AssertionError(f"'{verb}' takes settings, but builds no config with them")
+
+
 def _config(config_class: type[ConfigT], settings: list[str] | None, extra: dict[str, Any] | None = None) -> ConfigT:
-    values = parse_overrides(settings or [])
-    source = "command line"
-    recipe = values.pop("recipe", None)
+    """The config of a verb from its `key=value` words, over a recipe if they name one; every verb starts with this."""
+    if _describing:
+        raise _Described(config_class)
+    typed = parse_overrides(settings or [])
+    recipe = typed.pop("recipe", None)
+    values, complete, source = typed, False, "command line"
     if recipe is not None:
-        path = Path(recipe) if str(recipe).endswith((".yaml", ".yml")) else _recipe_path(str(recipe))
-        values, source = merge(read_recipe(path), values), f"{path.name} or command line"
-    return build(config_class, {**values, **(extra or {})}, source)
+        path = _recipe_path(str(recipe))
+        content = read_recipe(path)
+        _check_recipe(config_class, content, path)
+        values, source = merge(content, typed), path.name
+        complete = set(keys_of(config_class)) <= set(content)  # the config.json of a run names everything
+    else:
+        _tell_of_replaced(config_class, typed)
+
+    def where(key: Sequence[str]) -> str:
+        return "command line" if _names(typed, key) else source
+
+    return build(config_class, {**values, **(extra or {})}, where, complete=complete)
+
+
+def _names(typed: Mapping[str, Any], key: Sequence[str]) -> bool:
+    """Whether the typed settings hold a key, or something inside or around it."""
+    node: Any = typed
+    for step in key:
+        if not isinstance(node, Mapping):
+            return True
+        if step not in node:
+            return False
+        node = node[step]
+    return bool(key)
+
+
+def _tell_of_replaced(config_class: type[Config], typed: Mapping[str, Any]) -> None:
+    """Say which entries by name a setting pushed out: model.agents.camera.part= leaves no lidar64."""
+    for key, given, gone in replaced(config_class, typed):
+        logging.getLogger("heatv2x").warning(
+            f"{key} now holds {', '.join(given)} alone: the default {', '.join(gone)} is not part of it. "
+            f"To keep it, name it, too: {key}.{gone[0]}..."
+        )
 
 
 def _recipe_path(name: str) -> Path:
-    from heatv2x.config import nearest
-
+    """A recipe by name, or a file: a YAML recipe, or the config.json of a run."""
+    if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
+        return Path(name)
     folder = Path(__file__).parent / "recipes"
     path = folder / f"{name}.yaml"
     if not path.exists():
         raise ConfigError(f"unknown recipe '{name}'; {nearest(name, (p.stem for p in folder.glob('*.yaml')))}")
     return path
+
+
+def _check_recipe(config_class: type[Config], content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a recipe of another verb in one sentence.
+
+    Raises:
+        ConfigError: it holds keys that this verb does not know, and another verb knows them all.
+    """
+    strange = sorted(set(content) - set(keys_of(config_class)))
+    if not strange:
+        return
+    configs = {verb: _config_of(verb) for verb in _verbs()}
+    fits = [verb for verb, config in configs.items() if set(content) <= set(keys_of(config))]
+    here = [verb for verb, config in configs.items() if config is config_class]
+    if fits:
+        raise ConfigError(
+            f"{path} is a recipe for '{' or '.join(fits)}', not for '{' or '.join(here)}', "
+            f"which has no setting {', '.join(strange)}"
+        )
 
 
 def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[str] | None) -> None:
@@ -628,19 +682,6 @@ def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a study as the table of one run shows it: means."""
     seconds = row["train_seconds"]
     return {**row, "ap": {k: v["mean"] for k, v in row["ap"].items()}, "train_seconds": seconds and seconds["mean"]}
-
-
-def _print_published_types() -> None:
-    """Agent types of the literature, and what others call them."""
-    from heatv2x.published_types import ALIASES, TYPES
-
-    table = Table(title="published types of agents", title_justify="left", box=None)
-    for heading in ("type", "label", "sensor", "agent kind", "elsewhere"):
-        table.add_column(heading, no_wrap=heading == "type")
-    for name, about in TYPES.items():
-        numbers = [f"{who} {number}" for who, known in ALIASES.items() for number, n in known.items() if n == name]
-        table.add_row(name, about.label, about.sensor, about.part.part, ", ".join(numbers))
-    out.print(table)
 
 
 def _command() -> str:

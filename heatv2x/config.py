@@ -13,7 +13,7 @@ import yaml
 from heatv2x.config_errors import Source, chosen, complaints
 from heatv2x.errors import ConfigError, DataError, nearest
 
-__all__ = ["Config", "ConfigT", "build", "merge", "nearest", "parse_overrides", "read_recipe"]
+__all__ = ["Config", "ConfigT", "build", "merge", "nearest", "parse_overrides", "read_recipe", "replaced"]
 
 
 class Config(pydantic.BaseModel):

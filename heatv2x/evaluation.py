@@ -35,6 +35,7 @@ from heatv2x.metrics.protocols import HEATV2X, Protocol, find_protocol
 from heatv2x.model import Collaboration
 from heatv2x.model_config import PartConfig
 from heatv2x.nn.move import Device, find_device
+from heatv2x.pretrained import PackPath
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 from heatv2x.structures import Boxes3D, Frame
 
@@ -400,7 +401,7 @@ class EvalConfig(Config):
     dataset: str | PartConfig = "opv2v"
     hetero_root: Path | None = None
     split: str = "test"
-    packs: tuple[Path, ...]
+    packs: tuple[PackPath, ...]
     ego: str = "lidar64"
     senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from heatv2x.errors import PackError
 from heatv2x.files import write_bytes
+from heatv2x.pretrained import pack_path
 
 FORMAT = 1
 Kind = Literal["base", "agent", "adapter"]
@@ -86,10 +87,14 @@ def write_pack(pack: Pack, path: str | Path) -> Path:
 def read_pack(path: str | Path, kind: Kind | None = None) -> Pack:
     """Read a pack and verify its hash.
 
+    Args:
+        path: a file, or the name of a pack that comes with HeatV2X ("shipped:base").
+        kind: what is needed.
+
     Raises:
         PackError: the file is missing, damaged, of a newer format, or not of the wanted kind.
     """
-    source = Path(path)
+    source = pack_path(path)
     try:
         with safetensors.safe_open(source, "pt") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])

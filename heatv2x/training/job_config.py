@@ -9,6 +9,7 @@ import pydantic
 
 from heatv2x.model_config import ModelConfig, PartConfig
 from heatv2x.nn.move import Device
+from heatv2x.pretrained import PackPath
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.windows import WindowConfig
@@ -88,14 +89,14 @@ class AdaptConfig(JobConfig):
         distill: weight of the distance from that lesson.
     """
 
-    base: Path
-    agents: tuple[Path, ...]
+    base: PackPath
+    agents: tuple[PackPath, ...]
     newcomer: str
     like: str = "lidar64"
     before: PartConfig | None = PartConfig(part="hetero_aware")
     after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
     received: PartConfig | None = PartConfig(part="multi_cognitive")
-    adapter: Path | None = None
+    adapter: PackPath | None = None
     window: WindowConfig = WindowConfig()
     teacher: Literal["auto", "own", "companion", "none"] = "auto"
     distill: float = pydantic.Field(2.0, ge=0)
