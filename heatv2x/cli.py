@@ -622,9 +622,13 @@ def _check_recipe(config_class: type[Config], content: Mapping[str, Any], path: 
     here = [verb for verb, config in configs.items() if config is config_class]
     if fits:
         raise ConfigError(
-            f"{path} is a recipe for '{' or '.join(fits)}', not for '{' or '.join(here)}', "
+            f"{path} is a recipe for {_either(fits)}, not for {_either(here)}, "
             f"which has no setting {', '.join(strange)}"
         )
+
+
+def _either(verbs: Sequence[str]) -> str:
+    return " or ".join(f"'{verb}'" for verb in verbs)
 
 
 def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[str] | None) -> None:

@@ -27,7 +27,9 @@ class Config(pydantic.BaseModel):
         """`reported=true` means the choice "true", not YAML's boolean."""
         if not isinstance(settings, Mapping):
             return settings
-        read = {key: chosen(cls, key, value) for key, value in settings.items() if isinstance(value, bool | int | float)}
+        read = {
+            key: chosen(cls, key, value) for key, value in settings.items() if isinstance(value, bool | int | float)
+        }
         return {**settings, **read} if read else settings
 
     def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +130,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         content = json.loads(text) if is_json else yaml.safe_load(text)
     except OSError as error:
         raise DataError(source, f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise DataError(source, f"is not valid {'JSON' if is_json else 'YAML'}: {error}") from error
     if not isinstance(content, dict):
         raise DataError(source, "does not hold settings by name", way_out="write key: value lines")

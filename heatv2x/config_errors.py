@@ -95,35 +95,33 @@ def _below(keys: tuple[str, ...], above: tuple[str, ...]) -> bool:
 
 def _place(config_class: type[pydantic.BaseModel], location: Sequence[int | str], given: Any) -> _Place:
     """Follow pydantic's location from config to config, through optional ones, unions and mappings by name."""
-    annotation: Any = config_class
-    keys: list[str] = []
+    keys: tuple[str, ...] = ()
     found = _Place((), config_class, (), given, [], 0)
+    annotation: Any = config_class
     value = given
-    for number, step in enumerate(location):
-        options = members(annotation)
-        model = next((option for option in options if is_config(option)), None)
-        if len(options) > 1 and isinstance(step, str) and step != (model.__name__ if model else None):
-            break  # a member of a union that was tried: the whole union is what was expected
-        if len(options) > 1 and model is not None and step == model.__name__:
-            annotation = model
-            found.through = number + 1
+    for number, step in enumerate(location, start=1):
+        options = [option for option in members(annotation) if option is not types.NoneType]
+        config = next((option for option in options if is_config(option)), None)
+        only = options[0]
+        if len(options) > 1:
+            if config is None or step != config.__name__:
+                break  # a member of a union that was tried: the whole union is what was expected
+            annotation, found.through = config, number
             continue
-        (only,) = options if len(options) == 1 else (model,)
-        origin = typing.get_origin(only)
-        if is_config(only):
-            declared = _field(only, str(step))
-            keys.append(str(step))
-            value = value.get(step) if isinstance(value, Mapping) else None
-            if declared is None:
-                return _Place(tuple(keys), None, (), value, keys_of(only), number + 1)
-            annotation, metadata = declared.annotation, declared.metadata
-        elif origin in (dict, Mapping) and isinstance(step, str):
-            keys.append(step)
-            value = value.get(step) if isinstance(value, Mapping) else None
-            annotation, metadata = typing.get_args(only)[1], ()
+        metadata: Sequence[Any] = ()
+        if config is not None:
+            declared = _field(config, str(step))
+            known = [] if declared else keys_of(config)
+            annotation, metadata = (declared.annotation, declared.metadata) if declared else (None, ())
+        elif typing.get_origin(only) in (dict, Mapping) and isinstance(step, str):
+            known, annotation = [], typing.get_args(only)[1]
         else:
             break  # an item of a list: the list is what was expected
-        found = _Place(tuple(keys), annotation, metadata, value, [], number + 1)
+        keys = (*keys, str(step))
+        value = value.get(step) if isinstance(value, Mapping) else None
+        found = _Place(keys, annotation, metadata, value, known, number)
+        if known:
+            break
     return found
 
 
@@ -195,24 +193,23 @@ def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def _one(option: Any) -> str:
+    """One member of a union, in words."""
     origin, arguments = typing.get_origin(option), typing.get_args(option)
     if origin in (tuple, list):
-        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-            return f"a list of {len(arguments)} {_many(arguments[0])}"
-        return f"a list of {_many(arguments[0]) if arguments else 'values'}"
-    if origin is typing.Literal:
-        choices = [as_typed(choice) for choice in arguments]
-        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
-    if isinstance(option, type) and issubclass(option, enum.Enum):
-        return f"one of {', '.join(str(member.value) for member in option)}"
-    if origin in (dict, Mapping) or option is dict:
-        return "settings by name"
-    if is_config(option):
-        return f"settings in parts ({', '.join(keys_of(option)[:4])}{', ...' if len(keys_of(option)) > 4 else ''})"
-    inner = members(option)
-    if inner != [option]:
-        return expected(option)
-    return (_PLAIN | _NAMED).get(option, (getattr(option, "__name__", str(option)), ""))[0]
+        fixed = origin is tuple and arguments and arguments[-1] is not Ellipsis
+        words = f"a list of {len(arguments) if fixed else ''} {_many(arguments[0]) if arguments else 'values'}"
+    elif origin is typing.Literal:
+        words = ("one of " if len(arguments) > 1 else "") + ", ".join(map(as_typed, arguments))
+    elif isinstance(option, type) and issubclass(option, enum.Enum):
+        words = f"one of {', '.join(str(member.value) for member in option)}"
+    elif origin in (dict, Mapping) or option is dict:
+        words = "settings by name"
+    elif is_config(option):
+        keys = keys_of(option)
+        words = f"settings in parts ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+    else:
+        words = (_PLAIN | _NAMED).get(option, (getattr(option, "__name__", str(option)), ""))[0]
+    return " ".join(words.split())
 
 
 def _many(annotation: Any) -> str:
@@ -225,7 +222,7 @@ def _many(annotation: Any) -> str:
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
-    """" above 0 and up to 1" of the limits that a field declares."""
+    """ " above 0 and up to 1" of the limits that a field declares."""
     words = []
     for limit in _flat(metadata):
         for name, text in (

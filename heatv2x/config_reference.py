@@ -43,16 +43,20 @@ def _rows(
         required = about.is_required() and given is None
         default = None
         if not required:
-            default = (
-                getattr(given, name) if given else about.get_default(call_default_factory=True, validated_data={})
-            )
+            default = getattr(given, name) if given else about.get_default(call_default_factory=True, validated_data={})
         meaning = meanings.get(key) or meanings.get(name, "")
         shown = "" if required else "''" if default == "" else as_typed(default)
         inside = [option for option in members(about.annotation) if is_config(option)]
         entries = [option for option in members(about.annotation) if typing.get_origin(option) in (dict, Mapping)]
         plain = not any(_is_part(option) for option in inside)
-        yield f"{above}{key}", "(see below)" if inside and plain and isinstance(default, pydantic.BaseModel) else shown, (
-            f"{meaning} ({expected(about.annotation, about.metadata)})" if _has_choices(about.annotation) else meaning
+        yield (
+            f"{above}{key}",
+            "(see below)" if inside and plain and isinstance(default, pydantic.BaseModel) else shown,
+            (
+                f"{meaning} ({expected(about.annotation, about.metadata)})"
+                if _has_choices(about.annotation)
+                else meaning
+            ),
         )
         for option in inside:
             yield from _inner(option, default, f"{above}{key}.", key)

@@ -86,7 +86,8 @@ def print_packs(out: Console) -> None:
     table.add_column("feature space", no_wrap=True)
     for name, pack in packs():
         part = str(pack.config.get("part", "-"))
-        table.add_row(name, pack.kind, pack.agent_type or "-", part, f"{pack.parameters:,}", pack.feature_space or "any")
+        space = pack.feature_space or "any"
+        table.add_row(name, pack.kind, pack.agent_type or "-", part, f"{pack.parameters:,}", space)
     out.print(table)
 
 

@@ -22,10 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from heatv2x.config import Config, nearest
-from heatv2x.datasets.base import Dataset
+from heatv2x.datasets.base import Dataset, DatasetConfig
 from heatv2x.errors import ConfigError
 from heatv2x.files import atomic_path, write_text
-from heatv2x.model_config import PartConfig
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Float64, Frame
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#6f4fb0", "#7f7f7f")
@@ -41,8 +40,8 @@ _SUFFIXES = (".png", ".html", ".rrd")
 class ViewConfig(Config):
     """Attributes:
     out: the picture: .png, .html, or .rrd for rerun.
-    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
-        dataset.settings.KEY=VALUE.
+    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+        part's own settings.
     split: the first one of the folder by default.
     frame: its number, or "scenario/timestamp"; also the word after the folder.
     lidar: which sweep of those who have several; the one with most beams by default.
@@ -51,7 +50,7 @@ class ViewConfig(Config):
     """
 
     out: Path = Path("frame.png")
-    dataset: str | PartConfig | None = None
+    dataset: str | DatasetConfig | None = None
     split: str | None = None
     frame: str | int = 0
     lidar: str | None = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pydantic
+
 from heatv2x import config, plugins
-from heatv2x.errors import ConfigError, HeatError
+from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.structures import SENSORS, Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
 
@@ -128,6 +131,63 @@ class Dataset(ABC):
     @functools.cached_property
     def _by_name(self) -> dict[str, int]:
         return {self.name(index): index for index in range(len(self))}
+
+
+class DatasetConfig(config.Config):
+    """Which part reads a dataset, and the settings of that part, which its own `Config` checks.
+
+    Attributes:
+        part: file name in `heatv2x/datasets/`, or "package.module:Class"; without it the folder is recognised.
+        settings: what differs from the part's defaults.
+    """
+
+    part: str | None = None
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """The part that reads a folder.
+
+    Attributes:
+        part: its name.
+        settings: its settings.
+        dataset_class: itself.
+        tree: what it recognised.
+    """
+
+    part: str
+    settings: Mapping[str, Any]
+    dataset_class: type[Dataset]
+    tree: Recognised
+
+
+def recognise(root: Path, wanted: str | DatasetConfig | None = None) -> Reader:
+    """The part that reads a folder: the one that is wanted, or else the only one that recognises it.
+
+    Args:
+        root: the dataset's folder.
+        wanted: the part's name, or its settings with or without a name.
+
+    Raises:
+        DataError: no such folder, or nobody recognises it.
+        ConfigError: no such part, or several recognise the folder; says how to choose.
+    """
+    if not root.is_dir():
+        raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
+    given = DatasetConfig(part=wanted) if isinstance(wanted, str) else wanted or DatasetConfig()
+    names = plugins.available("datasets") if given.part is None else [given.part]
+    found = [(name, plugins.find("datasets", name)) for name in names]
+    known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
+    if len(known) > 1:
+        titles = " and ".join(f"{tree.title} (dataset={name})" for name, _, tree in known)
+        raise ConfigError(f"{root} looks like {titles}: say which it is, such as dataset={known[0][0]}")
+    if not known:
+        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
+        problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
+        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
+    name, part, tree = known[0]
+    return Reader(name, given.settings, part, tree)
 
 
 def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str, Any] | None = None) -> Dataset:

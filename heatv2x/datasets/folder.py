@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -14,7 +16,7 @@ from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
 from heatv2x.formats.arrays import read_bin, read_npy
-from heatv2x.formats.folder_layout import CLOUDS, IMAGES, RecordedAgent, RecordedBoxes, read_recordings
+from heatv2x.formats.folder_layout import CLOUDS, IMAGES, RecordedAgent, RecordedBoxes, Recording, read_recordings
 from heatv2x.formats.image import read_rgb
 from heatv2x.formats.pcd import read_pcd
 from heatv2x.ground_truth import in_image
@@ -49,13 +51,17 @@ class Folder(Dataset):
 
         Attributes:
             intensity_max: the intensity in the files that means 1.
+            lidar_as: read the sensor folder `lidar` as this sensor, such as lidar64, which types ask for by name.
         """
 
         intensity_max: float = pydantic.Field(1.0, gt=0)
+        lidar_as: Literal["lidar64", "lidar32", "lidar16"] | None = None
 
     def __init__(self, root: str | Path, split: str, **settings: object) -> None:
         self.settings = self.Config.model_validate(settings)
         self.recordings, self._fingerprint = read_recordings(root, split)
+        if self.settings.lidar_as is not None:
+            self.recordings = [self._renamed(recording, self.settings.lidar_as) for recording in self.recordings]
         self._frames = [(recording, frame) for recording in self.recordings for frame in recording.frames()]
         if unlabelled := [recording.name for recording in self.recordings if not recording.boxes]:
             _log.warning("%s/%s: %s without boxes.csv", root, split, ", ".join(unlabelled))
@@ -163,6 +169,19 @@ class Folder(Dataset):
             frame = None
         return Visit(self.name(index), frame, tuple(files), (), sources, of=len(self))
 
+    @staticmethod
+    def _renamed(recording: Recording, name: str) -> Recording:
+        """A recording whose LiDAR folders `lidar` count as another sensor."""
+        both = next((agent for agent in recording.agents if {"lidar", name} <= set(agent.lidars)), None)
+        if both is not None:
+            problem = f"has a folder {name}, too, so lidar_as={name} is ambiguous"
+            raise DataError(both.folder / "lidar", problem, way_out="leave lidar_as out, or rename one of the folders")
+        agents = [
+            replace(agent, lidars=tuple(name if each == "lidar" else each for each in agent.lidars))
+            for agent in recording.agents
+        ]
+        return replace(recording, agents=tuple(agents))
+
     def _look(self, agent: RecordedAgent, frame: str) -> None:
         self._cameras(agent, frame)
 
@@ -176,9 +195,14 @@ class Folder(Dataset):
     def _cloud(self, agent: RecordedAgent, name: str, frame: str) -> PointCloud:
         if name not in agent.lidars:
             have = ", ".join(agent.lidars) or "no LiDAR"
-            way_out = f"name an agent's sensor among these ({have}): model.agents.<type>.settings.sensor"
+            way_out = (
+                f"this agent has {have}. To read its folder lidar as {name}: dataset.settings.lidar_as={name}"
+                if "lidar" in agent.lidars and name != "lidar"
+                else f"this agent has {have}: use a type whose sensor is among them, or read other recordings"
+            )
             raise DataError(agent.folder / name, "is missing: the agent has no such LiDAR", way_out=way_out)
-        path = agent.sensor_file(name, frame, CLOUDS)
+        folder = "lidar" if name == self.settings.lidar_as else name
+        path = agent.sensor_file(folder, frame, CLOUDS)
         read = {".pcd": read_pcd, ".npy": read_npy, ".bin": read_bin}[path.suffix]
         return PointCloud(read(path, intensity_max=self.settings.intensity_max))
 

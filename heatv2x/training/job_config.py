@@ -7,7 +7,8 @@ from typing import Literal
 
 import pydantic
 
-from heatv2x.model_config import ModelConfig, PartConfig
+from heatv2x.datasets.base import DatasetConfig
+from heatv2x.model_config import ModelConfig, PartConfig, check_type_name
 from heatv2x.nn.move import Device
 from heatv2x.pretrained import PackPath
 from heatv2x.training.loop import LoopConfig
@@ -20,7 +21,8 @@ class JobConfig(LoopConfig):
 
     Attributes:
         data: the dataset's folder.
-        dataset: the dataset part that reads it; with settings of its own: dataset.part=NAME dataset.settings.KEY=VALUE.
+        dataset: the dataset part that reads it, where the folder is not recognised; dataset.settings.KEY=VALUE are the
+            part's own settings.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
         frames: use only so many training frames, spread evenly; None uses all.
         hold_data: keep their sensor data in memory; false reads them from the disk whenever they are drawn, with the
@@ -32,7 +34,7 @@ class JobConfig(LoopConfig):
     """
 
     data: Path
-    dataset: str | PartConfig = "opv2v"
+    dataset: str | DatasetConfig | None = None
     hetero_root: Path | None = None
     frames: int | None = pydantic.Field(None, gt=0)
     hold_data: bool = True
@@ -70,6 +72,12 @@ class EncoderConfig(JobConfig):
     name: str
     agent: PartConfig
     model: ModelConfig = ModelConfig()
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _possible(cls, name: str) -> str:
+        check_type_name(name)
+        return name
 
 
 class AdaptConfig(JobConfig):

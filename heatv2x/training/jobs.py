@@ -18,9 +18,10 @@ import torch
 
 from heatv2x import __version__, processes
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
+from heatv2x.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator, open_part
+from heatv2x.evaluation import Evaluator, named_dataset, open_part
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import Collaboration
@@ -99,7 +100,8 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
     Its own backbone, neck and head are kept beside it as a base pack: the dedicated single-agent network.
     """
     alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
-    model = _seeded(config, lambda: Collaboration(ModelConfig(**{**config.model.model_dump(), **alone})))
+    sizes = build(ModelConfig, {**config.model.model_dump(), **alone}, complete=True)
+    model = _seeded(config, lambda: Collaboration(sizes))
     if config.scenes.senders:
         raise ConfigError("scenes.senders must be 0: an encoder is pretrained alone, without collaborators")
 
@@ -231,7 +233,7 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         model = assemble(read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers])
         parts = {"before": config.before, "after": config.after, "received": config.received}
         for name in newcomers:
-            encoder = PartConfig(**packs[name].config)
+            encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
             model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, packs[name])
         if config.adapter is not None:
@@ -262,6 +264,7 @@ def _run(
 ) -> JobResult:
     """Read, prepare, train, write: the same for every job."""
     tell = report or (lambda *_: None)
+    config = _settled(config)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
     model.to(find_device(config.device))
@@ -308,7 +311,13 @@ def finished(config: JobConfig) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record: dict[str, Any] = read_json(path)
+    config = _settled(config)
     return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
+
+
+def _settled(config: JobConfig) -> JobConfig:
+    """The settings with the name of the part that reads the data, so that what is written down says it."""
+    return config.model_copy(update={"dataset": named_dataset(config.dataset, config.data)})
 
 
 def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:
