@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,7 +105,7 @@ def _place(config_class: type[pydantic.BaseModel], location: Sequence[int | str]
         config = next((option for option in options if is_config(option)), None)
         only = options[0]
         if len(options) > 1:
-            if config is None or step != config.__name__:
+            if config is None or not re.search(rf"\b{config.__name__}\b", str(step)):
                 break  # a member of a union that was tried: the whole union is what was expected
             annotation, found.through = config, number
             continue
@@ -178,17 +179,20 @@ def _way_out(key: str, annotation: Any, value: Any) -> str:
 
 
 def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """What a setting of this type must be: "a whole number above 0", "one of auto, cpu, cuda", "a list of paths"."""
-    options = members(annotation)
-    bounds = _bounds([*metadata, *_metadata(annotation)])
-    some = [option for option in options if option is not types.NoneType]
-    words = list(dict.fromkeys(_one(option) for option in some))
-    if types.NoneType in options:
-        words.append("null")
-    if bounds and some and typing.get_origin(some[0]) not in (tuple, list):
-        words[0] += bounds
-    elif bounds:
-        words[0] += f" ({bounds.strip()} of them)"
+    """What a setting of this type must be: "a whole number above 0", "one of auto, cpu, cuda", "a list of paths".
+
+    Args:
+        annotation: the declared type.
+        metadata: limits that the field declares beside it; in a union they belong to the first member.
+    """
+    some = [(option, own) for option, own in _alternatives(annotation) if option is not types.NoneType]
+    words: dict[str, None] = {}
+    for number, (option, own) in enumerate(some):
+        limits = _bounds([*own, *(metadata if number == 0 else ())])
+        in_brackets = limits and typing.get_origin(option) in (tuple, list)
+        words[_one(option) + (f" ({limits.strip()} of them)" if in_brackets else limits)] = None
+    if types.NoneType in members(annotation):
+        words["null"] = None
     return " or ".join(words)
 
 
@@ -213,11 +217,11 @@ def _one(option: Any) -> str:
 
 
 def _many(annotation: Any) -> str:
-    options = members(annotation)
-    if len(options) == 1 and options[0] in _PLAIN | _NAMED:
-        return (_PLAIN | _NAMED)[options[0]][1] + _bounds(_metadata(annotation))
-    if len(options) == 1 and typing.get_origin(options[0]) in (tuple, list):
-        return f"lists, each {_one(options[0])}"
+    (option, limits), *others = _alternatives(annotation)
+    if not others and option in _PLAIN | _NAMED:
+        return (_PLAIN | _NAMED)[option][1] + _bounds(limits)
+    if not others and typing.get_origin(option) in (tuple, list):
+        return f"lists, each {_one(option)}"
     return f"values, each {expected(annotation)}"
 
 
@@ -251,20 +255,17 @@ def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
 
 def members(annotation: Any) -> list[Any]:
     """The members of a union (one for any other type), without the annotations around them."""
-    annotation = _bare(annotation)
+    return [option for option, _ in _alternatives(annotation)]
+
+
+def _alternatives(annotation: Any, metadata: tuple[Any, ...] = ()) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The members of a union (one for any other type), each with the limits it is annotated with."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        inner, *limits = typing.get_args(annotation)
+        return _alternatives(inner, (*metadata, *limits))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [member for each in typing.get_args(annotation) for member in members(each)]
-    return [annotation]
-
-
-def _bare(annotation: Any) -> Any:
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def _metadata(annotation: Any) -> list[Any]:
-    return list(typing.get_args(annotation)[1:]) if typing.get_origin(annotation) is typing.Annotated else []
+        return [found for each in typing.get_args(annotation) for found in _alternatives(each, metadata)]
+    return [(annotation, metadata)]
 
 
 def is_config(option: Any) -> bool:

@@ -44,7 +44,7 @@ def _rows(
         default = None
         if not required:
             default = getattr(given, name) if given else about.get_default(call_default_factory=True, validated_data={})
-        meaning = meanings.get(key) or meanings.get(name, "")
+        meaning = re.sub(r"\bNone\b", "null", meanings.get(key) or meanings.get(name, ""))
         shown = "" if required else "''" if default == "" else as_typed(default)
         inside = [option for option in members(about.annotation) if is_config(option)]
         entries = [option for option in members(about.annotation) if typing.get_origin(option) in (dict, Mapping)]
@@ -66,16 +66,19 @@ def _rows(
                 yield from _inner(value_type, None, f"{above}{key}.NAME.", key)
 
 
-def _inner(option: type[pydantic.BaseModel], default: Any, above: str, key: str) -> Iterator[tuple[str, str, str]]:
-    given = default if isinstance(default, option) else None
+def _inner(
+    option: type[pydantic.BaseModel], given_default: Any, above: str, key: str
+) -> Iterator[tuple[str, str, str]]:
+    given = given_default if isinstance(given_default, option) else None
     if not _is_part(option):
         yield from _rows(option, given, above)
         return
     kind = KINDS.get(key)
     where = f"; heatv2x list {kind} explains them" if kind else ""
+    default = ", ".join(f"{name}: {as_typed(value)}" for name, value in getattr(given, "settings", {}).items())
     part = getattr(given, "part", None)
-    yield f"{above}part", part or "", f"its name{f': heatv2x list {kind}' if kind else ''}"
-    yield f"{above}settings.KEY", "", f"its own settings{where}"
+    yield f"{above}part", part or "", f"the part's name{f' (heatv2x list {kind})' if kind else ''}"
+    yield f"{above}settings.KEY", default or "of the part", f"the part's own settings{where}"
 
 
 def _is_part(option: type[pydantic.BaseModel]) -> bool:

@@ -376,7 +376,9 @@ class EvalConfig(Config):
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
         split: which split.
         packs: base, agent and adapter packs, any order.
-        ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
+        ego: the ego's type.
+        senders: the senders' type; several types take turns.
+        drop: true lets the ego hear nobody.
         assignment: a file that assigns a type to each agent of each scenario; then `plays` says which of our types each
             of its types plays, `ego` is the type the ego must be of, and `senders` is unused.
         plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types, or of a type that plays

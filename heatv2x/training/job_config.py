@@ -24,12 +24,12 @@ class JobConfig(LoopConfig):
         dataset: the dataset part that reads it, where the folder is not recognised; dataset.settings.KEY=VALUE are the
             part's own settings.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        frames: use only so many training frames, spread evenly; None uses all.
-        hold_data: keep their sensor data in memory; false reads them from the disk whenever they are drawn, with the
-            same result.
-        out: the run folder.
-        device: "auto" takes CUDA if there is one.
-        batch_size: scenes (or agents) per step, of all processes together.
+        frames: train on so many frames only, spread evenly over the split; None takes all of them.
+        hold_data: keep the frames' sensor data in memory; false reads them from the disk whenever they are drawn, with
+            the same result.
+        out: the run folder: settings, log, record, checkpoint and packs are written here.
+        device: "auto" takes CUDA if there is a GPU.
+        batch_size: scenes (or agents) in one step, of all processes together.
         scenes: how training scenes are drawn.
     """
 
@@ -48,7 +48,7 @@ class BaseConfig(JobConfig):
     """Training a base with its own agents, collaboratively.
 
     Attributes:
-        model: sizes and parts.
+        model: the sizes and parts of the network.
     """
 
     out: Path = Path("runs/base")
@@ -60,9 +60,10 @@ class EncoderConfig(JobConfig):
     """Pretraining a newcomer's encoder in its own single-agent network, without any base.
 
     Attributes:
-        name: the type's name.
-        agent: its kind.
-        model: sizes; cells and channels must be those of the base it will join, whose grid may reach further.
+        name: the name of the new type.
+        agent: its kind: the part that encodes its sensor data.
+        model: the sizes of the network; cells and channels must be those of the base that the type will join, whose
+            grid may reach further.
     """
 
     out: Path = Path("runs/encoder")
@@ -87,10 +88,11 @@ class AdaptConfig(JobConfig):
         base: the base pack.
         agents: agent packs: the base types' encoders, and the newcomer's.
         newcomer: the type that joins.
-        like: the deployed type whose typed parameters it starts from.
-        before, after, received: its adapters; null leaves one out.
-        adapter: an adapter pack to start from (the result of `local`), for `collaborative`.
-        window: crop and margin of a training step.
+        like: the deployed type whose typed fusion parameters the newcomer starts from.
+        before, after: the newcomer's adapters before and after the shared backbone; null leaves one out.
+        received: the adapter that egos apply to what they receive from the newcomer; null leaves it out.
+        adapter: the adapter pack to start from: the result of `adapt local`, for `adapt collaborative`.
+        window: how much of the map one training step sees.
         teacher: whose data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
             the base type's sensor on the same vehicle, or "none"; "auto" is own for a newcomer with one LiDAR, else
             companion.
