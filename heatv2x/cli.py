@@ -490,6 +490,21 @@ def robustness(settings: Settings = None, quick: Quick = False) -> None:
     _say(f"\nPage: {wanted.docs / 'robustness.md'}\nNumbers: {wanted.docs / 'robustness.json'}")
 
 
+@app.command("table")
+def table_of_runs(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval or the demo has written.")],
+) -> None:
+    """The rows of several evaluations in one table; exit code 1 if they may not be compared."""
+    from heatv2x.comparison import read_rows
+
+    rows, differences = read_rows(runs)
+    _print_rows(rows)
+    for difference in differences:
+        _say(f"note: {difference}")
+    if differences:
+        raise typer.Exit(1)
+
+
 @app.command()
 def report(settings: Settings = None) -> None:
     """Write report.html into a run folder: run=runs/demo."""

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "metrics", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),
     ("rows",),
-    ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue", "listing"),
+    ("report", "inspection", "plausibility", "tables", "view", "doctor", "catalogue", "listing", "comparison"),
     ("bench",),
     ("cli", "demo", "__main__"),
 )
