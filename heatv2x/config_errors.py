@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import annotated_types
 import pydantic
 
 from heatv2x.errors import nearest
@@ -247,7 +246,7 @@ def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
     for limit in metadata:
         if isinstance(limit, pydantic.fields.FieldInfo):
             yield from limit.metadata
-        elif isinstance(limit, annotated_types.GroupedMetadata):
+        elif isinstance(limit, Iterable):  # limits that stand in one object
             yield from limit
         else:
             yield limit
