@@ -51,7 +51,7 @@ def test_what_must_not_be_compared_is_said(
 def test_what_is_no_evaluation(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="heatv2x table"):
         read_rows([])
-    with pytest.raises(DataError, match="metrics.json"):
+    with pytest.raises(DataError, match=r"metrics\.json"):
         read_rows([tmp_path])
     for content in ([], {}, {"rows": []}, {"rows": [{"name": "a"}]}, {"rows": "x"}):
         write_json(tmp_path / "metrics.json", content)
