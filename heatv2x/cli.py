@@ -34,14 +34,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-world_app = typer.Typer(help="The synthetic world.", no_args_is_help=True)
+world_app = typer.Typer(help="Build the synthetic world.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
 adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
-data_app = typer.Typer(help="Look through a dataset before training, index it, draw it.", no_args_is_help=True)
-bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
-pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
-import_app = typer.Typer(help="Bring in networks of other projects.", no_args_is_help=True)
-export_app = typer.Typer(help="Hand on networks to other runtimes.", no_args_is_help=True)
+data_app = typer.Typer(help="Check a dataset before training, index it, draw it.", no_args_is_help=True)
+bench_app = typer.Typer(help="Run the studies whose results are in docs/benchmarks.", no_args_is_help=True)
+pack_app = typer.Typer(help="Inspect and verify packs.", no_args_is_help=True)
+import_app = typer.Typer(help="Import networks of other projects.", no_args_is_help=True)
+export_app = typer.Typer(help="Export networks to other runtimes.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
@@ -98,12 +98,15 @@ def main() -> None:
 @app.command()
 def demo(
     settings: Settings = None,
-    full: Annotated[bool, typer.Option("--full", help="The camera newcomer joins, too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Let the camera newcomer join as well.")] = False,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the packs that come along.")
     ] = False,
 ) -> None:
-    """A new agent type joins an alliance, and the gain is shown: runs/demo/report.html."""
+    """Let a newcomer join an alliance and report the gain.
+
+    Builds a small synthetic world, adapts the newcomer, and writes runs/demo/report.html.
+    """
     from heatv2x.demo import DemoConfig, run_demo
 
     config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
@@ -115,7 +118,7 @@ def demo(
 
 @app.command()
 def doctor() -> None:
-    """Check this machine, and say how to mend what is wrong."""
+    """Check this machine and say how to fix what is wrong."""
     from heatv2x.doctor import examine
 
     table = Table("", "what", "found", "way out", box=None)
@@ -135,7 +138,10 @@ def list_parts(
         typer.Argument(help="One kind of part with the settings of its parts; or recipes, protocols or packs."),
     ] = None,
 ) -> None:
-    """What can be named in a setting: parts with their source and cost, recipes, protocols, packs."""
+    """List the names that settings take.
+
+    Parts with their source and cost, by kind; recipes, protocols of average precision, and the packs that come along.
+    """
     from heatv2x import listing, plugins
 
     known = [*plugins.CONTRACTS, *listing.COLLECTIONS]
@@ -165,7 +171,10 @@ def settings(
         list[str], typer.Argument(metavar="VERB [KEY]", help="For example: train base; train base model; eval channel")
     ],
 ) -> None:
-    """The settings of a verb down to the last nested key, or those inside one KEY: default and meaning."""
+    """Explain the settings of a verb.
+
+    Every key down to the last nested one, or those inside KEY, with its default and meaning.
+    """
     from heatv2x import listing
     from heatv2x.config_reference import settings_of
 
@@ -186,7 +195,10 @@ def settings(
 
 @world_app.command("build")
 def world_build(settings: Settings = None) -> None:
-    """Write a synthetic multi-agent dataset in the OPV2V-H layout: out=FOLDER frames=N seed=S."""
+    """Write a synthetic dataset in the layout of OPV2V-H.
+
+    For example: out=runs/world train=40 validate=4 test=8 seed=1
+    """
     from heatv2x.world.build import WorldConfig, build_world
 
     config = _config(WorldConfig, settings)
@@ -208,7 +220,10 @@ def data_check(
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Look for what is missing, broken or cannot be true; exit code 2 if there is anything."""
+    """Find what is missing, broken or impossible.
+
+    Exit code 0 if nothing is wrong, 2 otherwise.
+    """
     from heatv2x.files import write_json
     from heatv2x.inspection import CheckConfig, inspect
     from heatv2x.tables import print_inspection
@@ -228,7 +243,7 @@ def data_check(
 
 @data_app.command("index")
 def data_index(path: Folder, settings: Settings = None) -> None:
-    """Parse the descriptions of all splits once, so that every later start is fast."""
+    """Parse all descriptions once, so that later starts are fast."""
     from heatv2x.inspection import IndexConfig, build_indexes
     from heatv2x.tables import print_indexes
 
@@ -240,7 +255,10 @@ def data_index(path: Folder, settings: Settings = None) -> None:
 
 @data_app.command("view")
 def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
-    """Draw a frame, by number or scenario/timestamp: out=frame.png, .html, or .rrd for rerun."""
+    """Draw a frame of a dataset.
+
+    FRAME is its number, or scenario/timestamp. For example: DATA 12 out=frame.png; .html and .rrd (for rerun) work, too.
+    """
     from heatv2x.datasets.base import open_dataset
     from heatv2x.inspection import recognise
     from heatv2x.view import ViewConfig, draw, frame_number, look
@@ -259,7 +277,10 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
 
 @train_app.command("base")
 def train_base(settings: Settings = None) -> None:
-    """Train a base with its own agents, collaboratively: data=FOLDER out=FOLDER steps=N."""
+    """Train a base with its own agents, collaboratively.
+
+    For example: data=FOLDER out=runs/base steps=700
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.BaseConfig, jobs.train_base, settings)
@@ -267,7 +288,10 @@ def train_base(settings: Settings = None) -> None:
 
 @train_app.command("encoder")
 def train_encoder(settings: Settings = None) -> None:
-    """Pretrain a newcomer's encoder alone: data=FOLDER name=TYPE agent.part=KIND."""
+    """Pretrain a newcomer's encoder, alone.
+
+    For example: data=FOLDER name=lidar16 agent.part=lidar_slices out=runs/lidar16
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.EncoderConfig, jobs.train_encoder, settings)
@@ -275,7 +299,11 @@ def train_encoder(settings: Settings = None) -> None:
 
 @adapt_app.command("local")
 def adapt_local(settings: Settings = None) -> None:
-    """LHFT: train a newcomer's adapters on its own data: data= base= agents=[...] newcomer=TYPE."""
+    """LHFT: train a newcomer's adapters on its own data.
+
+    Local Heterogeneous Fine-Tuning against the frozen base. For example: data=FOLDER base=shipped:base
+    agents=[shipped:lidar64,shipped:lidar16] newcomer=lidar16 out=runs/local
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.LocalConfig, jobs.adapt_local, settings)
@@ -283,7 +311,10 @@ def adapt_local(settings: Settings = None) -> None:
 
 @adapt_app.command("collaborative")
 def adapt_collaborative(settings: Settings = None) -> None:
-    """GCFT: train everything that is the newcomer's in mixed scenes: as local, and adapter=PACK."""
+    """GCFT: train the newcomer's part in mixed scenes.
+
+    Global Collaborative Fine-Tuning: the settings of `adapt local`, and adapter=PACK, which `adapt local` wrote.
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.CollaborativeConfig, jobs.adapt_collaborative, settings)
@@ -291,7 +322,10 @@ def adapt_collaborative(settings: Settings = None) -> None:
 
 @adapt_app.command("backward")
 def adapt_backward(settings: Settings = None) -> None:
-    """Backward alignment (HEAL), a rival: the newcomer's whole encoder against the frozen base; as local."""
+    """Backward alignment as in HEAL, a rival of LHFT.
+
+    Trains the newcomer's whole encoder against the frozen base. The settings are those of `adapt local`.
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.BackwardConfig, jobs.align_backward, settings)
@@ -299,7 +333,10 @@ def adapt_backward(settings: Settings = None) -> None:
 
 @adapt_app.command("full")
 def adapt_full(settings: Settings = None) -> None:
-    """Full fine-tuning of base and newcomer, the yardstick: as local."""
+    """Fine-tune base and newcomer in full, the yardstick.
+
+    The settings are those of `adapt local`.
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.FullConfig, jobs.full_finetune, settings)
@@ -307,7 +344,10 @@ def adapt_full(settings: Settings = None) -> None:
 
 @app.command("eval")
 def evaluate(settings: Settings = None) -> None:
-    """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
+    """Evaluate packs on a split.
+
+    For example: packs=[shipped:base,shipped:lidar64] data=FOLDER ego=lidar64 senders=lidar64 channel.sigma_m=0.4
+    """
     from heatv2x.evaluation import EvalConfig, run_eval
 
     with _together():
@@ -320,7 +360,7 @@ def evaluate(settings: Settings = None) -> None:
 
 @pack_app.command("inspect")
 def pack_inspect(path: Path) -> None:
-    """Show a pack's manifest."""
+    """Print the manifest of a pack: a path, or shipped:NAME."""
     from heatv2x.packs import read_pack
     from heatv2x.pretrained import pack_path
 
@@ -338,7 +378,10 @@ def pack_inspect(path: Path) -> None:
 
 @pack_app.command("verify")
 def pack_verify(paths: list[Path]) -> None:
-    """Check hashes, and that agent and adapter packs fit the base pack among them."""
+    """Check packs, and whether they fit together.
+
+    The hash of each; and if a base pack is among them, that the others can be used with it.
+    """
     from heatv2x.assembly import assemble, read_all
     from heatv2x.packs import read_pack
 
@@ -352,7 +395,10 @@ def pack_verify(paths: list[Path]) -> None:
 
 @import_app.command("heal")
 def import_heal(checkpoint: Path, settings: Settings = None) -> None:
-    """A HEAL checkpoint to packs: CKPT out=FOLDER, names.m1=lidar64 and so on."""
+    """Turn a checkpoint of HEAL into packs.
+
+    For example: net_epoch_bestval_at23.pth out=runs/heal names.m1=lidar64
+    """
     from heatv2x.imports import heal
 
     config = _config(heal.HealImport, settings)
@@ -368,7 +414,10 @@ def import_heal(checkpoint: Path, settings: Settings = None) -> None:
 
 @export_app.command("onnx")
 def export_onnx(settings: Settings = None) -> None:
-    """Encoders, fusion and head as ONNX files, checked in onnxruntime: run=FOLDER (or packs=[...]) out=FOLDER."""
+    """Write a model as ONNX files, checked in onnxruntime.
+
+    For example: run=runs/demo out=onnx, or packs=[shipped:base,shipped:lidar64] out=onnx
+    """
     from heatv2x.export import folder
     from heatv2x.tables import print_export
 
@@ -379,7 +428,9 @@ def export_onnx(settings: Settings = None) -> None:
     _say(f"\nFiles: {config.out}\nWhat goes in and comes out: {config.out / folder.MANIFEST}")
 
 
-Quick = Annotated[bool, typer.Option("--quick", help="One seed and very little of everything: a check, no result.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Use one seed and very little of everything: a check, not a result.")
+]
 
 
 @bench_app.command("adaptation")
@@ -388,7 +439,10 @@ def bench_adaptation(
     quick: Quick = False,
     finished: Annotated[bool, typer.Option("--finished", help="Write the page from what is finished.")] = False,
 ) -> None:
-    """The adaptation study: every rival, every control, several seeds; continues where it was interrupted."""
+    """Run the adaptation study: rivals, controls, seeds.
+
+    Continues where it was interrupted, and writes docs/benchmarks/adaptation.md.
+    """
     from heatv2x.bench import adaptation, config
     from heatv2x.bench.page import write_page
     from heatv2x.bench.summary import summarise
@@ -409,7 +463,10 @@ def bench_adaptation(
 
 @bench_app.command("parameters")
 def bench_parameters(settings: Settings = None) -> None:
-    """How much a newcomer trains at published size, against full fine-tuning: counted from the recipes."""
+    """Count what a newcomer trains at published size.
+
+    From the recipes, beside full fine-tuning.
+    """
     from heatv2x.bench import parameters
 
     config = _config(parameters.ParametersConfig, settings)
@@ -423,7 +480,10 @@ def bench_parameters(settings: Settings = None) -> None:
 
 @bench_app.command("scaling")
 def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
-    """Types that join one after another, and scenes of many agents: what grows, and what does not."""
+    """Run the scaling study: many types, many agents.
+
+    What grows when types join one after another and scenes hold many agents, and what does not.
+    """
     from heatv2x.bench import scaling
     from heatv2x.bench.scaling_page import write_page
     from heatv2x.bench.scaling_summary import summarise
@@ -441,7 +501,10 @@ def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
 
 @bench_app.command("data")
 def bench_data(settings: Settings = None) -> None:
-    """How fast frames are read, against plain PyYAML and naive decoding: data=FOLDER."""
+    """Measure how fast frames are read: data=FOLDER.
+
+    Beside plain PyYAML and general decoding libraries.
+    """
     from heatv2x.bench.data import DataBenchConfig, run_data_bench
     from heatv2x.tables import print_speed
 
@@ -454,7 +517,10 @@ def bench_data(settings: Settings = None) -> None:
 
 @bench_app.command("speed")
 def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
-    """What a frame, a training step and an evaluation cost, beside the machine's own matrix products."""
+    """Measure frames, training steps and evaluations.
+
+    Beside the machine's own matrix products.
+    """
     from heatv2x.bench import speed
     from heatv2x.bench.speed_page import write_page
     from heatv2x.bench.speed_summary import summarise
@@ -475,7 +541,10 @@ def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
 
 @app.command()
 def robustness(settings: Settings = None, quick: Quick = False) -> None:
-    """Wrong poses, late and lost messages: what they do to every method of the adaptation study."""
+    """Run the robustness study: poses, latency, loss.
+
+    What wrong poses and late or lost messages do to every method of the adaptation study.
+    """
     from heatv2x.bench import config
     from heatv2x.bench import robustness as study
 
@@ -494,7 +563,10 @@ def robustness(settings: Settings = None, quick: Quick = False) -> None:
 def table_of_runs(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval or the demo has written.")],
 ) -> None:
-    """The rows of several evaluations in one table; exit code 1 if they may not be compared."""
+    """Put the rows of several evaluations in one table.
+
+    Exit code 1, with the reason, if their numbers must not be compared.
+    """
     from heatv2x.comparison import read_rows
 
     rows, differences = read_rows(runs)
@@ -517,7 +589,7 @@ def report(settings: Settings = None) -> None:
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say more.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done.")] = False,
 ) -> None:
     if _SEVERAL and context.invoked_subcommand not in (None, *_SHARED):
         raise ConfigError(
@@ -750,5 +822,5 @@ def _speaks() -> bool:
 
 def _stopped() -> None:
     if _PROCESS == 0:
-        err.print("stopped; what was finished is kept, the same command continues", style="yellow")
+        err.print("Stopped. What is finished is kept; the same command continues from there.", style="yellow")
     sys.exit(_INTERRUPTED)

@@ -500,3 +500,10 @@ class TestData:
         out = tmp_path / "speed.json"
         ended = run("bench", "data", f"data={small}", "frames=4", "epoch=20", "index_frames=20", f"out={out}")
         assert ended.code == 0 and "against naive" in ended.out and json.loads(out.read_text())["frames_per_s"]
+
+
+def test_every_help_line_is_a_whole_sentence() -> None:
+    """typer shows the first sentence of a verb's docstring, and cuts it off where it is long."""
+    functions = [*cli._verbs().values(), cli.doctor, cli.list_parts, cli.settings, cli.pack_verify, cli.table_of_runs]
+    first = [(function.__doc__ or "").partition("\n\n")[0].strip() for function in functions]
+    assert not [line for line in first if len(line) > 62 or not line.endswith(".")], first
