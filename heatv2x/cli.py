@@ -190,6 +190,8 @@ def settings(
         if not wanted:
             raise ConfigError(f"'{name}' has no setting '{key}'; {nearest(key, (row[0] for row in rows))}")
         rows = wanted
+    if not out.is_terminal:
+        out.width = 120
     listing.print_settings(rows, out)
 
 
@@ -257,7 +259,7 @@ def data_index(path: Folder, settings: Settings = None) -> None:
 def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     """Draw a frame of a dataset.
 
-    FRAME is its number, or scenario/timestamp. For example: DATA 12 out=frame.png; .html and .rrd (for rerun) work, too.
+    FRAME is its number, or scenario/timestamp. For example: DATA 12 out=frame.png (or .html, or .rrd for rerun)
     """
     from heatv2x.datasets.base import open_dataset
     from heatv2x.inspection import recognise

@@ -76,8 +76,8 @@ def _inner(
     kind = KINDS.get(key)
     where = f"; heatv2x list {kind} explains them" if kind else ""
     default = ", ".join(f"{name}: {as_typed(value)}" for name, value in getattr(given, "settings", {}).items())
-    part = getattr(given, "part", None)
-    yield f"{above}part", part or "", f"the part's name{f' (heatv2x list {kind})' if kind else ''}"
+    part = getattr(given, "part", None) or ("" if option.model_fields["part"].is_required() else "null")
+    yield f"{above}part", part, f"the part's name{f' (heatv2x list {kind})' if kind else ''}"
     yield f"{above}settings.KEY", default or "of the part", f"the part's own settings{where}"
 
 

@@ -41,7 +41,10 @@ def print_settings_of_parts(kind: str, out: Console) -> None:
 
 def print_settings(rows: Iterable[tuple[str, str, str]], out: Console, title: str | None = None) -> None:
     """Keys with their defaults and meanings."""
-    table = Table("setting", "default", "meaning", title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("setting", no_wrap=True)  # it is copied
+    table.add_column("default", overflow="fold", max_width=34)
+    table.add_column("meaning", ratio=1)
     for key, default, meaning in rows:
         table.add_row(key, escape(default), escape(meaning))
     out.print(table)

@@ -38,7 +38,7 @@ def test_nested_keys_have_the_defaults_of_the_verb() -> None:
     rows = {key: (default, meaning) for key, default, meaning in settings_of(EncoderConfig)}
     assert rows["scenes.senders"][0] == "0" and rows["scenes.alone"][0] == "1.0", "its own, not those of the class"
     assert rows["model.agents.NAME.part"][1] and rows["agent.part"] == ("", "the part's name (heatv2x list agents)")
-    assert rows["data"][0] == "" and rows["frames"][0] == "null"
+    assert rows["dataset.part"][0] == "null" and rows["data"][0] == "" and rows["frames"][0] == "null"
     local = {key: default for key, default, _ in settings_of(LocalConfig)}
     assert local["after.part"] == "hetero_aware" and local["after.settings.KEY"] == "kernel: 1"
     assert [key for key in local if key.startswith("window.")] == ["window.cells", "window.margin"]
