@@ -680,9 +680,10 @@ def _names(typed: Mapping[str, Any], key: Sequence[str]) -> bool:
 def _tell_of_replaced(config_class: type[Config], typed: Mapping[str, Any]) -> None:
     """Say which entries by name a setting pushed out: model.agents.camera.part= leaves no lidar64."""
     for key, given, gone in replaced(config_class, typed):
+        keep = [f"{key}.{name}.part={getattr(entry, 'part', '...')}" for name, entry in gone.items()]
         logging.getLogger("heatv2x").warning(
-            f"{key} now holds {', '.join(given)} alone: the default {', '.join(gone)} is not part of it. "
-            f"To keep it, name it, too: {key}.{gone[0]}..."
+            f"{key} now holds {', '.join(given)} alone: naming one replaces the default, {', '.join(gone)}. "
+            f"To keep the default as well, add {' '.join(keep)}"
         )
 
 

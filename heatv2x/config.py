@@ -144,12 +144,12 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def replaced(config_class: type[Config], settings: Mapping[str, Any]) -> list[tuple[str, list[str], list[str]]]:
+def replaced(config_class: type[Config], settings: Mapping[str, Any]) -> list[tuple[str, list[str], dict[str, Any]]]:
     """Entries by name that a config has by default and that settings push out by naming others.
 
     Returns:
         For each such key of the config or of a config inside it: the key, the names that are given, and the default
-        ones that go.
+        entries that go.
     """
     found = []
     for name, about in config_class.model_fields.items():
@@ -159,7 +159,7 @@ def replaced(config_class: type[Config], settings: Mapping[str, Any]) -> list[tu
             continue
         if isinstance(default, Config):
             found += [(f"{key}.{inner}", given, gone) for inner, given, gone in replaced(type(default), value)]
-        elif isinstance(default, Mapping) and (gone := sorted(set(default) - set(value))):
+        elif isinstance(default, Mapping) and (gone := {k: v for k, v in default.items() if k not in value}):
             found.append((key, sorted(map(str, value)), gone))
     return found
 

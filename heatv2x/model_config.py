@@ -34,7 +34,7 @@ class ModelConfig(Config):
     """Everything that shapes a model; stored in every pack.
 
     Attributes:
-        half_extent_m: how far the shared grid reaches ahead and behind, and to the sides unless half_extent_y_m says so.
+        half_extent_m: how far the shared grid reaches ahead and behind, and to the sides, too, by default.
         half_extent_y_m: how far it reaches to the left and to the right, where that is not as far.
         y_right: the networks' own axes are left-handed, as in models imported from HEAL; see `heatv2x.handedness`.
         cell_m: side of a cell of the shared grid, metres.

@@ -436,7 +436,8 @@ class TestRecipes:
 
     def test_a_type_that_pushes_out_the_default_one_is_told(self, run: Run, caplog: pytest.LogCaptureFixture) -> None:
         run("train", "base", "data=nowhere", "model.agents.camera.part=camera_lss")
-        assert "model.agents now holds camera alone: the default lidar64 is not part of it" in caplog.text
+        assert "model.agents now holds camera alone: naming one replaces the default, lidar64" in caplog.text
+        assert "add model.agents.lidar64.part=lidar_pillar" in caplog.text
         caplog.clear()
         run("train", "base", "data=nowhere", "model.agents.lidar64.settings.sensor=lidar")
         run("train", "base", "data=nowhere", "recipe=opv2v_h")
