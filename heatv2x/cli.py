@@ -688,9 +688,9 @@ def _tell_of_replaced(config_class: type[Config], typed: Mapping[str, Any]) -> N
 
 
 def _recipe_path(name: str) -> Path:
-    """A recipe by name, or a file: a YAML recipe, or the config.json of a run."""
+    """A recipe by name, or a file: a YAML recipe, or the config.json of a run, for which its folder will do."""
     if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
-        return Path(name)
+        return Path(name, "config.json") if Path(name).is_dir() else Path(name)
     folder = Path(__file__).parent / "recipes"
     path = folder / f"{name}.yaml"
     if not path.exists():

@@ -394,7 +394,9 @@ class TestRecipes:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(jobs, "train_base", record)
-        run("train", "base", f"recipe={packs / 'base' / 'config.json'}", f"out={tmp_path}", "scenes.thin=0")
+        for recipe in (packs / "base" / "config.json", packs / "base"):
+            run("train", "base", f"recipe={recipe}", f"out={tmp_path}", "scenes.thin=0")
+        assert seen[0] == seen[1], "the folder of a run will do"
         assert (seen[0].steps, seen[0].model.channels, seen[0].scenes.thin) == (2, 16, 0.0)
         assert seen[0].scenes.min_hits == 1 and seen[0].dataset == "opv2v" and seen[0].out == tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
@@ -15,6 +16,8 @@ from heatv2x import config, plugins
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.structures import SENSORS, Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
+
+_SPLITS = ("train", "validate", "val", "test")
 
 Sensors = Collection[str] | Mapping[int, Collection[str]]
 """Which sensors to decode: the same for all agents, or by agent id. Names: `structures.SENSORS`."""
@@ -30,10 +33,12 @@ class Dataset(ABC):
 
     Attributes:
         source: who published it.
+        layout: what its folder holds, for a user whose folder is not recognised.
         stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
     """
 
     source: ClassVar[str]
+    layout: ClassVar[str] = "see its page"
     stem_step = 2
 
     class Config(config.Config):
@@ -183,11 +188,24 @@ def recognise(root: Path, wanted: str | DatasetConfig | None = None) -> Reader:
         titles = " and ".join(f"{tree.title} (dataset={name})" for name, _, tree in known)
         raise ConfigError(f"{root} looks like {titles}: say which it is, such as dataset={known[0][0]}")
     if not known:
-        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
-        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
+        raise _unrecognised(root, dict(found))
     name, part, tree = known[0]
     return Reader(name, given.settings, part, tree)
+
+
+def _unrecognised(root: Path, parts: Mapping[str, type[Dataset]]) -> DataError:
+    """What a folder holds, what the known datasets hold, and the folder above or below that was meant."""
+    inside = sorted(entry.name for entry in root.iterdir())
+    problem = f"is not in a layout of {' or '.join(parts)}; it holds {', '.join(inside[:8]) or 'nothing'}"
+    near = [root / name for name in inside[:50] if (root / name).is_dir()]
+    near += [root.parent] if root.name in _SPLITS else []  # not any parent: it may be the root of a disk
+    for folder in near:
+        for part in parts.values():
+            with contextlib.suppress(HeatError):
+                if (tree := part.recognise(folder)) is not None:
+                    return DataError(root, problem, way_out=f"give {folder}, which holds {tree.title}")
+    layouts = "".join(f"\n    {name}: {part.layout}" for name, part in parts.items())
+    return DataError(root, problem, way_out=f"give the topmost folder of the dataset:{layouts}")
 
 
 def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str, Any] | None = None) -> Dataset:

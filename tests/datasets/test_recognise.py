@@ -70,6 +70,26 @@ def test_a_folder_that_is_nothing(tmp_path: Path) -> None:
         recognise(tmp_path, "foldr")
 
 
+def test_the_folder_that_was_meant(tree: tuple[str, Path]) -> None:
+    """One above it, or the split inside it."""
+    _, root = tree
+    title = recognise(root).tree.title
+    with pytest.raises(DataError, match=rf"give {root}, which holds {title}"):
+        recognise(root.parent)
+    for split in ("train", "test"):
+        if (root / split).is_dir() and not any(root.glob("OPV2V*")):
+            with pytest.raises(DataError, match=rf"give {root}, which holds {title}"):
+                recognise(root / split)
+
+
+def test_a_recording_without_poses_says_what_is_expected(tmp_path: Path) -> None:
+    write_folder(tmp_path, images=False)
+    for path in tmp_path.rglob("poses.csv"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"folder: <split>/<recording>/<agent id>/poses\.csv"):
+        recognise(tmp_path)
+
+
 def test_a_base_is_trained_on_own_recordings_without_naming_the_dataset(tmp_path: Path) -> None:
     """And what is written down says which part it was, with its settings."""
     write_folder(tmp_path / "data", images=False)
