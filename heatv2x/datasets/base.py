@@ -33,12 +33,12 @@ class Dataset(ABC):
 
     Attributes:
         source: who published it.
-        layout: what its folder holds, for a user whose folder is not recognised.
+        expected_layout: what its folder holds, for a user whose folder is not recognised.
         stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers.
     """
 
     source: ClassVar[str]
-    layout: ClassVar[str] = "see its page"
+    expected_layout: ClassVar[str] = "see its page"
     stem_step = 2
 
     class Config(config.Config):
@@ -204,7 +204,7 @@ def _unrecognised(root: Path, parts: Mapping[str, type[Dataset]]) -> DataError:
             with contextlib.suppress(HeatError):
                 if (tree := part.recognise(folder)) is not None:
                     return DataError(root, problem, way_out=f"give {folder}, which holds {tree.title}")
-    layouts = "".join(f"\n    {name}: {part.layout}" for name, part in parts.items())
+    layouts = "".join(f"\n    {name}: {part.expected_layout}" for name, part in parts.items())
     return DataError(root, problem, way_out=f"give the topmost folder of the dataset:{layouts}")
 
 

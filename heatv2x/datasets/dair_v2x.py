@@ -61,7 +61,7 @@ class DairV2x(Dataset):
     stem_step = 1
 
     source = "DAIR-V2X, arXiv 2204.05575"
-    layout = "cooperative, vehicle-side and infrastructure-side (docs/datasets/dair_v2x.md)"
+    expected_layout = "cooperative, vehicle-side and infrastructure-side (docs/datasets/dair_v2x.md)"
 
     class Config(config.Config):
         """What is read.

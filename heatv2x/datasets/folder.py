@@ -45,7 +45,7 @@ class Folder(Dataset):
     """
 
     source = "own recordings; the layout is ours"
-    layout = "<split>/<recording>/<agent id>/poses.csv (docs/own_recordings.md)"
+    expected_layout = "<split>/<recording>/<agent id>/poses.csv (docs/own_recordings.md)"
 
     class Config(config.Config):
         """What is read.
