@@ -16,7 +16,7 @@ from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import Config
 from heatv2x.coverage import BeforeFirst, Coverage, notes_on
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset, recognise
 from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
 from heatv2x.detections import FoundFrame, spread, write_detections
 from heatv2x.errors import ConfigError, DataError
@@ -25,8 +25,8 @@ from heatv2x.evaluator import Evaluator, Progress, require_types
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.protocols import HEATV2X, find_protocol
 from heatv2x.model import Collaboration
-from heatv2x.model_config import PartConfig
 from heatv2x.nn.move import Device, find_device
+from heatv2x.pretrained import PackPath
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 
 __all__ = [
@@ -48,11 +48,15 @@ class EvalConfig(Config):
     """One evaluation from packs.
 
     Attributes:
-        data, dataset, hetero_root: the data and the part that reads them; a part with settings of its own is written
-            dataset.part=NAME dataset.settings.KEY=VALUE.
+        data: the dataset's folder.
+        dataset: the dataset part that reads it, where the folder is not recognised; dataset.settings.KEY=VALUE are the
+            part's own settings.
+        hetero_root: where the second download of OPV2V-H lies, if not below `data`.
         split: which split.
         packs: base, agent and adapter packs, any order.
-        ego, senders: types (several sender types take turns); `drop` lets the ego hear nobody.
+        ego: the ego's type.
+        senders: the senders' type; several types take turns.
+        drop: true lets the ego hear nobody.
         assignment: a file that assigns a type to each agent of each scenario; then `plays` says which of our types each
             of its types plays, `ego` is the type the ego must be of, and `senders` is unused.
         plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types, or of a type that plays
@@ -82,10 +86,10 @@ class EvalConfig(Config):
     """
 
     data: Path
-    dataset: str | PartConfig = "opv2v"
+    dataset: str | DatasetConfig | None = None
     hetero_root: Path | None = None
     split: str = "test"
-    packs: tuple[Path, ...]
+    packs: tuple[PackPath, ...]
     ego: str = "lidar64"
     senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False
@@ -149,6 +153,7 @@ def run_eval(
     rosters = _rosters(config)
     for roster in rosters.values():
         require_types(model, roster)  # an unknown type or a missing pack is told before the data are read
+    config = config.model_copy(update={"dataset": named_dataset(config.dataset, config.data)})
     dataset = open_part(config.dataset, config.data, config.split, config.hetero_root)
     made_from = {
         "settings": config.model_dump(mode="json"),
@@ -255,11 +260,26 @@ def _model(config: EvalConfig) -> Collaboration:
     return model.to(find_device(config.device))
 
 
-def open_part(dataset: str | PartConfig, data: Path, split: str, hetero_root: Path | None) -> Dataset:
-    """A split of the dataset part that a command names, with the settings it is given."""
-    part = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
+def open_part(dataset: str | DatasetConfig | None, data: Path, split: str, hetero_root: Path | None) -> Dataset:
+    """A split of the dataset that a command names, read by the part it names or else by the one that recognises it."""
+    named = named_dataset(dataset, data)
+    part = DatasetConfig(part=named) if isinstance(named, str) else named
+    assert part.part is not None
     root = {} if hetero_root is None else {"hetero_root": hetero_root}
     return open_dataset(part.part, data, split, {**part.settings, **root})
+
+
+def named_dataset(dataset: str | DatasetConfig | None, data: Path) -> str | DatasetConfig:
+    """The setting `dataset` with the name of a part in it: as it is given, or else of the part that recognises `data`.
+
+    Raises:
+        DataError: no such folder, or nobody recognises it.
+        ConfigError: several parts do; says how to choose.
+    """
+    if isinstance(dataset, str) or (dataset is not None and dataset.part is not None):
+        return dataset
+    reader = recognise(data, dataset)
+    return DatasetConfig(part=reader.part, settings=dict(reader.settings)) if reader.settings else reader.part
 
 
 def _rosters(config: EvalConfig) -> dict[str, Cast]:

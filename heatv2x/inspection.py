@@ -15,9 +15,9 @@ from typing import Any
 
 import pydantic
 
-from heatv2x import plugins
 from heatv2x.config import Config
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.datasets import base as datasets
+from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.model_config import PartConfig
 from heatv2x.plausibility import PointsAndLabels, Returns, Verdict, absurd_objects, absurd_poses
@@ -46,12 +46,12 @@ class CheckConfig(Config):
 
 class IndexConfig(Config):
     """Attributes:
-    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
-        dataset.settings.KEY=VALUE.
+    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+        part's own settings.
     splits: only these; all by default.
     """
 
-    dataset: str | PartConfig | None = None
+    dataset: str | DatasetConfig | None = None
     splits: tuple[str, ...] = ()
 
 
@@ -144,31 +144,13 @@ class Inspection:
         return {"ok": self.ok, **asdict(self), "files": files}
 
 
-def recognise(root: Path, dataset: str | PartConfig | None = None) -> tuple[PartConfig, type[Dataset], Recognised]:
-    """The dataset part whose layout a folder has, with its settings.
-
-    Args:
-        dataset: take this part.
-
-    Raises:
-        DataError: no such folder, or nobody recognises it.
-        ConfigError: several do; says how to choose.
-    """
-    if not root.is_dir():
-        raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
-    given = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
-    names = plugins.available("datasets") if given is None else [given.part]
-    found = [(name, plugins.find("datasets", name)) for name in names]
-    known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
-    if len(known) > 1:
-        both = " and ".join(name for name, _, _ in known)
-        raise ConfigError(f"{root} could be {both}; choose with dataset={known[0][0]}")
-    if not known:
-        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
-        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
-    name, part, tree = known[0]
-    return given or PartConfig(part=name), part, tree
+def recognise(
+    root: Path, dataset: str | PartConfig | DatasetConfig | None = None
+) -> tuple[PartConfig, type[Dataset], Recognised]:
+    """The dataset part that reads a folder, with its settings; see `datasets.base.recognise`."""
+    wanted = DatasetConfig(**dataset.model_dump()) if isinstance(dataset, PartConfig) else dataset
+    reader = datasets.recognise(root, wanted)
+    return PartConfig(part=reader.part, settings=dict(reader.settings)), reader.dataset_class, reader.tree
 
 
 def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:

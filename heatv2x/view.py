@@ -12,10 +12,9 @@ import numpy as np
 import pydantic
 
 from heatv2x.config import Config, nearest
-from heatv2x.datasets.base import Dataset
+from heatv2x.datasets.base import Dataset, DatasetConfig
 from heatv2x.detections import Judged
 from heatv2x.errors import ConfigError
-from heatv2x.model_config import PartConfig
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Float64, Frame
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#6f4fb0", "#7f7f7f")
@@ -32,8 +31,8 @@ EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4),
 class ViewConfig(Config):
     """Attributes:
     out: the picture: .png, .html, .rrd for rerun, or .gif for a film of the clip from this frame on.
-    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
-        dataset.settings.KEY=VALUE.
+    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+        part's own settings.
     split: the first one of the folder by default.
     frame: its number, or "scenario/timestamp"; also the word after the folder.
     frames: length of a film; it ends with the scenario at the latest.
@@ -47,7 +46,7 @@ class ViewConfig(Config):
     """
 
     out: Path = Path("frame.png")
-    dataset: str | PartConfig | None = None
+    dataset: str | DatasetConfig | None = None
     split: str | None = None
     frame: str | int = 0
     frames: int | None = pydantic.Field(None, gt=0, le=MAX_FILM_FRAMES)

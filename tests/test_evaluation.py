@@ -530,7 +530,15 @@ class TestShare:
         model = joined(small_model(), shake=0.1)
         monkeypatch.setattr(Collaboration, "from_packs", lambda *_: model)
         monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
-        words = ["data=d", "packs=[]", "share=[1,0.1]", "codec=sparse", f"out={tmp_path}", "senders=lidar16"]
+        words = [
+            "data=d",
+            "dataset=opv2v",
+            "packs=[]",
+            "share=[1,0.1]",
+            "codec=sparse",
+            f"out={tmp_path}",
+            "senders=lidar16",
+        ]
         rows = run_eval(build(EvalConfig, parse_overrides(words)))
         assert [row["name"] for row in rows] == ["lidar64<-lidar16/100%", "lidar64<-lidar16/10%"]
         assert rows[1]["message_bytes"] < rows[0]["message_bytes"] and rows[0]["codec"] == "sparse"
@@ -542,7 +550,15 @@ def test_the_command_exchanges_boxes_on_a_longer_grid(
 ) -> None:
     monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(fusion), shake=0.1))
     monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
-    words = ["data=d", "packs=[]", "fusion=late", "half_extent_m=25.6", "senders=lidar16", f"out={tmp_path}"]
+    words = [
+        "data=d",
+        "dataset=opv2v",
+        "packs=[]",
+        "fusion=late",
+        "half_extent_m=25.6",
+        "senders=lidar16",
+        f"out={tmp_path}",
+    ]
     (row,) = run_eval(build(EvalConfig, parse_overrides(words)))
     assert row["codec"] == "boxes" and row["message_bytes"] > 0
     assert row["protocol"]["x_range_m"] == [-25.6, 25.6] and row["protocol"]["y_range_m"] == [-12.8, 12.8]

@@ -133,6 +133,7 @@ def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
         if name in INDIFFERENT or (name.startswith("validate_") and job is not FullConfig):
             continue  # full fine-tuning was validated before the others were
         value = None if about.is_required() else about.get_default()
+        value = "opv2v" if name == "dataset" else value  # a study's world is in this layout, recognised or named
         if isinstance(value, PartConfig):
             value = resolved("adapters", value)
         if not about.is_required() and not isinstance(value, Path):

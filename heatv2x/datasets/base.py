@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import statistics
@@ -10,10 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pydantic
+
 from heatv2x import config, plugins
-from heatv2x.errors import ConfigError, HeatError
+from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.structures import SENSORS, Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
+
+_SPLITS = ("train", "validate", "val", "test")
 
 Sensors = Collection[str] | Mapping[int, Collection[str]]
 """Which sensors to decode: the same for all agents, or by agent id. Names: `structures.SENSORS`."""
@@ -29,11 +35,13 @@ class Dataset(ABC):
 
     Attributes:
         source: who published it.
+        expected_layout: what its folder holds, for a user whose folder is not recognised.
         stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers and nothing else tells
             when a frame was captured.
     """
 
     source: ClassVar[str]
+    expected_layout: ClassVar[str] = "see its page"
     stem_step = 2
 
     class Config(config.Config):
@@ -213,6 +221,76 @@ def labelled_frames(dataset: Dataset) -> list[int]:
 def _jitter_ms(step_ms: float) -> float:
     """How far capture times may be off in frames that are so far apart."""
     return min(20.0, step_ms / 4)
+
+
+class DatasetConfig(config.Config):
+    """Which part reads a dataset, and the settings of that part, which its own `Config` checks.
+
+    Attributes:
+        part: file name in `heatv2x/datasets/`, or "package.module:Class"; without it the folder is recognised.
+        settings: what differs from the part's defaults.
+    """
+
+    part: str | None = None
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """The part that reads a folder.
+
+    Attributes:
+        part: its name.
+        settings: its settings.
+        dataset_class: itself.
+        tree: what it recognised.
+    """
+
+    part: str
+    settings: Mapping[str, Any]
+    dataset_class: type[Dataset]
+    tree: Recognised
+
+
+def recognise(root: Path, wanted: str | DatasetConfig | None = None) -> Reader:
+    """The part that reads a folder: the one that is wanted, or else the only one that recognises it.
+
+    Args:
+        root: the dataset's folder.
+        wanted: the part's name, or its settings with or without a name.
+
+    Raises:
+        DataError: no such folder, or nobody recognises it.
+        ConfigError: no such part, or several recognise the folder; says how to choose.
+    """
+    if not root.is_dir():
+        raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
+    given = DatasetConfig(part=wanted) if isinstance(wanted, str) else wanted or DatasetConfig()
+    names = plugins.available("datasets") if given.part is None else [given.part]
+    found = [(name, plugins.find("datasets", name)) for name in names]
+    known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
+    if len(known) > 1:
+        titles = " and ".join(f"{tree.title} (dataset={name})" for name, _, tree in known)
+        raise ConfigError(f"{root} looks like {titles}: say which it is, such as dataset={known[0][0]}")
+    if not known:
+        raise _unrecognised(root, dict(found))
+    name, part, tree = known[0]
+    return Reader(name, given.settings, part, tree)
+
+
+def _unrecognised(root: Path, parts: Mapping[str, type[Dataset]]) -> DataError:
+    """What a folder holds, what the known datasets hold, and the folder above or below that was meant."""
+    inside = sorted(entry.name for entry in root.iterdir())
+    problem = f"is not in a layout of {' or '.join(parts)}; it holds {', '.join(inside[:8]) or 'nothing'}"
+    near = [root / name for name in inside[:50] if (root / name).is_dir()]
+    near += [root.parent] if root.name in _SPLITS else []  # not any parent: it may be the root of a disk
+    for folder in near:
+        for part in parts.values():
+            with contextlib.suppress(HeatError):
+                if (tree := part.recognise(folder)) is not None:
+                    return DataError(root, problem, way_out=f"give {folder}, which holds {tree.title}")
+    layouts = "".join(f"\n    {name}: {part.expected_layout}" for name, part in parts.items())
+    return DataError(root, problem, way_out=f"give the topmost folder of the dataset:{layouts}")
 
 
 def open_dataset(part: str, root: str | Path, split: str, settings: Mapping[str, Any] | None = None) -> Dataset:

@@ -66,6 +66,7 @@ class DairV2x(Dataset):
     _unmerged: Mapping[tuple[str, str], Path] = MappingProxyType({})
 
     source = "DAIR-V2X, arXiv 2204.05575"
+    expected_layout = "cooperative, vehicle-side and infrastructure-side (docs/datasets/dair_v2x.md)"
 
     class Config(config.Config):
         """What is read.

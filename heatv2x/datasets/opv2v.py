@@ -42,6 +42,7 @@ class Opv2v(Dataset):
     """
 
     source = "OPV2V, arXiv 2109.07644; OPV2V-H: HEAL, arXiv 2401.13964"
+    expected_layout = "[OPV2V/]<split>/<scenario>/<agent id>/<t>.yaml (docs/datasets/opv2v.md)"
 
     class Config(config.Config):
         """What is read.

@@ -26,6 +26,7 @@ from heatv2x.export.stage import Stage
 from heatv2x.files import read_json, write_json
 from heatv2x.model import ENCODES, Collaboration
 from heatv2x.packs import Pack
+from heatv2x.pretrained import PackPath
 
 KIND = "heatv2x onnx"
 FORMAT = 1
@@ -46,7 +47,7 @@ class ExportConfig(Config):
     """
 
     run: Path | None = None
-    packs: tuple[Path, ...] = ()
+    packs: tuple[PackPath, ...] = ()
     out: Path
     agents: tuple[pydantic.PositiveInt, ...] = pydantic.Field((1, 2, 3, 5), min_length=1)
     tolerance: float = pydantic.Field(1e-4, gt=0)

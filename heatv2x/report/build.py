@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from heatv2x import files
+from heatv2x.config import Config
 from heatv2x.report import charts, contract, measure, words
 from heatv2x.report.results import Results, Row
 from heatv2x.report.scene import Scenes
@@ -20,6 +21,14 @@ from heatv2x.report.story import tell
 
 FILE_NAME = "report.html"
 TEMPLATES = Path(__file__).parent
+
+
+class ReportConfig(Config):
+    """Attributes:
+    run: the folder with metrics.json and scenes.json, as the demo leaves it.
+    """
+
+    run: Path
 
 
 def build_report(run_folder: Path) -> Path:

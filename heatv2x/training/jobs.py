@@ -19,9 +19,10 @@ import torch
 
 from heatv2x import __version__, processes
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack, refuse_twins
+from heatv2x.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import open_part
+from heatv2x.evaluation import named_dataset, open_part
 from heatv2x.evaluator import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
@@ -102,7 +103,8 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
     Its own backbone, neck and head are kept beside it as a base pack: the dedicated single-agent network.
     """
     alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
-    model = _seeded(config, lambda: Collaboration(ModelConfig(**{**config.model.model_dump(), **alone})))
+    sizes = build(ModelConfig, {**config.model.model_dump(), **alone}, complete=True)
+    model = _seeded(config, lambda: Collaboration(sizes))
     if config.scenes.senders:
         raise ConfigError("scenes.senders must be 0: an encoder is pretrained alone, without collaborators")
 
@@ -240,7 +242,7 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         model = assemble(read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers])
         parts = {"before": config.before, "after": config.after, "received": config.received}
         for name in newcomers:
-            encoder = PartConfig(**packs[name].config)
+            encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
             model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, packs[name])
         if config.adapter is not None:
@@ -281,6 +283,7 @@ def _run(
         roster: who plays what in validation.
     """
     tell = report or (lambda *_: None)
+    config = _settled(config)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
     _refuse_to_overwrite(config, identity)
@@ -332,6 +335,7 @@ def finished(config: JobConfig) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record: dict[str, Any] = read_json(path)
+    config = _settled(config)
     return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
 
 
@@ -361,6 +365,11 @@ def _refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
         (config.out / "checkpoint.safetensors").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     processes.total_of(0)
+
+
+def _settled(config: JobConfig) -> JobConfig:
+    """The settings with the name of the part that reads the data, so that what is written down says it."""
+    return config.model_copy(update={"dataset": named_dataset(config.dataset, config.data)})
 
 
 def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:

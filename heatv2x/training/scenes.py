@@ -33,9 +33,9 @@ class SceneConfig(Config):
     """How training scenes are drawn.
 
     Attributes:
-        senders: most agents an ego hears.
-        alone: share of scenes in which it hears nobody.
-        range_m: communication range.
+        senders: how many agents an ego hears at most.
+        alone: share of the scenes in which it hears nobody.
+        range_m: communication range, metres.
         turn_rad: standard deviation of the turn of every agent's frame.
         mirror: mirror half of the scenes.
         thin: greatest share of points dropped from a sweep.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from heatv2x import plugins
 from heatv2x.heads.base import Head
+from tests.parts import parts
 from tests.scene_factory import CHANNELS, GRID, shaken
 
 BOXES = torch.tensor(
@@ -33,7 +34,7 @@ def features(batch: int = 2, seed: int = 0) -> Tensor:
     return torch.randn(batch, CHANNELS, *GRID.shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=plugins.available("heads"))
+@pytest.fixture(params=parts("heads"))
 def head(request: pytest.FixtureRequest) -> Head:
     return build_head(request.param)
 
