@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -86,12 +87,8 @@ class Selection:
         limit: evaluate only so many of the labelled ones, the first ones.
         max_agents: agents after so many in a frame's order are not there at all.
 
-    Attributes:
-        indices: of the labelled frames that may be evaluated.
-
     Raises:
         ConfigError: `limit` is not above 0.
-        HeatError: none of the frames is labelled.
     """
 
     def __init__(
@@ -103,16 +100,32 @@ class Selection:
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"frames={limit}: evaluate at least one frame, or leave it out to evaluate all of them")
-        self.dataset, self.max_agents = dataset, max_agents
-        labelled = labelled_frames(dataset)
-        wanted = range(len(dataset)) if only is None else only
-        known = set(labelled)
-        chosen = [index for index in wanted if index in known]
-        if not chosen:
-            raise HeatError(f"none of the {len(wanted)} frames that were chosen is labelled: there is nothing to score")
-        self.unlabelled = len(wanted) - len(chosen)
-        self.indices = chosen[:limit]
+        self.dataset, self.max_agents, self._limit = dataset, max_agents, limit
+        self._wanted = range(len(dataset)) if only is None else only
         self._agents: dict[str, tuple[int, ...]] = {}
+
+    @functools.cached_property
+    def _labelled(self) -> list[int]:
+        known = set(labelled_frames(self.dataset))
+        chosen = [index for index in self._wanted if index in known]
+        if not chosen:
+            count = len(self._wanted)
+            raise HeatError(f"none of the {count} frames that were chosen is labelled: there is nothing to score")
+        return chosen
+
+    @property
+    def indices(self) -> list[int]:
+        """Indices of the labelled frames that may be evaluated; an unlabelled one can only be looked at.
+
+        Raises:
+            HeatError: none of the frames is labelled.
+        """
+        return self._labelled[: self._limit]
+
+    @property
+    def unlabelled(self) -> int:
+        """How many of the chosen frames nobody labelled."""
+        return len(self._wanted) - len(self._labelled)
 
     def agent_ids(self, index: int) -> tuple[int, ...]:
         """The agents of a frame that may take part."""

@@ -108,12 +108,8 @@ class Evaluator:
         skip_scenarios_without_ego: leave out scenarios in which nobody plays the ego's type.
         cache_bytes: how much memory remembered messages may take.
 
-    Attributes:
-        indices: of the frames that may be evaluated.
-
     Raises:
         ConfigError: `limit` is not above 0.
-        HeatError: none of the frames is labelled.
     """
 
     def __init__(
@@ -144,7 +140,11 @@ class Evaluator:
 
     @property
     def indices(self) -> list[int]:
-        """Indices of the frames that may be evaluated: the labelled ones."""
+        """Indices of the frames that may be evaluated: the labelled ones.
+
+        Raises:
+            HeatError: none of them is labelled.
+        """
         return self.selection.indices
 
     def forget(self, agent_type: str | None = None) -> None:

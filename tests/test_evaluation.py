@@ -661,9 +661,9 @@ class TestCoverage:
         assert Evaluator(dataset, limit=1).indices == [1]
         dataset.known = ()
         with pytest.raises(HeatError, match="none of the 4 frames"):
-            Evaluator(dataset)
+            Evaluator(dataset).evaluate(model, ROSTER)
         with pytest.raises(HeatError, match="none of the 2 frames that were chosen is labelled"):
-            Evaluator(Keyframes(frames=4, agents=3), only=[0, 2])
+            Evaluator(Keyframes(frames=4, agents=3), only=[0, 2]).evaluate(model, ROSTER)
 
     @pytest.mark.parametrize("limit", [0, -1])
     def test_no_frames_are_no_evaluation(self, limit: int, dataset: SmallScenes) -> None:
@@ -787,7 +787,7 @@ class TestCommand:
     def words(self, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(), shake=0.1))
         monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
-        return ["data=d", "packs=[]", "senders=lidar16", f"out={tmp_path / 'e'}"]
+        return ["data=d", "dataset=opv2v", "packs=[]", "senders=lidar16", f"out={tmp_path / 'e'}"]
 
     def test_counts_and_notes_are_written(self, words: list[str], tmp_path: Path) -> None:
         (row,) = run_eval(build(EvalConfig, parse_overrides([*words, "channel.latency_ms=100"])))
