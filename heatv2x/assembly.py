@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from heatv2x import plugins
+from heatv2x.blueprint import drawn, refuse_misfits
 from heatv2x.config import build
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.fusion.base import Fusion
@@ -38,11 +39,16 @@ def assemble(
             newcomer starts from a type that nobody brings.
     """
     refuse_twins([base, *agents, *adapters])
-    model = Collaboration(build(ModelConfig, base.config, source=_where(base), complete=True))
+    model = bare_base(base)
     load_into(model, base, "")
     model.comes_from_packs = True
     model.lacking = {name: {"encoder"} for name in model.config.agents}
     space = model.feature_space.hex()
+    if base.feature_space == model.former_feature_space.hex() != space:
+        raise PackError(
+            f"{_where(base)}: was written before feature spaces covered the settings of their parts.\n"
+            "  Way out: heatv2x pack rewrite BASE AGENT ADAPTER ... (the base with all packs that belong to it)"
+        )
     if space != base.feature_space:
         raise PackError(
             f"{_where(base)}: its tensors give feature space {space}, its manifest says {base.feature_space}"
@@ -53,6 +59,20 @@ def assemble(
         else:
             add_agent(model, pack)
     return model.eval()
+
+
+def bare_base(base: Pack) -> Collaboration:
+    """The model that a base pack describes, built but not loaded, after its description was compared with its tensors.
+
+    Raises:
+        PackError: the settings describe other tensors than the pack holds, networks beyond any use, or code from
+            outside that is not allowed.
+    """
+    where = _where(base)
+    with plugins.from_a_pack(where):
+        config = build(ModelConfig, base.config, source=where, complete=True)
+        refuse_misfits(drawn(lambda: Collaboration(config), where).base_state(), base.tensors, where)
+        return Collaboration(config)
 
 
 def refuse_twins(packs: Sequence[Pack]) -> None:
@@ -128,9 +148,23 @@ def add_agent(model: Collaboration, pack: Pack) -> None:
         )
     if name not in model.agents:
         log.warning("'%s' joins without an adapter pack: what it sends is not aligned with this base", name)
-        model.join(name, AdapterConfig(agent=build(PartConfig, pack.config, source=_where(pack), complete=True)))
+        where = _where(pack)
+        with plugins.from_a_pack(where):
+            part = build(PartConfig, pack.config, source=where, complete=True)
+            compare_with_encoder(part, pack, model)
+            model.join(name, AdapterConfig(agent=part))
     load_into(model.agent(name), pack, "")
     model.lacking.get(name, set()).discard("encoder")
+
+
+def compare_with_encoder(part: PartConfig, pack: Pack, model: Collaboration) -> None:
+    """See that a pack holds the tensors of the encoder that it describes, before that is built.
+
+    Raises:
+        PackError: it does not, or the encoder is larger than any in use.
+    """
+    encoder = drawn(lambda: build_part("agents", part, model.grid, model.config.channels), _where(pack))
+    refuse_misfits(encoder.state_dict(), pack.tensors, _where(pack))
 
 
 def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES) -> None:
@@ -147,11 +181,23 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
         )
     name = pack.agent_type
     if name not in model.joined:
-        model.join(name, build(AdapterConfig, pack.config, source=_where(pack), complete=True))
+        where = _where(pack)
+        with plugins.from_a_pack(where):
+            config = build(AdapterConfig, pack.config, source=where, complete=True)
+            drawn(lambda: _newcomer(model, config), where)
+            model.join(name, config)
         model.lacking.setdefault(name, set()).update(SIDES)
     for side in sides:
         load_into(_side(model, name, side), pack, f"{side}.")
         model.lacking.get(name, set()).discard(side)
+
+
+def _newcomer(model: Collaboration, config: AdapterConfig) -> nn.Module:
+    """All networks that a newcomer brings, apart from a model."""
+    channels = model.config.channels
+    adapters = [part for part in (config.before, config.after, config.received) if part is not None]
+    agent = build_part("agents", config.agent, model.grid, channels)
+    return nn.ModuleList([agent, *(build_part("adapters", part, channels) for part in adapters)])
 
 
 def exchanging(model: Collaboration, fusion: str) -> Collaboration:
@@ -268,16 +314,7 @@ def load_into(module: nn.Module, pack: Pack, prefix: str) -> None:
     """
     tensors = {name.removeprefix(prefix): value for name, value in pack.tensors.items() if name.startswith(prefix)}
     wanted: dict[str, Tensor] = module.base_state() if isinstance(module, Collaboration) else dict(module.state_dict())
-    wrong = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
-    wrong += [f"unknown {name}" for name in sorted(set(tensors) - set(wanted))]
-    wrong += [
-        f"{name} is {tuple(tensors[name].shape)}, needed {tuple(wanted[name].shape)}"
-        for name in sorted(set(tensors) & set(wanted))
-        if tensors[name].shape != wanted[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise PackError(f"{_where(pack)}: does not fit: {'; '.join(wrong[:5])}{more}")
+    refuse_misfits(wanted, tensors, _where(pack))
     module.load_state_dict({**module.state_dict(), **tensors})
 
 

@@ -401,11 +401,18 @@ def pack_inspect(path: Path) -> None:
 
 
 @pack_app.command("verify")
-def pack_verify(paths: list[Path]) -> None:
+def pack_verify(
+    paths: list[Path],
+    allow_part: Annotated[
+        list[str] | None,
+        typer.Option("--allow-part", help="A part from outside that packs may name: package.module:Class"),
+    ] = None,
+) -> None:
     """Check packs, and whether they fit together.
 
     The hash of each; and if a base pack is among them, that the others can be used with it.
     """
+    from heatv2x import plugins
     from heatv2x.assembly import assemble, read_all
     from heatv2x.packs import read_pack
 
@@ -413,8 +420,22 @@ def pack_verify(paths: list[Path]) -> None:
         pack = read_pack(path)
         _say(f"ok  {path}  {pack.kind} {pack.agent_type} {pack.parameters:,} parameters")
     if any(read_pack(path).kind == "base" for path in paths):
-        assemble(*read_all(paths))
+        with plugins.allowing(allow_part or ()):
+            assemble(*read_all(paths))
         out.print("ok  they fit together")
+
+
+@pack_app.command("rewrite")
+def pack_rewrite(paths: list[Path]) -> None:
+    """Bring packs of an earlier version up to date.
+
+    Give a base together with the agent and adapter packs that belong to it. Tensors stay as they are.
+    """
+    from heatv2x.pack_rewriting import rewrite
+
+    changed = rewrite(paths)
+    for path in paths:
+        _say(f"{'rewritten' if path in changed else 'unchanged'}  {path}")
 
 
 @import_app.command("heal")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic
 
-from heatv2x import processes
+from heatv2x import plugins, processes
 from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import Config
@@ -54,6 +54,7 @@ class EvalConfig(Config):
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
         split: which split.
         packs: base, agent and adapter packs, any order.
+        allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
         ego: the ego's type.
         senders: the senders' type; several types take turns.
         drop: true lets the ego hear nobody.
@@ -90,6 +91,7 @@ class EvalConfig(Config):
     hetero_root: Path | None = None
     split: str = "test"
     packs: tuple[PackPath, ...]
+    allow_parts: tuple[str, ...] = ()
     ego: str = "lidar64"
     senders: str | tuple[str, ...] = "lidar64"
     drop: bool = False
@@ -249,7 +251,8 @@ def notes_of(rows: Sequence[Mapping[str, Any]], latency_ms: int) -> list[str]:
 
 def _model(config: EvalConfig) -> Collaboration:
     """The model of the packs, on the grid and with the exchange that are asked for."""
-    model = Collaboration.from_packs(*config.packs)
+    with plugins.allowing(config.allow_parts):
+        model = Collaboration.from_packs(*config.packs)
     if config.codec is not None:
         model.use_codec(config.codec)
     if config.half_extent_m is not None or config.half_extent_y_m is not None:

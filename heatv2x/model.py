@@ -32,7 +32,7 @@ from heatv2x.grid import BevGrid
 from heatv2x.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import MAX_BOXES, Message, check_contents, check_header
-from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
+from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name, settings_of_part
 from heatv2x.nn.move import ON_HOST, to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
@@ -559,9 +559,24 @@ class Collaboration(nn.Module):
     def feature_space(self) -> bytes:
         """16 bytes that name the base.
 
-        The first half of a SHA-256 over its tensors, the grid and the number of channels.
+        The first half of a SHA-256 over its tensors, the grid, the number of channels, and the parts that compute with
+        them: their names, and those of their settings that are not the part's defaults (so that a setting which is
+        added later changes nothing).
         """
-        about = {"grid": self.grid.to_dict(), "channels": self.config.channels}
+        parts = {"fusion": self.config.fusion, "heads": self.config.head}
+        described = {
+            kind: {"part": part.part, "settings": settings_of_part(kind, part, defaults=False)}
+            for kind, part in parts.items()
+        }
+        return self._named({"parts": described, "neck": self.config.neck})
+
+    @property
+    def former_feature_space(self) -> bytes:
+        """The name that this base had before its parts' names and settings were covered; see `pack_rewriting`."""
+        return self._named({})
+
+    def _named(self, more: Mapping[str, Any]) -> bytes:
+        about = {"grid": self.grid.to_dict(), "channels": self.config.channels, **more}
         return bytes.fromhex(tensors_digest(self.base_state(), json.dumps(about, sort_keys=True)))[:16]
 
 

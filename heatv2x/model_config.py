@@ -112,6 +112,12 @@ def check_type_name(name: str) -> None:
         )
 
 
+def settings_of_part(kind: str, part: PartConfig, defaults: bool = True) -> dict[str, Any]:
+    """The checked settings of a part as JSON: all of them, or those alone that differ from the part's defaults."""
+    checked = build(plugins.find(kind, part.part).Config, part.settings, source=f"{kind} part '{part.part}'")
+    return checked.model_dump(mode="json", exclude_defaults=not defaults)
+
+
 def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
     """A part of one kind, its settings checked; `arguments` are what the kind's contract asks for besides."""
     part_class = plugins.find(kind, part.part)

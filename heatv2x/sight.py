@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from heatv2x import plugins
 from heatv2x.assembly import read_all
 from heatv2x.datasets.base import Dataset
 from heatv2x.detections import judge
@@ -29,7 +30,9 @@ class Watcher:
 
     def __init__(self, dataset: Dataset, config: ViewConfig) -> None:
         self.roster = roster_of(config)
-        self.model = Collaboration.from_packs(*config.packs).to(find_device("auto")).eval()
+        with plugins.allowing(config.allow_parts):
+            model = Collaboration.from_packs(*config.packs)
+        self.model = model.to(find_device("auto")).eval()
         self.score = config.score
         self._evaluator = Evaluator(dataset)
 

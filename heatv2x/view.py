@@ -15,6 +15,7 @@ from heatv2x.config import Config, nearest
 from heatv2x.datasets.base import Dataset, DatasetConfig
 from heatv2x.detections import Judged
 from heatv2x.errors import ConfigError
+from heatv2x.pretrained import PackPath
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Float64, Frame
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#6f4fb0", "#7f7f7f")
@@ -40,6 +41,7 @@ class ViewConfig(Config):
     cameras: whether images are drawn.
     reach_m: how far around the agents, metres.
     packs: base, agent and adapter packs: what this model detects is drawn beside the labels.
+    allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
     ego: the type the ego plays; the first one that has a pack by default.
     senders: the types that the others play in turn; by default all others that have a pack, or else the ego's.
     score: detections with less are not drawn.
@@ -53,7 +55,8 @@ class ViewConfig(Config):
     lidar: str | None = None
     cameras: bool = True
     reach_m: float = pydantic.Field(50.0, gt=0, le=500)
-    packs: tuple[Path, ...] = ()
+    packs: tuple[PackPath, ...] = ()
+    allow_parts: tuple[str, ...] = ()
     ego: str | None = None
     senders: str | tuple[str, ...] | None = None
     score: float = pydantic.Field(0.3, ge=0, le=1)

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("nn", "losses"),
     ("agents", "adapters", "codecs", "fusion", "heads"),
     ("point_bytes", "message", "channel", "pose_refinement", "suspicion"),
-    ("pretrained", "model_config", "published_types", "model", "packs", "assembly"),
+    ("pretrained", "model_config", "published_types", "model", "packs", "blueprint", "assembly", "pack_rewriting"),
     ("detections", "message_cache", "metrics", "coverage", "evaluation_results", "evaluator"),
     ("training", "evaluation", "runtime", "imports", "deploy", "export"),
     ("workers",),

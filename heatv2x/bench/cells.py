@@ -119,7 +119,7 @@ def path_of(name: str, folder: Path) -> Path:
     return folder / f"{name}.json"
 
 
-INDIFFERENT = {"device", "overwrite", "checkpoint_every", "hold_data", "keep_cache", "workers", "keep"}
+INDIFFERENT = {"device", "allow_parts", "overwrite", "checkpoint_every", "hold_data", "keep_cache", "workers", "keep"}
 """Settings of jobs that leave their results as they are."""
 
 

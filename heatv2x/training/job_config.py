@@ -102,6 +102,7 @@ class AdaptConfig(JobConfig):
     Attributes:
         base: the base pack.
         agents: agent packs: the base types' encoders, and the newcomer's.
+        allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
         newcomer: the type that joins.
         like: the deployed type whose typed fusion parameters the newcomer starts from.
         before, after: the newcomer's adapters before and after the shared backbone; null leaves one out.
@@ -116,6 +117,7 @@ class AdaptConfig(JobConfig):
 
     base: PackPath
     agents: tuple[PackPath, ...]
+    allow_parts: tuple[str, ...] = ()
     newcomer: str
     like: str = "lidar64"
     before: PartConfig | None = PartConfig(part="hetero_aware")

@@ -17,8 +17,17 @@ from typing import Any
 
 import torch
 
-from heatv2x import __version__, processes
-from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack, refuse_twins
+from heatv2x import __version__, plugins, processes
+from heatv2x.assembly import (
+    adapter_pack,
+    add_adapter,
+    add_agent,
+    agent_pack,
+    assemble,
+    base_pack,
+    compare_with_encoder,
+    refuse_twins,
+)
 from heatv2x.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
@@ -242,8 +251,10 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         model = assemble(read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers])
         parts = {"before": config.before, "after": config.after, "received": config.received}
         for name in newcomers:
-            encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
-            model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
+            with plugins.from_a_pack(str(packs[name].path)):
+                encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
+                compare_with_encoder(encoder, packs[name], model)
+                model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, packs[name])
         if config.adapter is not None:
             adapter = read_pack(config.adapter, "adapter")
@@ -255,7 +266,8 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
             add_adapter(model, adapter)
         return model
 
-    return _seeded(config, build_model)
+    with plugins.allowing(config.allow_parts):
+        return _seeded(config, build_model)
 
 
 def seconds_to_plateau(curve: Sequence[dict[str, Any]], tolerance: float = 0.005) -> float | None:
@@ -465,6 +477,7 @@ def _portable(config: JobConfig) -> dict[str, Any]:
         "cache",
         "keep_cache",
         "hold_data",
+        "allow_parts",
         "workers",
     }
     watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
