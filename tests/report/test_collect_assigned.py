@@ -16,8 +16,7 @@ def test_the_ego_is_who_the_evaluation_says() -> None:
     assigned = Assignment({"clip0": {1: "m3", 2: "m1", 3: "m3"}})
     roster = AssignedRoster(assigned, {"m1": "lidar64", "m3": "lidar16"}, ("lidar64",))
     evaluation = Evaluator(dataset, keep=[1]).evaluate(model, roster)
-    types = {1: ["lidar16", "lidar64", "lidar16"]}
-    (scene,) = collect_scenes(model, evaluation.scenes, evaluation.scenes, types).scenes
+    (scene,) = collect_scenes(model, evaluation.scenes, evaluation.scenes).scenes
     ego = scene.agents[0]
     assert (ego.id, ego.type, ego.x, ego.y, ego.is_ego) == (2, "lidar64", 0, 0, True)
     assert sorted(agent.id for agent in scene.agents[1:]) == [1, 3] and not any(a.is_ego for a in scene.agents[1:])

@@ -28,7 +28,11 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> SmallScenes:
 
 
 def run(out: Path, *words: str) -> tuple[list[dict[str, Any]], Path | None]:
-    return evaluate(build(EvalConfig, parse_overrides(["data=d", "packs=[]", f"out={out}", *words])), None, "heatv2x x")
+    return evaluate(
+        build(EvalConfig, parse_overrides(["data=d", "dataset=opv2v", "packs=[]", f"out={out}", *words])),
+        None,
+        "heatv2x x",
+    )
 
 
 def read(path: Path) -> Any:
