@@ -8,8 +8,9 @@ convolutions before them, maps lie cell by cell in memory (channels last), convo
 processor does so natively, received maps are warped row by row, and the base's name is taken once.
 
 How near the result is (tested): in float32 the largest difference in a map is 1e-4 of its largest value; in bfloat16
-the root mean square of the difference is 3 % of that of the map (of a camera's, behind its depth distribution, 9 %),
-and a fusion that chooses what to send may choose otherwise.
+the root mean square of the difference is 3 % of that of the map. A camera's depth distribution and the networks before
+it stay in float32 for this: rounded to 8 bits, they move features to other cells. A fusion that chooses what to send
+may choose differently in bfloat16.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatv2x.agents.base import Agent
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
 from heatv2x.model import Collaboration, Links
@@ -165,17 +167,19 @@ def _lay_out(network: nn.Module) -> None:
 
 
 def _narrow(network: nn.Module) -> None:
-    """Let the convolutions of a network compute in bfloat16.
+    """Let the convolutions of a network compute in bfloat16, except in the parts that an agent names as `exact`.
 
     What a convolution in a row of modules gives stays bfloat16, for the next one to go on with; one that stands alone
     gives the precision that came in. Linear layers stay in float32.
     """
+    agents = [module for module in network.modules() if isinstance(module, Agent)]
+    exact = {part for agent in agents for name in agent.exact for part in agent.get_submodule(name).modules()}
     for module in network.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(_widened)
     for parent in network.modules():
         for module in parent.children():
-            if type(module) in _NARROW:
+            if type(module) in _NARROW and module not in exact:
                 # the class alone changes: everything that looks at its weights finds them where they were
                 module.__class__ = _NARROW[type(module)]
                 module.to(torch.bfloat16)

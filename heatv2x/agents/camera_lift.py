@@ -28,6 +28,7 @@ class CameraLift(Agent):
     source = "Lift-Splat-Shoot, arXiv 2008.05711; depth: CaDDN, arXiv 2103.01100"
 
     sensors = ("camera",)
+    exact = ("trunk", "context", "merge", "depth")
 
     class Config(config.Config):
         """Numbers of a camera agent; the defaults are the demo's.

@@ -42,6 +42,7 @@ class CameraLss(Agent):
     source = "Lift-Splat-Shoot, arXiv 2008.05711; sizes of HEAL, arXiv 2401.13964"
 
     sensors = ("camera",)
+    exact = ("trunk", "depth")
 
     class Config(config.Config):
         """Numbers of a camera agent; the defaults are small.
