@@ -23,6 +23,7 @@ from rich.text import Text
 from heatv2x import __version__
 from heatv2x.config import Config, ConfigT, build, merge, parse_overrides, read_recipe
 from heatv2x.errors import ConfigError, HeatError
+from heatv2x.memory import set_up_process
 
 app = typer.Typer(
     name="heatv2x",
@@ -72,6 +73,7 @@ Folder = Annotated[Path, typer.Argument(metavar="PATH", help="The dataset's fold
 
 def main() -> None:
     """Entry point: a user's mistake ends with one message and exit code 2, never with a traceback."""
+    set_up_process()
     try:
         code = app(standalone_mode=False)
     except HeatError as error:

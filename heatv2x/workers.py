@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from heatv2x.errors import HeatError
+from heatv2x.memory import keep_freed_memory
 
 
 class Tell(Protocol):
@@ -72,13 +74,12 @@ def run_tasks(
                     del waiting[task.name]
             if not running:
                 raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
-            try:
+            with contextlib.suppress(Empty):
                 tell(*queue.get(timeout=0.2))
-            except Empty:
-                for name in [name for name, future in running.items() if future.done()]:
-                    results[name] = _result(name, running.pop(name), pool)
-                    if done is not None:
-                        done(name, results[name])
+            for name in [name for name, future in running.items() if future.done()]:
+                results[name] = _result(name, running.pop(name), pool)
+                if done is not None:
+                    done(name, results[name])
         while not queue.empty():
             tell(*queue.get())
     return {task.name: results[task.name] for task in tasks}
@@ -101,6 +102,7 @@ def _result(name: str, future: Future[Any], pool: ProcessPoolExecutor) -> Any:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def _work(work: Callable[..., Any], arguments: tuple[Any, ...], queue: Any) -> Any:

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from heatv2x.memory import keep_freed_memory
+
 torch.set_num_threads(1)
+keep_freed_memory()  # the suite takes less time
 
 
 @pytest.fixture(scope="session", autouse=True)
