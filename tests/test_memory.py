@@ -107,18 +107,18 @@ class TestImport:
         assert python(f"import sys, heatv2x; print({heavy} & set(sys.modules))") == "set()\n"
 
 
+COMMAND = "import os, sys, heatv2x.cli as c\nsys.argv = ['heatv2x', '--help']\ntry: c.main()\nexcept SystemExit: pass\n"
+STARTS = {
+    "asked": "from heatv2x.memory import keep_freed_memory as f; f()",
+    "optimised": "import tests.scene_factory as s, heatv2x.deploy as d; d.optimised(s.small_model('maximum'))",
+    "command": COMMAND,
+}
+
+
 @NEEDS_GLIBC
-@pytest.mark.parametrize(
-    "start",
-    [
-        "from heatv2x.memory import keep_freed_memory as f; f()",
-        "import tests.scene_factory as s, heatv2x.deploy as d; d.optimised(s.small_model('maximum'))",
-        "import sys, heatv2x.cli as c\nsys.argv = ['heatv2x', '--help']\ntry: c.main()\nexcept SystemExit: pass\nprint()"
-    ],
-    ids=["asked", "optimised", "command"],
-)  # fmt: skip
+@pytest.mark.parametrize("start", STARTS)
 def test_maps_of_the_next_frame_touch_no_fresh_pages(start: str) -> None:
-    assert int(python(PAGES_TOUCHED.format(start=start)).splitlines()[-1]) < 200
+    assert int(python(PAGES_TOUCHED.format(start=STARTS[start])).splitlines()[-1]) < 200
 
 
 @NEEDS_GLIBC
@@ -127,8 +127,7 @@ def test_it_can_be_switched_off() -> None:
 
 
 def test_the_command_line_lets_idle_threads_sleep_unless_told_otherwise() -> None:
-    code = "import os, sys, heatv2x.cli as c\nsys.argv = ['heatv2x', '--help']\n"
-    code += "try: c.main()\nexcept SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = COMMAND + "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     assert python(code).splitlines()[-1] == "PASSIVE False"
     assert python(code, OMP_WAIT_POLICY="ACTIVE").splitlines()[-1] == "ACTIVE False"
 
