@@ -25,6 +25,7 @@ from heatv2x import __version__
 from heatv2x.config import Config, ConfigT, build, merge, nearest, parse_overrides, read_recipe, replaced
 from heatv2x.config_errors import keys_of
 from heatv2x.errors import ConfigError, HeatError
+from heatv2x.memory import set_up_process
 from heatv2x.plurals import counted
 
 app = typer.Typer(
@@ -78,6 +79,7 @@ Folder = Annotated[Path, typer.Argument(metavar="PATH", help="The dataset's fold
 
 def main() -> None:
     """Entry point: a user's mistake ends with one message and exit code 2, never with a traceback."""
+    set_up_process()
     try:
         code = app(standalone_mode=False)
     except HeatError as error:

@@ -514,6 +514,8 @@ class Collaboration(nn.Module):
     def join(self, name: str, config: AdapterConfig) -> None:
         """Let a new type join: its encoder, identity adapters and typed fusion parameters. Nothing deployed changes.
 
+        What is new is made on the CPU, where a seed gives the same values on every machine, and goes to this model's
+        device.
         In a model that came from packs the new type cannot encode before its agent pack is loaded or its encoder is
         trained.
 
@@ -528,6 +530,7 @@ class Collaboration(nn.Module):
             check_type_name(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        device = self._device
         # everything is built before anything is registered: a wrong part leaves no half-joined type behind
         channels = self.config.channels
         agent = build_part("agents", config.agent, self.grid, channels)
@@ -542,6 +545,9 @@ class Collaboration(nn.Module):
         self.joined[name] = config
         if self.comes_from_packs:
             self.lacking[name] = {"encoder"}
+        for module in (agent, sender, receiver, self.fusion.typed_module(name)):
+            if module is not None:
+                module.to(device)
 
     def base_modules(self) -> dict[str, nn.Module]:
         """What a base pack holds and every message relies on."""

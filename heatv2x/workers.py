@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from heatv2x.errors import HeatError
+from heatv2x.memory import keep_freed_memory
 
 
 class Tell(Protocol):
@@ -77,13 +79,12 @@ def run_tasks(
                         del waiting[task.name]
                 if not running:
                     raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
-                try:
+                with contextlib.suppress(Empty):
                     tell(*queue.get(timeout=0.2))
-                except Empty:
-                    for name in [name for name, future in running.items() if future.done()]:
-                        results[name] = _result(name, running.pop(name))
-                        if done is not None:
-                            done(name, results[name])
+                for name in [name for name, future in running.items() if future.done()]:
+                    results[name] = _result(name, running.pop(name))
+                    if done is not None:
+                        done(name, results[name])
         except BaseException:  # nobody waits for work that no longer counts
             for process in list((pool._processes or {}).values()):
                 process.terminate()
@@ -111,6 +112,7 @@ def _prepare() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    keep_freed_memory()
 
 
 def _work(work: Callable[..., Any], arguments: tuple[Any, ...], queue: Any) -> Any:

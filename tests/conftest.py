@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from heatv2x.memory import keep_freed_memory
 from tests import parts
 
 torch.set_num_threads(1)
+keep_freed_memory()  # the suite takes less time
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -95,7 +95,7 @@ def test_verbs_exist(command: str) -> None:
 @pytest.mark.parametrize("block", pages(("python",)), ids=str)
 def test_python_runs(block: Block, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1800
     )
     assert result.returncode == 0, result.stderr
 

@@ -52,6 +52,13 @@ def linger(path: Path, tell: Tell) -> None:
         temporary.write_text("done")
 
 
+def chatter(path: Path, tell: Tell) -> bool:
+    """Keep telling something until somebody has seen the end of another task."""
+    while not path.exists():
+        tell("talking", 0, 1)
+    return True
+
+
 def nobody(what: str, done: int, total: int) -> None:
     """Progress nobody looks at."""
 
@@ -77,6 +84,13 @@ def test_the_first_failure_arrives_as_it_was(tmp_path: Path) -> None:
 def test_a_killed_process_ends_the_work_instead_of_hanging(tmp_path: Path) -> None:
     with pytest.raises(HeatError, match="victim: a process was killed"):
         run_tasks([Task("victim", die, ()), Task("after", write, (tmp_path / "x",), needs=("victim",))], 2, nobody)
+
+
+def test_a_finished_task_is_seen_while_another_one_keeps_talking(tmp_path: Path) -> None:
+    path = tmp_path / "seen"
+    tasks = [Task("talks", chatter, (path,)), Task("ends", double, (1,))]
+    results = run_tasks(tasks, 2, nobody, lambda name, _: path.touch() if name == "ends" else None)
+    assert results == {"talks": True, "ends": 2}
 
 
 def test_tasks_that_wait_for_each_other() -> None:

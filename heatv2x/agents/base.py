@@ -29,8 +29,8 @@ class Agent(nn.Module, ABC):
     Attributes:
         source: the paper, or "ours".
         sensors: names of the sensors this agent needs (`structures.SENSORS`); nothing else is read for it.
-        exact: names of submodules that `heatv2x.deploy` leaves in float32, because rounding their result would decide
-            between alternatives rather than shift it a little: which depth a pixel has.
+        exact: names of the submodules that stay in float32 when a model is deployed in bfloat16: those whose output
+            decides where features go, where a small error becomes a large one (a depth distribution and all before it).
     """
 
     Config: type[Config]

@@ -166,7 +166,7 @@ def look(report: Path, width: int, action: str = "") -> dict[str, object]:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--window-size=1400,1700"]
     profile = f"--user-data-dir={report.parent / 'profile'}"
     command = [str(CHROMIUM), *flags, profile, "--virtual-time-budget=5000", "--dump-dom", wrapper.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True).stdout
     found = re.search(r"<body[^>]*>(\{.*\})</body>", dom, re.DOTALL)
     assert found, dom[-2000:]
     answer: dict[str, object] = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
