@@ -115,7 +115,8 @@ def check_type_name(name: str) -> None:
 def settings_of_part(kind: str, part: PartConfig, defaults: bool = True) -> dict[str, Any]:
     """The checked settings of a part as JSON: all of them, or those alone that differ from the part's defaults."""
     checked = build(plugins.find(kind, part.part).Config, part.settings, source=f"{kind} part '{part.part}'")
-    return checked.model_dump(mode="json", exclude_defaults=not defaults)
+    settings: dict[str, Any] = checked.model_dump(mode="json", exclude_defaults=not defaults)
+    return settings
 
 
 def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
