@@ -8,8 +8,9 @@ convolutions before them, maps lie cell by cell in memory (channels last), convo
 processor does so natively, received maps are warped row by row, and the base's name is taken once.
 
 How near the result is (tested): in float32 the largest difference in a map is 1e-4 of its largest value; in bfloat16
-the root mean square of the difference is 3 % of that of the map (of a camera's, behind its depth distribution, 9 %),
-and a fusion that chooses what to send may choose otherwise.
+the root mean square of the difference is 3 % of that of the map. A camera's depth distribution and the networks before
+it stay in float32 for this: rounded to 8 bits, they move features to other cells. A fusion that chooses what to send
+may choose differently in bfloat16.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatv2x.agents.base import Agent
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
+from heatv2x.memory import keep_freed_memory
 from heatv2x.model import Collaboration, Links
 from heatv2x.model_config import AdapterConfig
 from heatv2x.nn.pillars import PillarEncoder, Pillars
@@ -41,7 +44,12 @@ def optimised(model: Collaboration, precision: Precision = "auto") -> Deployed:
         model: trained, with all types that it is to know.
         precision: of the convolutions; "auto" takes bfloat16 where the device multiplies it natively. Point networks,
             messages and everything outside the networks stay in float32.
+
+    On the CPU this also tells glibc to keep freed memory for the rest of the process (`heatv2x.memory`), which an ego's
+    frame gains a third from; HEATV2X_KEEP_MEMORY=0 in the environment leaves the allocator alone.
     """
+    if model._device.type == "cpu":
+        keep_freed_memory()
     return Deployed(model, precision)
 
 
@@ -165,17 +173,21 @@ def _lay_out(network: nn.Module) -> None:
 
 
 def _narrow(network: nn.Module) -> None:
-    """Let the convolutions of a network compute in bfloat16.
+    """Let the convolutions of a network compute in bfloat16, except in the parts that an agent names as `exact`.
 
     What a convolution in a row of modules gives stays bfloat16, for the next one to go on with; one that stands alone
-    gives the precision that came in. Linear layers stay in float32.
+    gives the precision that came in. Linear layers stay in float32, and so does what an agent wants exact.
     """
+    agents = [module for module in network.modules() if isinstance(module, Agent)]
+    exact = {part for agent in agents for name in agent.exact for part in agent.get_submodule(name).modules()}
     for module in network.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(_widened)
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.register_forward_pre_hook(_widened_on_a_gpu)
     for parent in network.modules():
         for module in parent.children():
-            if type(module) in _NARROW:
+            if type(module) in _NARROW and module not in exact:
                 # the class alone changes: everything that looks at its weights finds them where they were
                 module.__class__ = _NARROW[type(module)]
                 module.to(torch.bfloat16)
@@ -235,6 +247,11 @@ _NARROW: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: _NarrowConv2d,
     nn.ConvTranspose2d: _NarrowConvTranspose2d,
 }
+
+
+def _widened_on_a_gpu(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    """CUDA's normalisations, unlike the CPU's, take an input of another precision than their weights for a mistake."""
+    return _widened(module, arguments) if arguments[0].is_cuda else arguments
 
 
 def _widened(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:

@@ -25,7 +25,7 @@ GIB = 2**30
 LEAST_PYTHON = (3, 11)
 LEAST_MEMORY_GIB = 4.0
 LEAST_DISK_GIB = 5.0  # the environment takes about 1 GiB, a default world and its runs some more
-PROBE_SECONDS = 60
+PROBE_SECONDS = 180
 NEW_VENV = "rm -r .venv && make venv"
 # timm brings torchvision, and the one of the usual index does not import beside a CPU build of torch.
 CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu "

@@ -15,15 +15,16 @@ from typing import Any, Literal
 
 import pydantic
 
-from heatv2x import plugins
 from heatv2x.config import Config, build
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.datasets import base as datasets
+from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.findings import Fault, FileCount, Indexed, Inspection, SplitCount
 from heatv2x.model_config import PartConfig
 from heatv2x.plausibility.absurdity import absurd_objects, absurd_poses
 from heatv2x.plausibility.evidence import SAMPLED_FRAMES, Evidence
 from heatv2x.plausibility.verdict import Verdict
+from heatv2x.plurals import counted
 from heatv2x.structures import Camera, Frame, PointCloud
 from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
 
@@ -32,26 +33,15 @@ _SHOWN = 50
 _NO_SENSORS = frozenset({"visibility raster", "hit counts"})
 
 
-class DatasetSettings(Config):
-    """Settings of the dataset, whose part may be left to recognition.
-
-    Attributes:
-        part: the dataset part; by default the one that recognises the folder.
-        settings: settings of that part.
-    """
-
-    part: str | None = None
-    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
-
-
 class _SplitsConfig(Config):
     """Attributes:
-    dataset: the dataset part, if the folder is not recognised; settings of its own: dataset.settings.KEY=VALUE.
+    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+        part's own settings.
     splits: only these; all by default.
     split: only this one.
     """
 
-    dataset: str | DatasetSettings | None = None
+    dataset: str | DatasetConfig | None = None
     splits: tuple[str, ...] = ()
     split: str | None = None
 
@@ -84,36 +74,12 @@ class IndexConfig(_SplitsConfig):
 
 
 def recognise(
-    root: Path, dataset: str | PartConfig | DatasetSettings | None = None
+    root: Path, dataset: str | PartConfig | DatasetConfig | None = None
 ) -> tuple[PartConfig, type[Dataset], Recognised]:
-    """The dataset part whose layout a folder has, with its settings.
-
-    Args:
-        dataset: take this part, or these settings with the part that recognises the folder.
-
-    Raises:
-        DataError: no such folder, or nobody recognises it.
-        ConfigError: several do; says how to choose.
-    """
-    if not root.is_dir():
-        raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
-    settings: dict[str, Any] = {}
-    if isinstance(dataset, DatasetSettings):
-        settings = dataset.settings
-        dataset = None if dataset.part is None else PartConfig(part=dataset.part, settings=settings)
-    given = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
-    names = plugins.available("datasets") if given is None else [given.part]
-    found = [(name, plugins.find("datasets", name)) for name in names]
-    known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
-    if len(known) > 1:
-        both = " and ".join(name for name, _, _ in known)
-        raise ConfigError(f"{root} could be {both}; choose with dataset={known[0][0]}")
-    if not known:
-        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
-        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
-    name, part, tree = known[0]
-    return given or PartConfig(part=name, settings=settings), part, tree
+    """The dataset part that reads a folder, with its settings; see `datasets.base.recognise`."""
+    wanted = DatasetConfig(**dataset.model_dump()) if isinstance(dataset, PartConfig) else dataset
+    reader = datasets.recognise(root, wanted)
+    return PartConfig(part=reader.part, settings=dict(reader.settings)), reader.dataset_class, reader.tree
 
 
 def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
@@ -255,7 +221,7 @@ class _Inspector:
             sensed: Sensed = None
             try:
                 if file.path is not None and not os.path.lexists(file.path):
-                    raise DataError(file.path, "is missing", way_out=file.way_out or f"complete {file.download}")
+                    raise DataError(file.path, "is missing", way_out=f"complete {file.download}")
                 if read or file.path is None:
                     sensed = file.read()
                     count.read += 1
@@ -276,10 +242,10 @@ class _Inspector:
     def compare(self, split: str, frame: Frame, file: SensorFile, sensed: Sensed, compared: bool) -> None:
         """Take what a sensor file holds as evidence."""
         if isinstance(sensed, PointCloud):
-            self.evidence.add_cloud(split, frame, file.agent, file.kind, sensed, compared)
+            self.evidence.add_cloud(split, frame, file, sensed, compared)
             return
         for camera in (sensed,) if isinstance(sensed, Camera) else sensed or ():
-            self.evidence.add_camera(split, frame, file.agent, file.kind, camera)
+            self.evidence.add_camera(split, frame, file, camera)
 
     def settle(self) -> None:
         """What is lacking is a fault where others have it: of a part that nobody has, nothing is expected."""
@@ -312,7 +278,8 @@ class _Inspector:
         """Whether poses and labelled objects can be true."""
         if not self.posed:
             return Verdict("poses and objects", "note", "not judged: no frame could be read")
-        seen = f"{self.posed:,} poses and {sum(split.objects for split in self.splits):,} objects looked at"
+        objects = sum(split.objects for split in self.splits)
+        seen = f"{counted(self.posed, 'pose')} and {counted(objects, 'object')} looked at"
         if self.absurd:
             return Verdict("poses and objects", "fault", f"{self.absurd} cannot be true; {seen}")
         return Verdict("poses and objects", "ok", seen)
@@ -328,7 +295,8 @@ class _Inspector:
             others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
             yield Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
         else:
-            yield Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")
+            agents = counted(len(self.kinds_of_agent), "agent")
+            yield Verdict("sensors", "ok", f"every agent of the scenarios has sensor data ({agents})")
 
 
 def _is_missing(file: SensorFile, error: HeatError) -> bool:

@@ -47,7 +47,6 @@ class SensorFile:
         read: reads all of it; a sweep, in the agent's frame, or cameras are given back.
         path: where it should lie; None if only reading tells.
         sensor: "lidar", "camera", or "label" for what describes objects.
-        way_out: what to do if it is missing; by default, to complete the download.
     """
 
     kind: str
@@ -57,7 +56,6 @@ class SensorFile:
     read: Callable[[], Sensed]
     path: Path | None = None
     sensor: str = "lidar"
-    way_out: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,28 +17,54 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import plugins
+from heatv2x import evaluation, plugins
+from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import build
+from heatv2x.deploy import optimised
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator
 from heatv2x.message import pack, unpack
 from heatv2x.model import Collaboration
 from heatv2x.nn.move import find_device, to_device
+from heatv2x.packs import write_pack
+from heatv2x.report.collect import collect_scenes
 from heatv2x.roster import Roster
 from heatv2x.structures import SENSORS, Boxes3D
+from heatv2x.training import jobs
 from heatv2x.training.cache import fill_cache
-from heatv2x.training.job_config import BaseConfig
+from heatv2x.training.job_config import (
+    BackwardConfig,
+    BaseConfig,
+    CollaborativeConfig,
+    EncoderConfig,
+    FullConfig,
+    LocalConfig,
+)
 from heatv2x.training.lesson import start_from_lesson
 from heatv2x.training.local import LocalFineTuning
 from heatv2x.training.loop import train
 from heatv2x.training.stage import Stage
+from tests.formats.opv2v_writer import write_opv2v_h
 from tests.other_device import Away, MixedDevicesError, other_device
-from tests.scene_factory import SmallScenes, agent_frame, build_agent, joined, pool_of, same_state, small_model
+from tests.scene_factory import (
+    NEWCOMER,
+    SmallScenes,
+    agent_frame,
+    build_agent,
+    joined,
+    model_config,
+    pool_of,
+    same_state,
+    small_model,
+)
+from tests.test_recipes import STREET
 from tests.training.stages import FAST, SCENES, WINDOW
 from tests.training.test_distributed import NAMES
 from tests.training.test_distributed import build as build_stage
 
+# torch warns of copies to what it takes for a meta tensor, although they are made
+pytestmark = pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ONE_STEP = FAST.model_copy(update={"steps": 1, "checkpoint_every": 1})
 ROSTER = Roster("lidar64", ("lidar16", "lidar64"))
@@ -246,3 +272,121 @@ class TestDevice:
         assert build(BaseConfig, {"data": "x", "device": "cpu"}).device == "cpu"
         with pytest.raises(ConfigError, match="device"):
             build(BaseConfig, {"data": "x", "device": "gpu"})
+
+
+class TestJoining:
+    """What joins a model goes where the model is."""
+
+    @pytest.mark.parametrize("fusion", plugins.available("fusion"))
+    def test_a_newcomer_can_be_heard_at_once(self, fusion: str, place: Place) -> None:
+        here = found(joined(small_model(fusion)))
+        model = joined(small_model(fusion).to(place.device))
+        assert {tensor.device.type for tensor in model.state_dict().values()} == {place.device.type}
+        as_sure(place, found(model), here)
+
+    def test_packs_join_a_model_there_and_are_written_from_there(self, place: Place, tmp_path: Path) -> None:
+        source = joined(small_model(), shake=0.1)
+        packs = {"agent": agent_pack(source, "lidar16", {}), "adapter": adapter_pack(source, "lidar16", {})}
+        there = small_model().to(place.device)
+        add_adapter(there, packs["adapter"])
+        add_agent(there, packs["agent"])
+        as_sure(place, found(there), found(source))
+        packs["base"] = base_pack(source, {})
+        again = {"agent": agent_pack(there, "lidar16", {}), "adapter": adapter_pack(there, "lidar16", {})}
+        again["base"] = base_pack(there, {})
+        for kind, pack_ in again.items():
+            written = write_pack(pack_, tmp_path / f"{kind}.safetensors").read_bytes()
+            assert written == write_pack(packs[kind], tmp_path / f"{kind}_here.safetensors").read_bytes()
+
+    @pytest.mark.parametrize("fusion", ["late", "early", "maximum"])
+    def test_other_ways_to_exchange(self, fusion: str, place: Place) -> None:
+        model = joined(small_model("maximum" if fusion == "maximum" else "hetero_graph"), shake=0.05)
+        here = found(exchanging(model, fusion) if fusion != "maximum" else reaching(model, 51.2, 51.2))
+        model.to(place.device)
+        there = exchanging(model, fusion) if fusion != "maximum" else reaching(model, 51.2, 51.2)
+        assert next(there.parameters()).device.type == place.device.type
+        as_sure(place, found(there), here)
+
+
+@pytest.mark.parametrize("codec", plugins.available("codecs"))
+def test_every_codec_takes_features_from_there(codec: str, place: Place) -> None:
+    frame = SmallScenes().read(0, ["lidar64"]).agents[0]
+
+    def sent(model: Collaboration) -> bytes:
+        model.use_codec(codec)
+        return pack(model.encode(frame, "lidar64"))
+
+    here, there = sent(small_model()), sent(small_model().to(place.device))
+    assert place.tolerance > 0 or here == there
+    assert unpack(there).feature is not None
+
+
+@pytest.mark.parametrize("fusion", [*plugins.available("fusion"), "selecting"])
+def test_a_report_shows_what_was_computed_there(fusion: str, place: Place) -> None:
+    def scenes(device: torch.device) -> Any:
+        model = joined(small_model("hetero_graph" if fusion == "selecting" else fusion), shake=0.1).to(device)
+        if fusion == "selecting":
+            model.fusion.sends_at_most(0.5)
+        alone = Roster("lidar64", "lidar64", drop=True)
+        kept = [Evaluator(SmallScenes(), limit=1, keep=[0]).evaluate(model, cast).scenes for cast in (alone, ROSTER)]
+        types = ["lidar64", *("lidar16" for _ in kept[1][0].frame.agents[1:])]
+        return collect_scenes(model, kept[0], kept[1], {0: types}).to_json()
+
+    here, there = scenes(torch.device("cpu")), scenes(place.device)
+    assert here["scenes"][0]["agents"] and (place.tolerance > 0 or here == there)
+
+
+@pytest.mark.parametrize("fusion", ["hetero_graph", "pyramid"])
+def test_a_deployed_model(fusion: str, place: Place) -> None:
+    """Maps lie in another order in memory here, which the pretended device loses, so it rounds differently, too."""
+    model = joined(small_model(fusion), shake=0.05)
+    here = found(optimised(model, "float32"))
+    there = optimised(model.to(place.device), "float32")
+    assert next(there.parameters()).device.type == place.device.type
+    as_sure(Place(place.device, max(place.tolerance, 1e-4)), found(there), here)
+
+
+@needs_cuda
+@pytest.mark.parametrize("fusion", ["hetero_graph", "pyramid"])
+def test_a_deployed_model_in_bfloat16_on_a_gpu(fusion: str) -> None:
+    """The pretended device cannot change the type of a parameter in place."""
+    model = joined(small_model(fusion), shake=0.05)
+    frames = SmallScenes().read(0, ["lidar64", "lidar16"]).agents
+    here = optimised(model, "bfloat16").encode(frames[0], "lidar64").feature
+    fast = optimised(model.to("cuda"), "bfloat16")
+    there = fast.encode(frames[0], "lidar64").feature
+    assert here is not None and there is not None
+    assert float((there.cpu() - here).norm() / here.norm()) < 0.03
+    assert np.isfinite(found(fast).boxes).all()
+
+
+class TestJobs:
+    """From a dataset to packs, an adapted newcomer and a score, with the networks there."""
+
+    def test_train_adapt_evaluate(self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = tmp_path / "data"
+        write_opv2v_h(data, STREET)
+        monkeypatch.setattr(jobs, "find_device", lambda _: place.device)
+        monkeypatch.setattr(evaluation, "find_device", lambda _: place.device)
+        quick = {"data": data, "steps": 1, "batch_size": 1, "frames": 1, "checkpoint_every": 0, "precision": "float32"}
+        model = model_config().model_dump(mode="json")
+        base = build(BaseConfig, {**quick, "model": model, "out": tmp_path / "base"})
+        jobs.train_base(base)
+        newcomer = {**quick, "name": "lidar16", "agent": NEWCOMER.agent.model_dump(mode="json"), "model": model}
+        encoder = build(EncoderConfig, {**newcomer, "out": tmp_path / "encoder"})
+        jobs.train_encoder(encoder)
+        packs = [tmp_path / "base" / "lidar64.safetensors", tmp_path / "encoder" / "lidar16.safetensors"]
+        shared = {**quick, "base": tmp_path / "base" / "base.safetensors", "agents": packs, "newcomer": "lidar16"}
+        shared["window"] = WINDOW.model_dump()
+        local = build(LocalConfig, {**shared, "out": tmp_path / "local", "keep_cache": True})
+        kept = {"adapter": local.out / "adapter.safetensors", "cache": local.out / "cache.safetensors"}
+        gcft = build(CollaborativeConfig, {**shared, **kept, "out": tmp_path / "gcft"})
+        backward = build(BackwardConfig, {**shared, "out": tmp_path / "backward"})
+        full = build(FullConfig, {**shared, "out": tmp_path / "full"})
+        steps: list[tuple[Any, Callable[[Any], Any]]] = [(local, jobs.adapt_local), (gcft, jobs.adapt_collaborative)]
+        for config, job in (*steps, (backward, jobs.align_backward), (full, jobs.full_finetune)):
+            assert job(config).record.steps == 1
+        everything = (shared["base"], *packs, tmp_path / "gcft" / "adapter.safetensors")
+        settings = {"data": data, "split": "train", "packs": everything, "ego": "lidar64", "senders": "lidar16"}
+        rows = evaluation.run_eval(build(evaluation.EvalConfig, {**settings, "frames": 1, "out": tmp_path / "eval"}))
+        assert rows[0]["n_ground_truth"] > 0

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatv2x import plugins
+from heatv2x.agents.base import Agent
 from heatv2x.assembly import base_pack
 from heatv2x.deploy import Deployed, Precision, optimised
 from heatv2x.errors import ConfigError
@@ -41,6 +42,23 @@ def dense(model: Collaboration, frames: list[AgentFrame], agent_type: str = "lid
         features = torch.stack([message.feature for message in (own, *others) if message.feature is not None])
         links = links_of(own, others, model.grid)
         return model.collaborate(features, [agent_type] * len(frames), links)
+
+
+def settled(model: Collaboration, frames: list[AgentFrame]) -> Collaboration:
+    """The model with the statistics of its own maps in its normalisations, as training leaves them.
+
+    With drawn statistics the maps of a deep image trunk grow a thousandfold, and its depth distribution is a choice
+    between near ties, which falls differently with every processor's rounding.
+    """
+    agent = model.agents["own"]
+    norms = [module for module in agent.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the plain mean of what it sees
+        norm.reset_running_stats()
+    agent.train()
+    with torch.no_grad():
+        agent(agent.collate([agent.prepare(frame) for frame in frames]))
+    return model.eval()
 
 
 def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], precision: Precision) -> None:
@@ -76,12 +94,21 @@ class TestSays:
     @pytest.mark.parametrize("precision", TOLERANCES)
     @pytest.mark.parametrize("part", AGENTS)
     def test_with_every_kind_of_agent(self, part: str, precision: Precision, frames: list[AgentFrame]) -> None:
-        model = small_model("maximum", agents={"own": PartConfig(part=part)})
-        fast = optimised(model, precision)
-        for frame in frames[:1]:
-            wanted, found = (one.encode(frame, "own").feature for one in (model, fast))
+        for seed in range(3):
+            model = settled(small_model("maximum", agents={"own": PartConfig(part=part)}, seed=seed), frames)
+            fast = optimised(model, precision)
+            wanted, found = (one.encode(frames[0], "own").feature for one in (model, fast))
             assert wanted is not None and found is not None and found.dtype == torch.float32
-            assert error(found, wanted, precision) <= TOLERANCES[precision] * (3 if "camera" in part else 1)
+            assert error(found, wanted, precision) <= TOLERANCES[precision], f"seed {seed}"
+
+    @pytest.mark.parametrize("part", [part for part in AGENTS if "camera" in part])
+    def test_depth_is_not_rounded(self, part: str) -> None:
+        model = optimised(small_model("maximum", agents={"own": PartConfig(part=part)}), "bfloat16")
+        kinds = [module for module in model.agents["own"].modules() if isinstance(module, Agent) and module.exact]
+        assert kinds
+        for kind in kinds:
+            rounded = {name.split(".")[0] for name, x in kind.named_parameters() if x.dtype == torch.bfloat16}
+            assert rounded and "depth" in kind.exact and not rounded & set(kind.exact)
 
     def test_with_newcomers(self, frames: list[AgentFrame]) -> None:
         model = joined(small_model(), shake=0.1)
@@ -134,7 +161,7 @@ class TestOnlyForUse:
 
     def test_nothing_is_left_to_normalise(self) -> None:
         fast = optimised(published(), "float32")
-        assert not [name for name, part in fast.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        assert not [name for name, part in fast.named_modules() if isinstance(part, nn.BatchNorm2d)]
 
     def test_no_training(self) -> None:
         fast = optimised(small_model())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("bash", "sh", "shell", "console")
 ENVIRONMENT = re.compile(r"^(?:[A-Z][A-Z0-9_]*=\S*\s+)+")
 CALL_CLI = "import sys; from heatv2x.cli import main; sys.exit(main())"
@@ -95,7 +95,7 @@ def test_verbs_exist(command: str) -> None:
 @pytest.mark.parametrize("block", pages(("python",)), ids=str)
 def test_python_runs(block: Block, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1800
     )
     assert result.returncode == 0, result.stderr
 

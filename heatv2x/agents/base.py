@@ -29,11 +29,14 @@ class Agent(nn.Module, ABC):
     Attributes:
         source: the paper, or "ours".
         sensors: names of the sensors this agent needs (`structures.SENSORS`); nothing else is read for it.
+        exact: names of the submodules that stay in float32 when a model is deployed in bfloat16: those whose output
+            decides where features go, where a small error becomes a large one (a depth distribution and all before it).
     """
 
     Config: type[Config]
     source: ClassVar[str]
     sensors: tuple[str, ...]
+    exact: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, grid: BevGrid, channels: int) -> None:
         super().__init__()

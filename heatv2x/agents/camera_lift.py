@@ -28,6 +28,7 @@ class CameraLift(Agent):
     source = "Lift-Splat-Shoot, arXiv 2008.05711; depth: CaDDN, arXiv 2103.01100"
 
     sensors = ("camera",)
+    exact = ("trunk", "context", "merge", "depth")
 
     class Config(config.Config):
         """Numbers of a camera agent; the defaults are the demo's.
@@ -104,9 +105,8 @@ class CameraLift(Agent):
         coarse = functional.interpolate(self.context(fine), size=fine.shape[-2:], mode="bilinear", align_corners=False)
         pixels = self.merge(torch.cat([fine, coarse], dim=1))
         logits: Tensor = self.depth(pixels)
-        bev = splat(
-            self.lifted(pixels), logits.softmax(dim=1), batch.cells, batch.owners, batch.agents, self.splat_grid
-        )
+        weights = logits.float().softmax(dim=1)
+        bev = splat(self.lifted(pixels), weights, batch.cells, batch.owners, batch.agents, self.splat_grid)
         return self.bev(bev), logits
 
     def _cells(self, camera: Camera) -> Tensor:

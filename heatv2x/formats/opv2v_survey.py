@@ -9,12 +9,12 @@ from pathlib import Path
 
 from heatv2x.errors import DataError
 from heatv2x.files import read_bytes
+from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.frame_index import CameraRecord, FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb, read_visibility
 from heatv2x.formats.opv2v_index import read_record
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout, splits_of
 from heatv2x.formats.opv2v_yaml import parse_hits, read_agent_yaml
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.formats.tagged_yaml import MAX_BYTES
 from heatv2x.structures import AgentFrame, Camera, Float64, Frame, Int64, PointCloud, Pose
 from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
@@ -113,8 +113,9 @@ def survey(root: Path, split: str, wanted: Wanted | None = None) -> Iterator[Vis
     frames = layout.frames(wanted.exclude, complain=complaints.append)
     for error in complaints:
         yield Visit(f"{split}/{error.path.name}", faults=(("description" if error.path.suffix else "folder", error),))
+    clouds = CloudFiles()
     for frame in frames:
-        visit = _visit(layout, replace(frame, agents=frame.agents[: wanted.max_agents]))
+        visit = _visit(layout, replace(frame, agents=frame.agents[: wanted.max_agents]), clouds)
         yield replace(visit, files=tuple(_missed(visit.files, wanted)), of=len(frames))
 
 
@@ -128,18 +129,18 @@ def _missed(files: Sequence[SensorFile], wanted: Wanted) -> Iterator[SensorFile]
             yield file
 
 
-def _visit(layout: Layout, frame: FrameFiles) -> Visit:
+def _visit(layout: Layout, frame: FrameFiles, clouds: CloudFiles) -> Visit:
     sources = {agent.agent_id: layout.opv2v / agent.yaml for agent in frame.agents}
     try:
         record = read_record(layout, frame)
     except DataError as error:
-        files = tuple(file for agent in frame.agents for file in _files(layout, frame, agent, ()))
+        files = tuple(file for agent in frame.agents for file in _files(layout, frame, agent, (), clouds))
         faults = [fault for agent in frame.agents for fault in _faults(layout, agent)]
         return Visit(frame.name, None, files, tuple(faults) or (("description", error),), sources)
     files = tuple(
         file
         for agent, cameras in zip(frame.agents, record.cameras, strict=True)
-        for file in _files(layout, frame, agent, cameras)
+        for file in _files(layout, frame, agent, cameras, clouds)
     )
     return Visit(frame.name, _as_frame(frame, record), files, (), sources, sightings=_sightings(layout, frame))
 
@@ -176,7 +177,7 @@ def _faults(layout: Layout, agent: AgentFiles) -> Iterator[tuple[str, DataError]
 
 
 def _files(
-    layout: Layout, frame: FrameFiles, agent: AgentFiles, cameras: Collection[CameraRecord]
+    layout: Layout, frame: FrameFiles, agent: AgentFiles, cameras: Collection[CameraRecord], clouds: CloudFiles
 ) -> Iterator[SensorFile]:
     def at(filename: str, hetero: bool = False) -> Path:
         return layout.sensor_file(frame.scenario, agent.folder, f"{frame.timestamp}{filename}", hetero=hetero)
@@ -185,32 +186,34 @@ def _files(
         return SensorFile(kind, agent.agent_id, download, False, functools.partial(read, path), path, sensor)
 
     described = {camera.name: camera for camera in cameras}
-    yield file("64-beam cloud", "OPV2V", _sweep, at(".pcd"))
-    yield file("32-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_32.pcd", hetero=True))
-    yield file("16-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_16.pcd", hetero=True))
+    sweep = functools.partial(_sweep, clouds)
+    yield file("64-beam cloud", "OPV2V", sweep, at(".pcd"))
+    yield file("32-beam cloud", "OPV2V-H-LiDAR", sweep, at("_32.pcd", hetero=True))
+    yield file("16-beam cloud", "OPV2V-H-LiDAR", sweep, at("_16.pcd", hetero=True))
     for number in range(_CAMERAS - (frame.scenario in WITHOUT_FOURTH_CAMERA)):
-        read = functools.partial(_rgb, described.get(f"camera{number}"))
+        camera = described.get(f"camera{number}")
+        read, depth = functools.partial(_rgb, camera), functools.partial(_depth, camera)
         yield file(_IMAGE, "OPV2V", read, at(f"_camera{number}.png"), "camera")
-        yield file(_DEPTH_IMAGE, "OPV2V-H-depth", _depth, at(f"_depth{number}.png", hetero=True), "camera")
+        yield file(_DEPTH_IMAGE, "OPV2V-H-depth", depth, at(f"_depth{number}.png", hetero=True), "camera")
     stem = agent.yaml.removesuffix(".yaml")
     raster = layout.opv2v / (agent.visibility or f"additional/{stem}_bev_visibility.png")
     yield file("visibility raster", "OPV2V additional", _raster, raster, "label")
     yield file("hit counts", "synthetic world", _hits, layout.opv2v / (agent.hits or f"{stem}_hits.json"), "label")
 
 
-def _sweep(path: Path) -> PointCloud:
-    points = read_pcd(path)
-    points[:, 1] *= -1
-    return PointCloud(points)
+def _sweep(clouds: CloudFiles, path: Path) -> PointCloud:
+    cloud = clouds.read(path)
+    cloud.points[:, 1] *= -1
+    return cloud
 
 
 def _rgb(camera: CameraRecord | None, path: Path) -> Camera | None:
-    image = read_rgb(path)
+    image = read_rgb(path, K=None if camera is None else camera.K, simulated=True)
     return None if camera is None else Camera(camera.name, image, camera.K, camera.T_agent_camera)
 
 
-def _depth(path: Path) -> None:
-    read_depth(path)
+def _depth(camera: CameraRecord | None, path: Path) -> None:
+    read_depth(path, K=None if camera is None else camera.K)
 
 
 def _raster(path: Path) -> None:

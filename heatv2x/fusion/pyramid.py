@@ -74,10 +74,14 @@ class Pyramid(Fusion):
         """(B, C', Y, X) fused feature."""
         present = torch.tensor([[bool(name) for name in row] for row in received.sender_types], dtype=torch.bool)
         present = present.view(received.features.shape[:2]).to(ego.device)
+        if not self.training and not torch.compiler.is_exporting():
+            # whoever sees nothing here is not computed: his rows would only change the rounding of the others'
+            present &= received.visible.any(dim=-1).any(dim=-1)
         if not present.any():
             return self.alone(ego, received.ego_types)
         sent = received.features if received.placement else received.features * received.visible[:, :, None]
-        types = [*received.ego_types, *(name for row in received.sender_types for name in row if name)]
+        there = zip(received.sender_types, present.cpu().tolist(), strict=True)
+        types = [*received.ego_types, *(n for names, here in there for n, h in zip(names, here, strict=True) if h)]
 
         def merge(maps: Tensor, scores: Tensor) -> Tensor:
             batch = len(present)

@@ -15,10 +15,12 @@ from heatv2x.plausibility.ground import judge_ground, odd_units
 from heatv2x.plausibility.identities import Identities, Sightings
 from heatv2x.plausibility.overlap import judge_overlap
 from heatv2x.plausibility.repetition import Repetitions
+from heatv2x.plausibility.returns import Returns
 from heatv2x.plausibility.stale import judge_moments
 from heatv2x.plausibility.sweep import Group, Sweep, take_sweep
 from heatv2x.plausibility.verdict import Finding, Verdict, verdicts_of
 from heatv2x.structures import Camera, Float64, Frame, PointCloud
+from heatv2x.survey import SensorFile
 
 SAMPLED_FRAMES = 160
 """So many frames of a split are compared with their sweeps, in pairs of consecutive ones; all are read."""
@@ -36,6 +38,7 @@ class Evidence:
     tracked: bool = True
     labels_in_world: bool = True
     groups: dict[Group, list[Sweep]] = field(default_factory=dict)
+    returns: Returns = field(default_factory=Returns)
     repetitions: Repetitions = field(default_factory=Repetitions)
     clocks: Clocks = field(default_factory=Clocks)
     identities: Identities = field(default_factory=Identities)
@@ -51,14 +54,14 @@ class Evidence:
         self.clocks.add(split, frame.scenario, times_us, places)
         self.identities.add(split, frame, before, sightings)
 
-    def add_cloud(
-        self, split: str, frame: Frame, agent_id: int, sensor: str, cloud: PointCloud, compared: bool
-    ) -> None:
+    def add_cloud(self, split: str, frame: Frame, file: SensorFile, cloud: PointCloud, compared: bool) -> None:
         """Take in a sweep; `compared` with the labels, or only with other sweeps."""
+        agent_id = file.agent
         at, labels = _place(frame, agent_id), frame.objects.T_world_object[:, :3, 3]
         labels = labels[np.linalg.norm(labels[:, :2] - at[:2], axis=1) < NEAR_M]
         where = (split, frame.scenario, frame.timestamp)
-        self.repetitions.add_cloud(where, agent_id, sensor, cloud, at, labels)
+        self.returns.add(cloud)
+        self.repetitions.add_cloud(where, agent_id, file.kind, cloud, at, labels, file.path)
         if not compared:
             return
         group = (split, frame.scenario, agent_id)
@@ -70,15 +73,16 @@ class Evidence:
         elif len(cloud):
             self.groups.setdefault(group, []).append(take_sweep(split, frame, agent_id, cloud, self.tracked))
 
-    def add_camera(self, split: str, frame: Frame, agent_id: int, sensor: str, camera: Camera) -> None:
+    def add_camera(self, split: str, frame: Frame, file: SensorFile, camera: Camera) -> None:
         """Take in a camera's image."""
         where = (split, frame.scenario, frame.timestamp)
-        name = f"{sensor} of {camera.name}"
-        self.repetitions.add_image(where, agent_id, name, camera.image, _place(frame, agent_id))
-        self.cameras.add(where, agent_id, camera)
+        name = f"{file.kind} of {camera.name}"
+        self.repetitions.add_image(where, file.agent, name, camera.image, _place(frame, file.agent), file.path)
+        self.cameras.add(where, file.agent, camera)
 
     def verdicts(self) -> Iterator[Verdict]:
         """What was found, question by question."""
+        yield from self.returns.verdicts()
         yield from verdicts_of("units", self.units)
         yield from self.repetitions.verdicts()
         yield from self.clocks.verdicts()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ Stream = tuple[str, str, int, str]
 
 @dataclass(frozen=True)
 class _Taken:
-    """One piece of sensor data: where it belongs, its checksum, and what was labelled around it."""
+    """One piece of sensor data: where it belongs, what was labelled around it, and the hash of its path."""
 
     split: str
     scenario: str
@@ -30,13 +31,14 @@ class _Taken:
     sensor: str
     position: tuple[float, float, float]
     moving: Float64
+    source: int | None
 
 
 @dataclass
 class Repetitions:
     """Checksums of all sweeps and images, gathered over a dataset."""
 
-    first: dict[tuple[int, int, str], _Taken] = field(default_factory=dict)
+    first: dict[tuple[bytes, str], _Taken] = field(default_factory=dict)
     count: dict[Stream, int] = field(default_factory=dict)
     empty: dict[Stream, int] = field(default_factory=dict)
     frozen: dict[Stream, list[tuple[_Taken, _Taken]]] = field(default_factory=dict)
@@ -45,7 +47,14 @@ class Repetitions:
     copied: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
 
     def add_cloud(
-        self, where: tuple[str, str, str], agent_id: int, sensor: str, cloud: PointCloud, at: Float64, labels: Float64
+        self,
+        where: tuple[str, str, str],
+        agent_id: int,
+        sensor: str,
+        cloud: PointCloud,
+        at: Float64,
+        labels: Float64,
+        source: Path | None = None,
     ) -> None:
         """Take in a sweep; see `_add`. `sensor` names its kind of file."""
         if len(cloud) <= _FEW_POINTS:
@@ -53,13 +62,21 @@ class Repetitions:
             self.count[stream] = self.count.get(stream, 0) + 1
             self.empty[stream] = self.empty.get(stream, 0) + 1
             return
-        self._add(where, agent_id, sensor, cloud.points, at, labels)
+        self._add(where, agent_id, sensor, cloud.points, at, labels, source)
 
-    def add_image(self, where: tuple[str, str, str], agent_id: int, sensor: str, image: UInt8, at: Float64) -> None:
+    def add_image(
+        self,
+        where: tuple[str, str, str],
+        agent_id: int,
+        sensor: str,
+        image: UInt8,
+        at: Float64,
+        source: Path | None = None,
+    ) -> None:
         """Take in an image (H, W, 3); a drawn one of few colours, sky and road, may well come twice."""
         colours = image[::4, ::4].astype(np.int32) @ np.array([65536, 256, 1], np.int32)
         if len(np.unique(colours)) >= _COLOURS:
-            self._add(where, agent_id, sensor, image, at, np.zeros((0, 3)))
+            self._add(where, agent_id, sensor, image, at, np.zeros((0, 3)), source)
 
     def _add(
         self,
@@ -69,6 +86,7 @@ class Repetitions:
         data: npt.NDArray[np.generic],
         at: Float64,
         labels: Float64,
+        source: Path | None,
     ) -> None:
         """Take in sensor data.
 
@@ -79,18 +97,19 @@ class Repetitions:
             data: points or pixels.
             at: (3,) where the agent stands.
             labels: (N, 3) where the labelled objects around it are.
+            source: their file; one file that belongs to several frames repeats nothing.
         """
         content = np.ascontiguousarray(data)
         stream = (where[0], where[1], agent_id, sensor)
         self.count[stream] = self.count.get(stream, 0) + 1
-        code = (zlib.crc32(content.tobytes()), content.size, sensor)
+        code = (hashlib.blake2b(memoryview(content).cast("B"), digest_size=8).digest(), sensor)
         x, y, z = (float(number) for number in at)
-        taken = _Taken(*where, agent_id, sensor, (x, y, z), labels)
+        taken = _Taken(*where, agent_id, sensor, (x, y, z), labels, None if source is None else hash(source))
         start = self.start.setdefault(stream, taken)
         if max(_way(start, taken), _labels_moved(start, taken)) > _MOVED_M:
             self.moves.add(stream)
         known = self.first.setdefault(code, taken)
-        if known is taken:
+        if known is taken or (known.source is not None and known.source == taken.source):
             return
         other = (known.split, known.scenario, known.agent_id, sensor)
         if stream == other:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from heatv2x.errors import DataError
+from heatv2x.memory import keep_freed_memory
 from heatv2x.world.clip import Clip, ClipPlan, Sensed, simulate
 from heatv2x.world.config import SPLITS, WorldConfig
 from heatv2x.world.rays import Moment
@@ -84,7 +85,8 @@ class ScenarioTask:
 
 
 def prepare_worker() -> None:
-    """Leave Ctrl-C to the parent process, and end when it ends."""
+    """Leave Ctrl-C to the parent process, end when it ends, and keep freed memory."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -75,15 +75,16 @@ def agent_yaml(agent: int, *, cameras: bool = True) -> dict[str, Any]:
     """What `<t>.yaml` of an agent holds: it sees the other agent's car and two of three more."""
     lidar_pose = LIDAR_POSES[agent]
     content: dict[str, Any] = {
-        "lidar_pose": lidar_pose,
-        "true_ego_pos": lidar_pose,
+        "lidar_pose": [*lidar_pose],  # tests change what they are given
+        "true_ego_pos": [*lidar_pose],
         "ego_speed": 20.0,
         "plan_trajectory": [],
     }
     if cameras:
         for number, mount in enumerate(MOUNTS):
             cords = carla_pose(carla(lidar_pose) @ carla(mount))
-            content[f"camera{number}"] = {"cords": cords, "extrinsic": np.eye(4).tolist(), "intrinsic": K}
+            intrinsic = [[*row] for row in K]
+            content[f"camera{number}"] = {"cords": cords, "extrinsic": np.eye(4).tolist(), "intrinsic": intrinsic}
     vehicles = {300: vehicle(30.0, 10.0, 15.0), 301: vehicle(25.0, 40.0, -90.0), 302: vehicle(5.0, 30.0, 170.0)}
     bodies = {641: vehicle(10.3, 20.2, 30.0), 1045: vehicle(40.3, 24.5, -120.0)}
     seen = {641: (300, 301), 1045: (301, 302), -1: (300,)}[agent]

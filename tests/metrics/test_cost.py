@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,6 @@ import torch
 from torch import nn
 
 from heatv2x.metrics.cost import Stopwatch, count_parameters, peak_memory, tensor_memory
-
-
-def spin(seconds: float) -> None:
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
 
 
 def resident_bytes_now() -> int:
@@ -36,18 +31,33 @@ def test_shared_and_frozen_parameters() -> None:
     assert count.trainable == count.total - 4
 
 
-def test_only_blocks_count_and_they_add_up() -> None:
+def test_only_blocks_count_and_they_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {"cpu": 0.0, "wall": 0.0}
+    monkeypatch.setattr(time, "process_time", lambda: clocks["cpu"])
+    monkeypatch.setattr(time, "perf_counter", lambda: clocks["wall"])
+    monkeypatch.setattr(os, "times", lambda: SimpleNamespace(children_user=0.0, children_system=0.0))
+
+    def pass_by(cpu: float, wall: float) -> None:
+        clocks["cpu"] += cpu
+        clocks["wall"] += wall
+
     watch = Stopwatch()
     with watch:
-        spin(0.03)
-    spin(0.2)
+        pass_by(cpu=1, wall=2)
+    pass_by(cpu=50, wall=60)
     with watch:
-        spin(0.03)
-    assert 0.055 < watch.cpu_s < 0.15
-    with watch:
-        time.sleep(0.05)
-    assert watch.cpu_s < 0.15
-    assert watch.wall_s > 0.1
+        pass_by(cpu=3, wall=4)
+    with watch:  # asleep
+        pass_by(cpu=0, wall=10)
+    assert (watch.cpu_s, watch.wall_s) == (4, 16)
+
+
+def test_the_clocks_are_those_of_this_process() -> None:
+    with Stopwatch() as watch:
+        end = time.process_time() + 0.03
+        while time.process_time() < end:
+            pass
+    assert watch.cpu_s >= 0.03 and watch.wall_s > 0
 
 
 def test_seconds_of_a_finished_child_count() -> None:

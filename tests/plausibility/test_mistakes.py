@@ -268,7 +268,7 @@ MISTAKES: dict[str, tuple[Change, dict[str, str]]] = {
     "clocks apart": (late, {"": "0\\.370 s.*clocks are not synchronised", "opv2v": ""}),
     "frames of one agent apart": (one_frame_apart, {"": "agent 1 .*s apart", "folder": "", "dair": ""}),
     "ids that change": (renumbered, {"": "another id|another size", "dair": ""}),
-    "intrinsics of a larger image": (for_larger_images, {"": "K belongs to images of about"}),
+    "intrinsics of a larger image": (for_larger_images, {"": "intrinsics, which are for about"}),
     "inverse camera pose": (camera_inverted, {"": "T_agent_camera is inverted"}),
     "camera axes": (camera_as_body, {"": "x forward, y left, z up"}),
 }
