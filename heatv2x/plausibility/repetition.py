@@ -102,7 +102,7 @@ class Repetitions:
         content = np.ascontiguousarray(data)
         stream = (where[0], where[1], agent_id, sensor)
         self.count[stream] = self.count.get(stream, 0) + 1
-        code = (hashlib.blake2b(memoryview(content).cast("B"), digest_size=8).digest(), sensor)
+        code = (hashlib.blake2b(content.tobytes(), digest_size=8).digest(), sensor)
         x, y, z = (float(number) for number in at)
         taken = _Taken(*where, agent_id, sensor, (x, y, z), labels, None if source is None else hash(source))
         start = self.start.setdefault(stream, taken)
