@@ -118,6 +118,15 @@ def late(recording: Recording) -> Recording:
     return replace(recording, times_s=recording.times_s | {-1: [t + 0.37 for t in recording.times_s[-1]]})
 
 
+def in_milliseconds(recording: Recording) -> Recording:
+    """As a recorder that runs at 2 Hz writes them."""
+    return replace(recording, times_s={a: [1000 * t for t in each] for a, each in recording.times_s.items()})
+
+
+def standing_still(recording: Recording) -> Recording:
+    return replace(recording, times_s={a: [7.0 for _ in each] for a, each in recording.times_s.items()})
+
+
 def empty(recording: Recording) -> Recording:
     return replace(recording, clouds=recording.clouds | {-1: [np.zeros((0, 4), np.float32) for _ in recording.frames]})
 
@@ -266,6 +275,8 @@ MISTAKES: dict[str, tuple[Change, dict[str, str]]] = {
     "frozen camera": (frozen_camera, {"": "agent 0 .*same .*camera image.*frozen"}),
     "frames twice": (repeated_frames, {"": "written twice"}),
     "clocks apart": (late, {"": "0\\.370 s.*clocks are not synchronised", "opv2v": ""}),
+    "times in milliseconds": (in_milliseconds, {"": "times are in milliseconds", "opv2v": ""}),
+    "time that stands still": (standing_still, {"": "time does not advance", "opv2v": ""}),
     "frames of one agent apart": (one_frame_apart, {"": "agent 1 .*s apart", "folder": "", "dair": ""}),
     "ids that change": (renumbered, {"": "another id|another size", "dair": ""}),
     "intrinsics of a larger image": (for_larger_images, {"": "intrinsics, which are for about"}),
