@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from heatv2x import plugins
+from heatv2x.blueprint import drawn, refuse_misfits
 from heatv2x.config import build
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.fusion.base import Fusion
@@ -16,40 +18,127 @@ from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig, build_part
 from heatv2x.packs import Pack, read_pack
 
+log = logging.getLogger(__name__)
 SIDES = ("sender", "receiver")
 
 
 def assemble(
     base: Pack, agents: Sequence[Pack] = (), adapters: Sequence[Pack] = (), sides: Collection[str] = SIDES
 ) -> Collaboration:
-    """A model in evaluation mode from its packs.
+    """A model in evaluation mode from its packs, which may come in any order.
 
     Args:
         base: the base pack.
-        agents: encoders; a base type or a newcomer without one keeps random weights and can only be listened to.
+        agents: encoders. A type of the base, or one that an adapter names, without an encoder can only be listened to.
         adapters: what newcomers trained.
         sides: which part of the adapter packs to load: an ego that never carries the newcomer's sensor needs "receiver"
             only.
 
     Raises:
-        PackError: an adapter was made for another base, or a pack does not fit.
+        PackError: an adapter was made for another base, a pack does not fit, two packs are of one kind and type, or a
+            newcomer starts from a type that nobody brings.
     """
-    model = Collaboration(build(ModelConfig, base.config, source=_where(base), complete=True))
+    refuse_twins([base, *agents, *adapters])
+    model = bare_base(base)
     load_into(model, base, "")
+    model.comes_from_packs = True
+    model.lacking = {name: {"encoder"} for name in model.config.agents}
     space = model.feature_space.hex()
+    if base.feature_space == model.former_feature_space.hex() != space:
+        raise PackError(
+            f"{_where(base)}: was written before feature spaces covered the settings of their parts.\n"
+            "  Way out: heatv2x pack rewrite BASE AGENT ADAPTER ... (the base with all packs that belong to it)"
+        )
     if space != base.feature_space:
         raise PackError(
             f"{_where(base)}: its tensors give feature space {space}, its manifest says {base.feature_space}"
         )
-    for adapter in adapters:
-        add_adapter(model, adapter, sides)
-    for agent in agents:
-        add_agent(model, agent)
+    for pack in _in_order_of_joining(model, agents, adapters):
+        if pack.kind == "adapter":
+            add_adapter(model, pack, sides)
+        else:
+            add_agent(model, pack)
     return model.eval()
 
 
+def bare_base(base: Pack) -> Collaboration:
+    """The model that a base pack describes, built but not loaded, after its description was compared with its tensors.
+
+    Raises:
+        PackError: the settings describe other tensors than the pack holds, networks beyond any use, or code from
+            outside that is not allowed.
+    """
+    where = _where(base)
+    with plugins.from_a_pack(where):
+        config = build(ModelConfig, base.config, source=where, complete=True)
+        refuse_misfits(drawn(lambda: Collaboration(config), where).base_state(), base.tensors, where)
+        return Collaboration(config)
+
+
+def refuse_twins(packs: Sequence[Pack]) -> None:
+    """See that no two packs are of one kind and type.
+
+    Raises:
+        PackError: two are; names both files.
+    """
+    known: dict[tuple[str, str], Pack] = {}
+    for pack in packs:
+        first = known.setdefault((pack.kind, pack.agent_type), pack)
+        if first is not pack:
+            about = f" for agent type '{pack.agent_type}'" if pack.agent_type else ""
+            raise PackError(
+                f"two {pack.kind} packs{about} were given: {_where(first)} and {_where(pack)}.\n"
+                "  Way out: leave one of them out, because only one of them can be in use"
+            )
+
+
+def _in_order_of_joining(model: Collaboration, agents: Sequence[Pack], adapters: Sequence[Pack]) -> list[Pack]:
+    """The packs in an order in which every newcomer comes after the type that it starts from.
+
+    Raises:
+        PackError: a newcomer starts from a type that nobody brings, or newcomers start from one another in a circle.
+    """
+    known = set(model.known_types())
+    bare = [pack for pack in agents if pack.agent_type not in {*known, *(each.agent_type for each in adapters)}]
+    waiting = [*adapters, *bare]
+    ordered: list[Pack] = []
+    while waiting:
+        ready = [pack for pack in waiting if _starts_from(pack) in known]
+        if not ready:
+            raise PackError(_why_none_can_join(waiting))
+        ordered += ready
+        known |= {pack.agent_type for pack in ready}
+        waiting = [pack for pack in waiting if pack.agent_type not in known]
+    joining = {id(pack) for pack in ordered}
+    return [*ordered, *(pack for pack in agents if id(pack) not in joining)]
+
+
+def _starts_from(pack: Pack) -> str:
+    """The type whose parameters a newcomer starts from."""
+    like = pack.config.get("like") if pack.kind == "adapter" else None
+    return like if isinstance(like, str) else str(AdapterConfig.model_fields["like"].default)
+
+
+def _why_none_can_join(waiting: Sequence[Pack]) -> str:
+    """What is wrong with newcomers of which each starts from a type that is not there yet."""
+    brought = {pack.agent_type for pack in waiting}
+    for pack in waiting:
+        if (like := _starts_from(pack)) not in brought:
+            if pack.kind == "agent":
+                return (
+                    f"{_where(pack)}: '{pack.agent_type}' is no type of this base, and its adapter pack is not there.\n"
+                    f"  Way out: add the adapter pack with which '{pack.agent_type}' joined this base"
+                )
+            return (
+                f"{_where(pack)}: newcomer '{pack.agent_type}' starts from type '{like}', which neither the base nor "
+                f"another pack brings.\n  Way out: add the packs of '{like}'"
+            )
+    circle = "; ".join(f"'{pack.agent_type}' ({_where(pack)}) starts from '{_starts_from(pack)}'" for pack in waiting)
+    return f"newcomers start from one another in a circle, so that none can be the first to join: {circle}"
+
+
 def add_agent(model: Collaboration, pack: Pack) -> None:
-    """Load an encoder; a type the model does not know yet joins without trained adapters."""
+    """Load an encoder; a type that the model does not know yet joins without trained adapters, with a warning."""
     name = pack.agent_type
     space = model.feature_space.hex()
     if name in model.config.agents and pack.feature_space != space:
@@ -58,8 +147,24 @@ def add_agent(model: Collaboration, pack: Pack) -> None:
             f"  Way out: use the '{name}' agent pack that came with this base"
         )
     if name not in model.agents:
-        model.join(name, AdapterConfig(agent=build(PartConfig, pack.config, source=_where(pack), complete=True)))
+        log.warning("'%s' joins without an adapter pack: what it sends is not aligned with this base", name)
+        where = _where(pack)
+        with plugins.from_a_pack(where):
+            part = build(PartConfig, pack.config, source=where, complete=True)
+            compare_with_encoder(part, pack, model)
+            model.join(name, AdapterConfig(agent=part))
     load_into(model.agent(name), pack, "")
+    model.lacking.get(name, set()).discard("encoder")
+
+
+def compare_with_encoder(part: PartConfig, pack: Pack, model: Collaboration) -> None:
+    """See that a pack holds the tensors of the encoder that it describes, before that is built.
+
+    Raises:
+        PackError: it does not, or the encoder is larger than any in use.
+    """
+    encoder = drawn(lambda: build_part("agents", part, model.grid, model.config.channels), _where(pack))
+    refuse_misfits(encoder.state_dict(), pack.tensors, _where(pack))
 
 
 def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES) -> None:
@@ -76,9 +181,23 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
         )
     name = pack.agent_type
     if name not in model.joined:
-        model.join(name, build(AdapterConfig, pack.config, source=_where(pack), complete=True))
+        where = _where(pack)
+        with plugins.from_a_pack(where):
+            config = build(AdapterConfig, pack.config, source=where, complete=True)
+            drawn(lambda: _newcomer(model, config), where)
+            model.join(name, config)
+        model.lacking.setdefault(name, set()).update(SIDES)
     for side in sides:
         load_into(_side(model, name, side), pack, f"{side}.")
+        model.lacking.get(name, set()).discard(side)
+
+
+def _newcomer(model: Collaboration, config: AdapterConfig) -> nn.Module:
+    """All networks that a newcomer brings, apart from a model."""
+    channels = model.config.channels
+    adapters = [part for part in (config.before, config.after, config.received) if part is not None]
+    agent = build_part("agents", config.agent, model.grid, channels)
+    return nn.ModuleList([agent, *(build_part("adapters", part, channels) for part in adapters)])
 
 
 def exchanging(model: Collaboration, fusion: str) -> Collaboration:
@@ -127,6 +246,8 @@ def _same_networks(model: Collaboration, config: ModelConfig, features: bool = T
     other = Collaboration(config)
     for name, joining in model.joined.items():
         other.join(name, joining.model_copy(update={} if features else {"received": None}))
+    other.comes_from_packs = model.comes_from_packs
+    other.lacking = {name: set(parts) for name, parts in model.lacking.items()}
     own = other.state_dict()
     other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
     return other.to(next(model.parameters()).device).eval()
@@ -172,13 +293,15 @@ def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]
     """Sort pack files by kind: the base, agents, adapters.
 
     Raises:
-        PackError: there is not exactly one base.
+        PackError: there is not exactly one base, or two packs are of one kind and type.
     """
     packs = [read_pack(path) for path in paths]
+    refuse_twins([pack for pack in packs if pack.kind != "base"])
     bases = [pack for pack in packs if pack.kind == "base"]
     if len(bases) != 1:
         raise PackError(
-            f"need exactly one base pack, got {len(bases)} among {', '.join(str(path) for path in paths) or 'no files'}"
+            f"need exactly one base pack, got {len(bases)} among "
+            f"{', '.join(_where(pack) for pack in bases or packs) or 'no files'}"
         )
     return bases[0], [p for p in packs if p.kind == "agent"], [p for p in packs if p.kind == "adapter"]
 
@@ -191,16 +314,7 @@ def load_into(module: nn.Module, pack: Pack, prefix: str) -> None:
     """
     tensors = {name.removeprefix(prefix): value for name, value in pack.tensors.items() if name.startswith(prefix)}
     wanted: dict[str, Tensor] = module.base_state() if isinstance(module, Collaboration) else dict(module.state_dict())
-    wrong = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
-    wrong += [f"unknown {name}" for name in sorted(set(tensors) - set(wanted))]
-    wrong += [
-        f"{name} is {tuple(tensors[name].shape)}, needed {tuple(wanted[name].shape)}"
-        for name in sorted(set(tensors) & set(wanted))
-        if tensors[name].shape != wanted[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise PackError(f"{_where(pack)}: does not fit: {'; '.join(wrong[:5])}{more}")
+    refuse_misfits(wanted, tensors, _where(pack))
     module.load_state_dict({**module.state_dict(), **tensors})
 
 

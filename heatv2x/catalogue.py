@@ -1,15 +1,18 @@
-"""Every part that can be named in a setting, and what it costs at one reference size.
+"""Everything that can be named in a setting: parts with their cost at one reference size, recipes, packs.
 
-Everything is read from the parts: the first line of the file's docstring, the class's `source`, and the parameters and
-operations of the part as it is built with its defaults. Nothing here names a part.
+Everything is read from where it lies: the first line of a part's docstring, its `source`, the parameters and operations
+of the part as it is built with its defaults, the head of a recipe, the manifest of a pack. Nothing here names a part.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,16 @@ from torch import nn
 
 from heatv2x import plugins
 from heatv2x.agents.base import Agent
+from heatv2x.errors import HeatError
 from heatv2x.metrics.cost import FlopCount, count_parameters
 from heatv2x.model import Collaboration, Links
 from heatv2x.model_config import ModelConfig, PartConfig, build_part
 from heatv2x.nn.move import to_device
+from heatv2x.packs import Pack, read_pack
+from heatv2x.pretrained import pretrained
 from heatv2x.structures import LIDARS, AgentFrame, Camera, PointCloud, Pose
 
+RECIPES = Path(__file__).parent / "recipes"
 _META = torch.device("meta")
 _POINTS = 20_000
 _IMAGE = (600, 800)
@@ -52,15 +59,67 @@ class Entry:
 
 
 def catalogue(kind: str) -> list[Entry]:
-    """The parts of one kind."""
+    """The parts of one kind; one that cannot be used or counted is listed with the reason."""
     measure = {"agents": _agent, "adapters": _adapter, "fusion": _fusion, "heads": _head}.get(kind)
-    entries = []
-    for name in plugins.available(kind):
+    return [_entry(kind, name, measure) for name in plugins.available(kind)]
+
+
+def _entry(kind: str, name: str, measure: Callable[[str], tuple[int, int]] | None) -> Entry:
+    try:
         part = plugins.find(kind, name)
-        about = (inspect.getdoc(sys.modules[part.__module__]) or "").splitlines()[0]
-        parameters, flops = measure(name) if measure else (None, None)
-        entries.append(Entry(kind, name, about, getattr(part, "source", "not stated"), parameters, flops))
-    return entries
+    except Exception as error:  # a file somebody is still writing: whatever it raises is said in its row
+        return Entry(kind, name, f"cannot be used: {_reason(error)}", "-")
+    about, source = about_part(part), getattr(part, "source", "not stated")
+    if measure is None:
+        return Entry(kind, name, about, source)
+    try:
+        return Entry(kind, name, about, source, *measure(name))
+    except Exception as error:  # the same
+        return Entry(kind, name, f"{about} (cannot be counted: {_reason(error)})", source)
+
+
+def about_part(part: type) -> str:
+    """What a part says of itself: the first line of its file's docstring, or else of its class's own."""
+    texts = (inspect.getdoc(sys.modules[part.__module__]), vars(part).get("__doc__"))
+    lines = [text.strip().splitlines()[0] for text in texts if text and text.strip()]
+    return lines[0] if lines else "not described: its file starts without a docstring"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0] if isinstance(error, HeatError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe that comes with HeatV2X.
+
+    Attributes:
+        name: `recipe=NAME`.
+        verb: the command it is for.
+        about: its first sentence.
+    """
+
+    name: str
+    verb: str
+    about: str
+
+
+def recipes() -> list[Recipe]:
+    """The recipes, from the comments at their heads."""
+    return [_recipe(path) for path in sorted(RECIPES.glob("*.yaml"))]
+
+
+def _recipe(path: Path) -> Recipe:
+    head = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    paragraph = " ".join(itertools.takewhile(bool, head))
+    verb = re.search(rf"heatv2x ([a-z ]+?) recipe={re.escape(path.stem)}\b", "\n".join(head))
+    return Recipe(path.stem, verb[1] if verb else "", re.split(r"(?<=\.)\s", paragraph)[0])
+
+
+def packs() -> list[tuple[str, Pack]]:
+    """The packs that come with HeatV2X, by the name that settings take."""
+    return [(name, read_pack(path)) for name, path in pretrained().items()]
 
 
 def reference() -> str:

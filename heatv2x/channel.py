@@ -23,7 +23,7 @@ class ChannelConfig(Config):
     Attributes:
         range_m: farther senders are not heard (planar distance, metres).
         loss: probability that a message is lost.
-        latency_ms: age of every message on arrival; whole frames of 100 ms.
+        latency_ms: how long a message is under way: the ego uses the newest one that was captured at least so long ago.
         sigma_m, sigma_deg: standard deviation of the senders' position (x and y) and heading.
         precise_share: this share of the senders, drawn for each scenario, has a tenth of those deviations.
         reported: "true" reports that deviation, "hidden" reports zero.
@@ -34,7 +34,7 @@ class ChannelConfig(Config):
 
     range_m: float = pydantic.Field(70.0, gt=0)
     loss: float = pydantic.Field(0.0, ge=0, le=1)
-    latency_ms: int = pydantic.Field(0, ge=0, multiple_of=100)
+    latency_ms: int = pydantic.Field(0, ge=0)
     sigma_m: float = pydantic.Field(0.0, ge=0)
     sigma_deg: float = pydantic.Field(0.0, ge=0)
     precise_share: float = pydantic.Field(0.0, ge=0, le=1)
@@ -42,11 +42,6 @@ class ChannelConfig(Config):
     ignore_above_m: float | None = pydantic.Field(None, gt=0)
     max_senders: int = pydantic.Field(8, ge=0)
     seed: int = 0
-
-    @property
-    def latency_frames(self) -> int:
-        """How many 10 Hz frames old a message is."""
-        return self.latency_ms // 100
 
 
 class Channel:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 from heatv2x import __version__
-from heatv2x.config import Config, ConfigT, build, merge, parse_overrides, read_recipe
+from heatv2x.config import Config, ConfigT, build, merge, nearest, parse_overrides, read_recipe, replaced
+from heatv2x.config_errors import keys_of
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.memory import set_up_process
+from heatv2x.plurals import counted
 
 app = typer.Typer(
     name="heatv2x",
@@ -33,14 +36,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-world_app = typer.Typer(help="The synthetic world.", no_args_is_help=True)
+world_app = typer.Typer(help="Build the synthetic world.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
 adapt_app = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
-data_app = typer.Typer(help="Look through a dataset before training, index it, draw it.", no_args_is_help=True)
-bench_app = typer.Typer(help="Studies whose results are in docs/benchmarks.", no_args_is_help=True)
-pack_app = typer.Typer(help="Look into packs.", no_args_is_help=True)
-import_app = typer.Typer(help="Bring in networks of other projects.", no_args_is_help=True)
-export_app = typer.Typer(help="Hand on networks to other runtimes.", no_args_is_help=True)
+data_app = typer.Typer(help="Check a dataset before training, index it, draw it.", no_args_is_help=True)
+bench_app = typer.Typer(help="Run the studies whose results are in docs/benchmarks.", no_args_is_help=True)
+pack_app = typer.Typer(help="Inspect and verify packs.", no_args_is_help=True)
+import_app = typer.Typer(help="Import networks of other projects.", no_args_is_help=True)
+export_app = typer.Typer(help="Export networks to other runtimes.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
@@ -51,6 +54,8 @@ app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
 
 _INTERRUPTED = 130
+_NO_DEFAULT = "must be given"
+_describing = False
 _PROCESS = int(os.environ.get("RANK", "0"))  # of several that torchrun started the first one speaks
 _SEVERAL = int(os.environ.get("WORLD_SIZE", "1")) > 1
 _FOLLOWS = _PROCESS > 0
@@ -61,7 +66,8 @@ err = Console(stderr=True)
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="key=value", help="Settings (heatv2x settings VERB lists them); recipe=NAME reads a recipe first."
+        metavar="key=value",
+        help="Settings (heatv2x settings VERB lists them). recipe=NAME or recipe=FILE reads a recipe first.",
     ),
 ]
 FrameAndSettings = Annotated[
@@ -95,24 +101,44 @@ def main() -> None:
 @app.command()
 def demo(
     settings: Settings = None,
-    full: Annotated[bool, typer.Option("--full", help="The camera newcomer joins, too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Let the camera newcomer join as well.")] = False,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the packs that come along.")
     ] = False,
 ) -> None:
-    """A new agent type joins an alliance, and the gain is shown: runs/demo/report.html."""
-    from heatv2x.demo import DemoConfig, run_demo
+    """Let a newcomer join an alliance and report the gain.
+
+    Builds a small synthetic world, adapts the newcomer, and writes runs/demo/report.html.
+    """
+    from heatv2x.demo import DemoConfig, DemoResult, run_demo
 
     config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
-    with _bars() as report:
-        result = run_demo(config, report)
+    written: DemoResult | None = None
+
+    def tell_written(result: DemoResult) -> None:
+        nonlocal written
+        if written is None:
+            _print_rows(result.rows)
+            _say(f"\nFirst report: {result.report}\nStill running: {result.still_running}.")
+            _say("The report is written again whenever one of them is done; Ctrl-C stops here and keeps this report.\n")
+        else:
+            _say(f"Report written again; still running: {result.still_running}")
+        written = result
+
+    try:
+        with _bars() as report:
+            result = run_demo(config, report, tell_written)
+    except BaseException:
+        if written is not None:
+            _say(f"{written.report} lacks nothing but {written.still_running}; the same command adds what is missing.")
+        raise
     _print_rows(result.rows)
     _say(f"\nReport: {result.report}\nNumbers: {result.metrics}")
 
 
 @app.command()
 def doctor() -> None:
-    """Check this machine, and say how to mend what is wrong."""
+    """Check this machine and say how to fix what is wrong."""
     from heatv2x.doctor import examine
 
     table = Table("", "what", "found", "way out", box=None)
@@ -127,98 +153,74 @@ def doctor() -> None:
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(help="One kind only, and the settings of its parts.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="One kind of part with the settings of its parts; or recipes, protocols or packs."),
+    ] = None,
 ) -> None:
-    """Every part that can be named in a setting: what it is, where it comes from, what it costs."""
-    from heatv2x import plugins
-    from heatv2x.catalogue import catalogue, reference
-    from heatv2x.config import nearest, settings_of
+    """List the names that settings take.
 
-    if kind is not None and kind not in plugins.CONTRACTS:
-        raise ConfigError(f"unknown kind '{kind}'; {nearest(kind, plugins.CONTRACTS)}")
+    Parts with their source and cost, by kind; recipes, protocols of average precision, and the packs that come along.
+    """
+    from heatv2x import listing, plugins
+
+    known = [*plugins.CONTRACTS, *listing.COLLECTIONS]
+    if kind is not None and kind not in known:
+        raise ConfigError(f"unknown kind '{kind}'; {nearest(kind, known)}")
     if not out.is_terminal:
         out.width = 120
+    if kind in listing.COLLECTIONS:
+        listing.COLLECTIONS[kind](out)
+        return
     for each in [kind] if kind else plugins.CONTRACTS:
-        table = Table(title=each, title_justify="left", box=None, pad_edge=False)
-        table.add_column("part", no_wrap=True, min_width=15)
-        table.add_column("what it is", ratio=5)
-        table.add_column("source", ratio=3)
-        for heading in ("parameters", "MFLOP"):
-            table.add_column(heading, justify="right", no_wrap=True, min_width=10)
-        for entry in catalogue(each):
-            parameters = "-" if entry.parameters is None else f"{entry.parameters:,}"
-            flops = "-" if entry.flops is None else f"{entry.flops / 1e6:,.1f}"
-            table.add_row(entry.name, escape(entry.about), escape(entry.source), parameters, flops)
-        out.print(table)
+        listing.print_kind(each, out)
         out.print()
-    out.print(reference(), highlight=False)
+    listing.print_reference(out)
     if kind in (None, "agents"):
         out.print()
-        _print_published_types()
-    for name in plugins.available(kind) if kind else []:
-        part_config = getattr(plugins.find(kind or "", name), "Config", None)
-        rows = settings_of(part_config) if part_config else []
-        if rows:
-            out.print()
-            table = Table("setting", "default", "meaning", title=name, title_justify="left", box=None, pad_edge=False)
-            for key, default, meaning in rows:
-                table.add_row(key, escape(default or "must be given"), escape(meaning))
-            out.print(table)
+        listing.print_published_types(out)
+    if kind is None:
+        _say(f"\nheatv2x list KIND shows the settings of its parts; there are also: {', '.join(listing.COLLECTIONS)}")
+    else:
+        listing.print_settings_of_parts(kind, out)
 
 
 @app.command()
-def settings(verb: Annotated[list[str], typer.Argument(metavar="VERB", help="For example: train base")]) -> None:
-    """The settings of a verb, their defaults and what they mean."""
-    from heatv2x.bench.config import AdaptationConfig
-    from heatv2x.bench.data import DataBenchConfig
-    from heatv2x.bench.parameters import ParametersConfig
-    from heatv2x.bench.robustness import RobustnessConfig
-    from heatv2x.bench.scaling import ScalingConfig
-    from heatv2x.bench.speed import SpeedConfig
-    from heatv2x.config import nearest, settings_of
-    from heatv2x.demo import DemoConfig
-    from heatv2x.evaluation import EvalConfig
-    from heatv2x.export.folder import ExportConfig
-    from heatv2x.imports.heal import HealImport
-    from heatv2x.inspection import CheckConfig, IndexConfig
-    from heatv2x.training import job_config
-    from heatv2x.view import ViewConfig
-    from heatv2x.world.config import WorldConfig
+def settings(
+    verb: Annotated[
+        list[str], typer.Argument(metavar="VERB [KEY]", help="For example: train base; train base model; eval channel")
+    ],
+) -> None:
+    """Explain the settings of a verb.
 
-    known: dict[str, type[Config]] = {
-        "data check": CheckConfig,
-        "data index": IndexConfig,
-        "data view": ViewConfig,
-        "demo": DemoConfig,
-        "world build": WorldConfig,
-        "train base": job_config.BaseConfig,
-        "train encoder": job_config.EncoderConfig,
-        "adapt local": job_config.LocalConfig,
-        "adapt collaborative": job_config.CollaborativeConfig,
-        "adapt backward": job_config.BackwardConfig,
-        "adapt full": job_config.FullConfig,
-        "eval": EvalConfig,
-        "export onnx": ExportConfig,
-        "import heal": HealImport,
-        "bench parameters": ParametersConfig,
-        "bench adaptation": AdaptationConfig,
-        "bench scaling": ScalingConfig,
-        "bench data": DataBenchConfig,
-        "bench speed": SpeedConfig,
-        "robustness": RobustnessConfig,
-    }
-    name = " ".join(verb)
-    if name not in known:
-        raise ConfigError(f"'{name}' takes no settings; {nearest(name, known)}")
-    table = Table("setting", "default", "meaning", box=None, pad_edge=False)
-    for key, default, meaning in settings_of(known[name]):
-        table.add_row(key, escape(default or "must be given"), escape(meaning))
-    out.print(table)
+    Every key down to the last nested one, or those inside KEY, with its default and meaning.
+    """
+    from heatv2x import listing
+    from heatv2x.config_reference import settings_of
+
+    known = _verbs()
+    words = next((n for n in range(len(verb), 0, -1) if " ".join(verb[:n]) in known), 0)
+    if not words:
+        name = " ".join(verb)
+        raise ConfigError(f"'{name}' is not a verb that takes settings; {nearest(name, known)}")
+    name = " ".join(verb[:words])
+    rows = [(key, default or _NO_DEFAULT, meaning) for key, default, meaning in settings_of(_config_of(name))]
+    if key := ".".join(verb[words:]):
+        wanted = listing.below(rows, key)
+        if not wanted:
+            raise ConfigError(f"'{name}' has no setting '{key}'; {nearest(key, (row[0] for row in rows))}")
+        rows = wanted
+    if not out.is_terminal:
+        out.width = 120
+    listing.print_settings(rows, out)
 
 
 @world_app.command("build")
 def world_build(settings: Settings = None) -> None:
-    """Write a synthetic multi-agent dataset in the OPV2V-H layout: out=FOLDER frames=N seed=S."""
+    """Write a synthetic dataset in the layout of OPV2V-H.
+
+    For example: out=runs/world train=40 validate=4 test=8 seed=1
+    """
     from heatv2x.world.build import WorldConfig, build_world
 
     config = _config(WorldConfig, settings)
@@ -240,7 +242,10 @@ def data_check(
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Look for what is missing, broken or cannot be true; exit code 2 if there is anything."""
+    """Find what is missing, broken or impossible.
+
+    Exit code 0 if nothing is wrong, 2 otherwise.
+    """
     from heatv2x.files import write_json
     from heatv2x.inspection import CheckConfig, inspect
     from heatv2x.tables import print_inspection
@@ -260,37 +265,43 @@ def data_check(
 
 @data_app.command("index")
 def data_index(path: Folder, settings: Settings = None) -> None:
-    """Parse the descriptions of all splits once, so that every later start is fast."""
+    """Parse all descriptions once, so that later starts are fast."""
     from heatv2x.inspection import IndexConfig, build_indexes
     from heatv2x.tables import print_indexes
 
+    config = _config(IndexConfig, settings)
     with _bars(finished_go=True) as report:
-        indexes = build_indexes(path, _config(IndexConfig, settings), report)
+        indexes = build_indexes(path, config, report)
     print_indexes(indexes, out)
 
 
 @data_app.command("view")
 def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
-    """Draw a frame, by number or scenario/timestamp: out=frame.png, .html, or .rrd for rerun."""
-    from heatv2x.datasets.base import open_dataset
-    from heatv2x.inspection import recognise
-    from heatv2x.view import ViewConfig, draw, frame_number, look
+    """Draw a frame, and what a model detects in it.
+
+    FRAME is its number, or scenario/timestamp. For example: DATA 12 out=frame.png (or .html, .rrd for rerun, .gif for a
+    film); packs=[shipped:base,shipped:lidar64] draws what they detect.
+    """
+    from heatv2x.view import ViewConfig
+    from heatv2x.viewer import show
 
     words = [word for word in settings or [] if "=" in word]
     frames = [word for word in settings or [] if "=" not in word]
     if len(frames) > 1:
         raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
     config = _config(ViewConfig, [*words, *(f"frame={frame}" for frame in frames)])
-    part, _, tree = recognise(path, config.dataset)
-    dataset = open_dataset(part.part, path, config.split or tree.splits[0], part.settings)
-    index = frame_number(dataset, config.frame)
-    draw(look(dataset, index, config), config.out)
-    _say(f"{dataset.name(index)}, frame {index} of {len(dataset)}: {config.out}")
+    with _bars(finished_go=True) as report:
+        lines = show(path, config, report)
+    for line in lines:
+        _say(line)
 
 
 @train_app.command("base")
 def train_base(settings: Settings = None) -> None:
-    """Train a base with its own agents, collaboratively: data=FOLDER out=FOLDER steps=N."""
+    """Train a base with its own agents, collaboratively.
+
+    For example: data=FOLDER out=runs/base steps=700
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.BaseConfig, jobs.train_base, settings)
@@ -298,7 +309,10 @@ def train_base(settings: Settings = None) -> None:
 
 @train_app.command("encoder")
 def train_encoder(settings: Settings = None) -> None:
-    """Pretrain a newcomer's encoder alone: data=FOLDER name=TYPE agent.part=KIND."""
+    """Pretrain a newcomer's encoder, alone.
+
+    For example: data=FOLDER name=lidar16 agent.part=lidar_slices out=runs/lidar16
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.EncoderConfig, jobs.train_encoder, settings)
@@ -306,7 +320,11 @@ def train_encoder(settings: Settings = None) -> None:
 
 @adapt_app.command("local")
 def adapt_local(settings: Settings = None) -> None:
-    """LHFT: train a newcomer's adapters on its own data: data= base= agents=[...] newcomer=TYPE."""
+    """LHFT: train a newcomer's adapters on its own data.
+
+    Local Heterogeneous Fine-Tuning against the frozen base. For example: data=FOLDER base=shipped:base
+    agents=[shipped:lidar64,shipped:lidar16] newcomer=lidar16 out=runs/local
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.LocalConfig, jobs.adapt_local, settings)
@@ -314,7 +332,10 @@ def adapt_local(settings: Settings = None) -> None:
 
 @adapt_app.command("collaborative")
 def adapt_collaborative(settings: Settings = None) -> None:
-    """GCFT: train everything that is the newcomer's in mixed scenes: as local, and adapter=PACK."""
+    """GCFT: train the newcomer's part in mixed scenes.
+
+    Global Collaborative Fine-Tuning: the settings of `adapt local`, and adapter=PACK, which `adapt local` wrote.
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.CollaborativeConfig, jobs.adapt_collaborative, settings)
@@ -322,7 +343,10 @@ def adapt_collaborative(settings: Settings = None) -> None:
 
 @adapt_app.command("backward")
 def adapt_backward(settings: Settings = None) -> None:
-    """Backward alignment (HEAL), a rival: the newcomer's whole encoder against the frozen base; as local."""
+    """Backward alignment as in HEAL, a rival of LHFT.
+
+    Trains the newcomer's whole encoder against the frozen base. The settings are those of `adapt local`.
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.BackwardConfig, jobs.align_backward, settings)
@@ -330,7 +354,10 @@ def adapt_backward(settings: Settings = None) -> None:
 
 @adapt_app.command("full")
 def adapt_full(settings: Settings = None) -> None:
-    """Full fine-tuning of base and newcomer, the yardstick: as local."""
+    """Fine-tune base and newcomer in full, the yardstick.
+
+    The settings are those of `adapt local`.
+    """
     from heatv2x.training import job_config, jobs
 
     _job(job_config.FullConfig, jobs.full_finetune, settings)
@@ -338,22 +365,32 @@ def adapt_full(settings: Settings = None) -> None:
 
 @app.command("eval")
 def evaluate(settings: Settings = None) -> None:
-    """Evaluate packs: packs=[...] data=FOLDER ego=TYPE senders=TYPE, channel.sigma_m=0.4 and so on."""
-    from heatv2x.evaluation import EvalConfig, run_eval
+    """Evaluate packs on a split.
+
+    For example: packs=[shipped:base,shipped:lidar64] data=FOLDER ego=lidar64 senders=lidar64 channel.sigma_m=0.4
+    """
+    from heatv2x.evaluation import EvalConfig, notes_of
+    from heatv2x.report.evaluated import evaluate as evaluate_and_show
 
     with _together():
         config = _config(EvalConfig, settings)
         with _bars() as report:
-            rows = run_eval(config, report)
+            rows, page = evaluate_and_show(config, report, _command())
     _print_rows(rows)
+    for note in notes_of(rows, config.channel.latency_ms):
+        _say(f"note: {note}")
     _say(f"Numbers: {config.out / 'metrics.json'}")
+    if page is not None:
+        _say(f"Report: {page}")
 
 
 @pack_app.command("inspect")
 def pack_inspect(path: Path) -> None:
-    """Show a pack's manifest."""
+    """Print the manifest of a pack: a path, or shipped:NAME."""
     from heatv2x.packs import read_pack
+    from heatv2x.pretrained import pack_path
 
+    path = pack_path(path)
     pack = read_pack(path)
     out.print_json(
         data={
@@ -366,8 +403,18 @@ def pack_inspect(path: Path) -> None:
 
 
 @pack_app.command("verify")
-def pack_verify(paths: list[Path]) -> None:
-    """Check hashes, and that agent and adapter packs fit the base pack among them."""
+def pack_verify(
+    paths: list[Path],
+    allow_part: Annotated[
+        list[str] | None,
+        typer.Option("--allow-part", help="A part from outside that packs may name: package.module:Class"),
+    ] = None,
+) -> None:
+    """Check packs, and whether they fit together.
+
+    The hash of each; and if a base pack is among them, that the others can be used with it.
+    """
+    from heatv2x import plugins
     from heatv2x.assembly import assemble, read_all
     from heatv2x.packs import read_pack
 
@@ -375,16 +422,34 @@ def pack_verify(paths: list[Path]) -> None:
         pack = read_pack(path)
         _say(f"ok  {path}  {pack.kind} {pack.agent_type} {pack.parameters:,} parameters")
     if any(read_pack(path).kind == "base" for path in paths):
-        assemble(*read_all(paths))
+        with plugins.allowing(allow_part or ()):
+            assemble(*read_all(paths))
         out.print("ok  they fit together")
+
+
+@pack_app.command("rewrite")
+def pack_rewrite(paths: list[Path]) -> None:
+    """Bring packs of an earlier version up to date.
+
+    Give a base together with the agent and adapter packs that belong to it. Tensors stay as they are.
+    """
+    from heatv2x.pack_rewriting import rewrite
+
+    changed = rewrite(paths)
+    for path in paths:
+        _say(f"{'rewritten' if path in changed else 'unchanged'}  {path}")
 
 
 @import_app.command("heal")
 def import_heal(checkpoint: Path, settings: Settings = None) -> None:
-    """A HEAL checkpoint to packs: CKPT out=FOLDER, names.m1=lidar64 and so on."""
+    """Turn a checkpoint of HEAL into packs.
+
+    For example: net_epoch_bestval_at23.pth out=runs/heal names.m1=lidar64
+    """
     from heatv2x.imports import heal
 
-    imported = heal.import_heal(checkpoint, _config(heal.HealImport, settings))
+    config = _config(heal.HealImport, settings)
+    imported = heal.import_heal(checkpoint, config)
     for note in imported.notes:
         _say(f"note: {note}")
     for name, number in imported.types.items():
@@ -396,7 +461,10 @@ def import_heal(checkpoint: Path, settings: Settings = None) -> None:
 
 @export_app.command("onnx")
 def export_onnx(settings: Settings = None) -> None:
-    """Encoders, fusion and head as ONNX files, checked in onnxruntime: run=FOLDER (or packs=[...]) out=FOLDER."""
+    """Write a model as ONNX files, checked in onnxruntime.
+
+    For example: run=runs/demo out=onnx, or packs=[shipped:base,shipped:lidar64] out=onnx
+    """
     from heatv2x.export import folder
     from heatv2x.tables import print_export
 
@@ -407,7 +475,9 @@ def export_onnx(settings: Settings = None) -> None:
     _say(f"\nFiles: {config.out}\nWhat goes in and comes out: {config.out / folder.MANIFEST}")
 
 
-Quick = Annotated[bool, typer.Option("--quick", help="One seed and very little of everything: a check, no result.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Use one seed and very little of everything: a check, not a result.")
+]
 
 
 @bench_app.command("adaptation")
@@ -416,7 +486,10 @@ def bench_adaptation(
     quick: Quick = False,
     finished: Annotated[bool, typer.Option("--finished", help="Write the page from what is finished.")] = False,
 ) -> None:
-    """The adaptation study: every rival, every control, several seeds; continues where it was interrupted."""
+    """Run the adaptation study: rivals, controls, seeds.
+
+    Continues where it was interrupted, and writes docs/benchmarks/adaptation.md.
+    """
     from heatv2x.bench import adaptation, config
     from heatv2x.bench.page import write_page
     from heatv2x.bench.summary import summarise
@@ -437,7 +510,10 @@ def bench_adaptation(
 
 @bench_app.command("parameters")
 def bench_parameters(settings: Settings = None) -> None:
-    """How much a newcomer trains at published size, against full fine-tuning: counted from the recipes."""
+    """Count what a newcomer trains at published size.
+
+    From the recipes, beside full fine-tuning.
+    """
     from heatv2x.bench import parameters
 
     config = _config(parameters.ParametersConfig, settings)
@@ -451,7 +527,10 @@ def bench_parameters(settings: Settings = None) -> None:
 
 @bench_app.command("scaling")
 def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
-    """Types that join one after another, and scenes of many agents: what grows, and what does not."""
+    """Run the scaling study: many types, many agents.
+
+    What grows when types join one after another and scenes hold many agents, and what does not.
+    """
     from heatv2x.bench import scaling
     from heatv2x.bench.scaling_page import write_page
     from heatv2x.bench.scaling_summary import summarise
@@ -469,7 +548,10 @@ def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
 
 @bench_app.command("data")
 def bench_data(settings: Settings = None) -> None:
-    """How fast frames are read, against plain PyYAML and naive decoding: data=FOLDER."""
+    """Measure how fast frames are read: data=FOLDER.
+
+    Beside plain PyYAML and general decoding libraries.
+    """
     from heatv2x.bench.data import DataBenchConfig, run_data_bench
     from heatv2x.tables import print_speed
 
@@ -482,7 +564,10 @@ def bench_data(settings: Settings = None) -> None:
 
 @bench_app.command("speed")
 def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
-    """What a frame, a training step and an evaluation cost, beside the machine's own matrix products."""
+    """Measure frames, training steps and evaluations.
+
+    Beside the machine's own matrix products.
+    """
     from heatv2x.bench import speed
     from heatv2x.bench.speed_page import write_page
     from heatv2x.bench.speed_summary import summarise
@@ -503,7 +588,10 @@ def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
 
 @app.command()
 def robustness(settings: Settings = None, quick: Quick = False) -> None:
-    """Wrong poses, late and lost messages: what they do to every method of the adaptation study."""
+    """Run the robustness study: poses, latency, loss.
+
+    What wrong poses and late or lost messages do to every method of the adaptation study.
+    """
     from heatv2x.bench import config
     from heatv2x.bench import robustness as study
 
@@ -518,22 +606,37 @@ def robustness(settings: Settings = None, quick: Quick = False) -> None:
     _say(f"\nPage: {wanted.docs / 'robustness.md'}\nNumbers: {wanted.docs / 'robustness.json'}")
 
 
+@app.command("table")
+def table_of_runs(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval or the demo has written.")],
+) -> None:
+    """Put the rows of several evaluations in one table.
+
+    Exit code 1, with the reason, if their numbers must not be compared.
+    """
+    from heatv2x.comparison import read_rows
+
+    rows, differences = read_rows(runs)
+    _print_rows(rows)
+    for difference in differences:
+        _say(f"note: {difference}")
+    if differences:
+        raise typer.Exit(1)
+
+
 @app.command()
 def report(settings: Settings = None) -> None:
-    """Write report.html from a run folder: run=runs/demo."""
-    from heatv2x.report.build import build_report
+    """Write report.html into a run folder: run=runs/demo."""
+    from heatv2x.report.build import ReportConfig, build_report
 
-    values = parse_overrides(settings or [])
-    if set(values) != {"run"}:
-        raise ConfigError("report takes exactly one setting: run=FOLDER")
-    _say(f"Report: {build_report(Path(values['run']))}")
+    _say(f"Report: {build_report(_config(ReportConfig, settings).run)}")
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say more.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done.")] = False,
 ) -> None:
     if _SEVERAL and context.invoked_subcommand not in (None, *_SHARED):
         raise ConfigError(
@@ -555,24 +658,112 @@ def _options(
 # --- what the verbs share -------------------------------------------------------------------------------------------
 
 
+class _Described(Exception):  # noqa: N818 - no fault: how `_config_of` learns the config of a verb
+    """Raised where a verb builds its config, when that is all that is asked of it."""
+
+    def __init__(self, config_class: type[Config]) -> None:
+        self.config_class = config_class
+
+
+def _verbs() -> dict[str, Callable[..., Any]]:
+    """Every verb that takes settings, by name, with its function."""
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    commands = [(prefix, command) for prefix, group in groups if group for command in group.registered_commands]
+    named = {f"{prefix}{c.name or c.callback.__name__}": c.callback for prefix, c in commands if c.callback}
+    return {name: call for name, call in named.items() if "settings" in inspect.signature(call).parameters}
+
+
+def _config_of(verb: str) -> type[Config]:
+    """The config whose fields are a verb's settings: what it builds before it does anything else."""
+    global _describing  # noqa: PLW0603
+    call = _verbs()[verb]
+    needed = [p.name for p in inspect.signature(call).parameters.values() if p.default is inspect.Parameter.empty]
+    _describing = True
+    try:
+        call(**dict.fromkeys(needed, Path()))
+    except _Described as described:
+        return described.config_class
+    finally:
+        _describing = False
+    raise AssertionError(f"'{verb}' takes settings, but builds no config with them")
+
+
 def _config(config_class: type[ConfigT], settings: list[str] | None, extra: dict[str, Any] | None = None) -> ConfigT:
-    values = parse_overrides(settings or [])
-    source = "command line"
-    recipe = values.pop("recipe", None)
+    """The config of a verb from its `key=value` words, over a recipe if they name one; every verb starts with this."""
+    if _describing:
+        raise _Described(config_class)
+    typed = parse_overrides(settings or [])
+    recipe = typed.pop("recipe", None)
+    values, complete, source = typed, False, "command line"
     if recipe is not None:
-        path = Path(recipe) if str(recipe).endswith((".yaml", ".yml")) else _recipe_path(str(recipe))
-        values, source = merge(read_recipe(path), values), f"{path.name} or command line"
-    return build(config_class, {**values, **(extra or {})}, source)
+        path = _recipe_path(str(recipe))
+        content = read_recipe(path)
+        _check_recipe(config_class, content, path)
+        values, source = merge(content, typed), path.name
+        complete = set(keys_of(config_class)) <= set(content)  # the config.json of a run names everything
+    else:
+        _tell_of_replaced(config_class, typed)
+
+    def where(key: Sequence[str]) -> str:
+        return "command line" if _names(typed, key) else source
+
+    return build(config_class, {**values, **(extra or {})}, where, complete=complete)
+
+
+def _names(typed: Mapping[str, Any], key: Sequence[str]) -> bool:
+    """Whether the typed settings hold a key, or something inside or around it."""
+    node: Any = typed
+    for step in key:
+        if not isinstance(node, Mapping):
+            return True
+        if step not in node:
+            return False
+        node = node[step]
+    return bool(key)
+
+
+def _tell_of_replaced(config_class: type[Config], typed: Mapping[str, Any]) -> None:
+    """Say which entries by name a setting pushed out: model.agents.camera.part= leaves no lidar64."""
+    for key, given, gone in replaced(config_class, typed):
+        keep = [f"{key}.{name}.part={getattr(entry, 'part', '...')}" for name, entry in gone.items()]
+        logging.getLogger("heatv2x").warning(
+            f"{key} now holds {', '.join(given)} alone: naming one replaces the default, {', '.join(gone)}. "
+            f"To keep the default as well, add {' '.join(keep)}"
+        )
 
 
 def _recipe_path(name: str) -> Path:
-    from heatv2x.config import nearest
-
+    """A recipe by name, or a file: a YAML recipe, or the config.json of a run, for which its folder will do."""
+    if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
+        return Path(name, "config.json") if Path(name).is_dir() else Path(name)
     folder = Path(__file__).parent / "recipes"
     path = folder / f"{name}.yaml"
     if not path.exists():
         raise ConfigError(f"unknown recipe '{name}'; {nearest(name, (p.stem for p in folder.glob('*.yaml')))}")
     return path
+
+
+def _check_recipe(config_class: type[Config], content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a recipe of another verb in one sentence.
+
+    Raises:
+        ConfigError: it holds keys that this verb does not know, and another verb knows them all.
+    """
+    strange = sorted(set(content) - set(keys_of(config_class)))
+    if not strange:
+        return
+    configs = {verb: _config_of(verb) for verb in _verbs()}
+    fits = [verb for verb, config in configs.items() if set(content) <= set(keys_of(config))]
+    here = [verb for verb, config in configs.items() if config is config_class]
+    if fits:
+        raise ConfigError(
+            f"{path} is a recipe for {_either(fits)}, not for {_either(here)}, "
+            f"which has no setting {', '.join(strange)}"
+        )
+
+
+def _either(verbs: Sequence[str]) -> str:
+    return " or ".join(f"'{verb}'" for verb in verbs)
 
 
 def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[str] | None) -> None:
@@ -582,7 +773,8 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
             result = job(config, report)
     frozen = result.record.frozen_proof["tensors"]
     _say(
-        f"{result.record.stage}: {result.record.steps} steps, {result.record.trained_parameters:,} trained parameters, "
+        f"{result.record.stage}: {counted(result.record.steps, 'step')}, "
+        f"{counted(result.record.trained_parameters, 'trained parameter')}, "
         f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock)"
         + (f", {frozen} frozen tensors unchanged" if frozen else "")
     )
@@ -614,14 +806,16 @@ def _bars(finished_go: bool = False) -> Iterator[Callable[[str, int, int], None]
         tasks: dict[str, Any] = {}
         told: dict[str, int] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(told_now: str, done: int, total: int) -> None:
+            what, dot, latest = told_now.partition(" · ")  # behind it stands what changes from step to step
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total, visible=not (finished_go and done >= total))
+            visible = not (finished_go and done >= total)
+            progress.update(tasks[what], description=told_now, completed=done, total=total, visible=visible)
             quarter = 4 * done // max(total, 1)
             if not (err.is_terminal or _FOLLOWS) and told.get(what) != quarter:
                 told[what] = quarter
-                err.print(f"{what}: {done} of {total}", highlight=False)
+                err.print(f"{what}: {done} of {total}{dot}{latest}", highlight=False)
 
         yield report
 
@@ -630,19 +824,6 @@ def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a study as the table of one run shows it: means."""
     seconds = row["train_seconds"]
     return {**row, "ap": {k: v["mean"] for k, v in row["ap"].items()}, "train_seconds": seconds and seconds["mean"]}
-
-
-def _print_published_types() -> None:
-    """Agent types of the literature, and what others call them."""
-    from heatv2x.published_types import ALIASES, TYPES
-
-    table = Table(title="published types of agents", title_justify="left", box=None)
-    for heading in ("type", "label", "sensor", "agent kind", "elsewhere"):
-        table.add_column(heading, no_wrap=heading == "type")
-    for name, about in TYPES.items():
-        numbers = [f"{who} {number}" for who, known in ALIASES.items() for number, n in known.items() if n == name]
-        table.add_row(name, about.label, about.sensor, about.part.part, ", ".join(numbers))
-    out.print(table)
 
 
 def _command() -> str:
@@ -659,7 +840,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         trained, seconds = row.get("trained_parameters"), row.get("train_seconds")
         table.add_row(
             row["name"],
-            *(f"{100 * row['ap'][key]:.1f}" for key in ("0.3", "0.5", "0.7")),
+            *("–" if row["ap"][key] is None else f"{100 * row['ap'][key]:.1f}" for key in ("0.3", "0.5", "0.7")),
             f"{trained:,}" if trained else "-",
             f"{seconds:.0f}" if seconds is not None else "-",
             f"{row['message_bytes'] / 1000:.1f}" if row.get("message_bytes") else "-",
@@ -692,5 +873,5 @@ def _speaks() -> bool:
 
 def _stopped() -> None:
     if _PROCESS == 0:
-        err.print("stopped; what was finished is kept, the same command continues", style="yellow")
+        err.print("Stopped. What is finished is kept; the same command continues from there.", style="yellow")
     sys.exit(_INTERRUPTED)

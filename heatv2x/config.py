@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import re
-import typing
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,31 +10,37 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from heatv2x.errors import ConfigError, DataError
+from heatv2x.config_errors import Source, chosen, complaints
+from heatv2x.errors import ConfigError, DataError, nearest
+
+__all__ = ["Config", "ConfigT", "build", "merge", "nearest", "parse_overrides", "read_recipe", "replaced"]
 
 
 class Config(pydantic.BaseModel):
-    """Base of every config: frozen, and an unknown key is an error."""
+    """Base of every config: frozen; an unknown key and a number that is not finite are errors."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _choices_as_text(cls, settings: Any) -> Any:
+        """`reported=true` means the choice "true", not YAML's boolean."""
+        if not isinstance(settings, Mapping):
+            return settings
+        read = {
+            key: chosen(cls, key, value) for key, value in settings.items() if isinstance(value, bool | int | float)
+        }
+        return {**settings, **read} if read else settings
 
     def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings laid over this config as a default: what they do not name stays, in nested configs, too."""
         filled = self.model_dump(by_alias=True)
         for key, value in settings.items():
-            filled[key] = _under_default(getattr(self, key, None), value)
+            filled[key] = _under_default(getattr(self, str(key), None), value)
         return filled
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that helps with an unknown name: the nearest known one, and all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Known: {', '.join(names)}" if names else "nothing is known here"
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
@@ -62,21 +65,35 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         try:
             node[leaf] = yaml.safe_load(text) if text else None
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-            raise ConfigError(f"the value of '{key}' cannot be read: {text}") from error
+            raise ConfigError(f"the value of '{key}' cannot be read: {text}{_spelling(key, text)}") from error
     return overrides
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `below` with those of `above` laid over them, nested dicts key by key."""
+    """The settings of `below` with those of `above` laid over them, nested dicts key by key.
+
+    A part that another one takes the place of takes its settings with it.
+    """
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            another_part = "part" in old and value.get("part", old["part"]) != old["part"]
+            merged[key] = dict(value) if another_part else merge(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
+def _spelling(key: str, text: str) -> str:
+    """How to write a list that the shell cut at a space."""
+    if text.count("[") > text.count("]"):
+        return f"\n  Way out: write the list without spaces, {key}=[a,b], or put the whole setting in quotes"
+    return ""
+
+
 def build(
-    config_class: type[ConfigT], settings: Mapping[str, Any], source: str = "command line", *, complete: bool = False
+    config_class: type[ConfigT], settings: Mapping[str, Any], source: Source = "command line", *, complete: bool = False
 ) -> ConfigT:
     """Build a config; every complaint names the key, where it came from, and the nearest known key.
 
@@ -88,105 +105,73 @@ def build(
     Raises:
         ConfigError: an unknown key, a wrong type, or a contradiction between settings.
     """
-    fields = config_class.model_fields
+    defaults = {about.alias or name: about for name, about in config_class.model_fields.items()}
     filled = (
         dict(settings)
         if complete
-        else {k: _under_default(fields[k].default if k in fields else None, v) for k, v in settings.items()}
+        else {k: _under_default(_default(defaults[k]) if k in defaults else None, v) for k, v in settings.items()}
     )
     try:
         return config_class.model_validate(filled)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(config_class, detail, source) for detail in _chosen(error))) from error
+        raise ConfigError(complaints(config_class, error, filled, source)) from error
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Read a recipe (a YAML mapping) with the safe loader.
+    """Read a recipe (a YAML mapping) with the safe loader, or the config.json of a run.
 
     Raises:
-        DataError: the file is missing or not a YAML mapping.
+        DataError: the file is missing or not a mapping of settings.
     """
     source = Path(path)
+    is_json = source.suffix == ".json"
     try:
-        content = yaml.safe_load(source.read_text())
+        text = source.read_text(encoding="utf-8")
+        content = json.loads(text) if is_json else yaml.safe_load(text)
     except OSError as error:
         raise DataError(source, f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        raise DataError(source, f"is not valid YAML: {error}") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, or a date that does not exist
+        raise DataError(source, f"is not valid {'JSON' if is_json else 'YAML'}: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(source, "a recipe is a mapping of settings")
+        raise DataError(source, "does not hold settings by name", way_out="write key: value lines")
+    odd = [key for key in content if not isinstance(key, str)]
+    if odd:
+        raise DataError(source, f"the key {odd[0]!r} is not text", way_out="write key: value lines")
     return content
 
 
-def _under_default(default: Any, value: Any) -> Any:
-    return default.under(value) if isinstance(default, Config) and isinstance(value, Mapping) else value
+def replaced(config_class: type[Config], settings: Mapping[str, Any]) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """Entries by name that a config has by default and that settings push out by naming others.
 
-
-def _chosen(error: pydantic.ValidationError) -> list[Any]:
-    """The complaints without those of the plain form of what was given in parts, such as dataset.part=NAME."""
-    details: list[Any] = error.errors()
-    parts = {detail["loc"][:-2] for detail in details if len(detail["loc"]) > 1 and _is_class(detail["loc"][-2])}
-    return [detail for detail in details if detail["type"] != "string_type" or detail["loc"][:-1] not in parts]
-
-
-def _is_class(step: object) -> bool:
-    """Whether a step of a place is no key but the name of a config that the value was tried as."""
-    return any(known.__name__ == step for known in Config.__subclasses__())
-
-
-def _explain(config_class: type[Config], detail: Any, source: str) -> str:
-    location = [str(step) for step in detail["loc"] if not _is_class(step)]
-    key = ".".join(location) or "the settings"
-    if detail["type"] == "extra_forbidden":
-        return f"{source}: unknown key '{key}'; {nearest(location[-1], _fields_at(config_class, location[:-1]))}"
-    if detail["type"] == "missing":
-        return f"{source}: '{key}' is required; write {key}=..."
-    given = "" if detail["type"] == "value_error" else f", got {detail['input']!r}"
-    return f"{source}: {key}: {detail['msg']}{given}"
-
-
-def _fields_at(config_class: type[Config], location: list[str]) -> list[str]:
-    """The settings that may stand at a place inside a config, through optional configs and dicts of configs."""
-    current: Any = config_class
-    for part in location:
-        if isinstance(current, type) and issubclass(current, pydantic.BaseModel):
-            current = current.model_fields[part].annotation if part in current.model_fields else None
-        else:  # a dict's key: go on with its values
-            current = next((inner for inner in typing.get_args(current) if inner is not str), None)
-        options = [option for option in typing.get_args(current) if option not in (str, type(None))]
-        if len(options) == 1 and typing.get_origin(current) is not dict:
-            current = options[0]
-    if not (isinstance(current, type) and issubclass(current, pydantic.BaseModel)):
-        return []
-    return [about.alias or name for name, about in current.model_fields.items()]
-
-
-def settings_of(config_class: type[Config]) -> list[tuple[str, str, str]]:
-    """Every setting of a config: key, default as one would write it ("" if it must be given), and what it means.
-
-    The meaning is read from the "Attributes" of the docstrings of the class and those it inherits from.
+    Returns:
+        For each such key of the config or of a config inside it: the key, the names that are given, and the default
+        entries that go.
     """
-    meanings: dict[str, str] = {}
-    for parent in reversed(config_class.__mro__):
-        meanings |= _attributes(inspect.getdoc(parent) or "" if "__doc__" in vars(parent) else "")
-    rows = []
+    found = []
     for name, about in config_class.model_fields.items():
-        default = about.get_default(call_default_factory=True, validated_data={})
-        shown = default.model_dump(mode="json") if isinstance(default, Config) else default
-        rows.append(
-            (about.alias or name, "" if about.is_required() else str(shown), meanings.get(about.alias or name, ""))
-        )
-    return rows
+        key, default = about.alias or name, _default(about)
+        value = settings.get(key)
+        if not isinstance(value, Mapping):
+            continue
+        if isinstance(default, Config):
+            found += [(f"{key}.{inner}", given, gone) for inner, given, gone in replaced(type(default), value)]
+        elif isinstance(default, Mapping) and (gone := {k: v for k, v in default.items() if k not in value}):
+            found.append((key, sorted(map(str, value)), gone))
+    return found
 
 
-def _attributes(docstring: str) -> dict[str, str]:
-    """The entries of a docstring's "Attributes" section: `name, name: meaning`, continued on deeper lines."""
-    meanings: dict[str, str] = {}
-    names: list[str] = []
-    for line in docstring.partition("Attributes:")[2].splitlines():
-        entry = re.match(r"\s*([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", line)
-        if entry:
-            names = entry[1].split(", ")
-        for name in names:
-            meanings[name] = entry[2] if entry else f"{meanings[name]} {line.strip()}".strip()
-    return meanings
+def _default(about: pydantic.fields.FieldInfo) -> Any:
+    return None if about.is_required() else about.get_default(call_default_factory=True, validated_data={})
+
+
+def _under_default(default: Any, value: Any) -> Any:
+    """A value as it stands over its default; entries by name that are not given are not kept, see `replaced`."""
+    if isinstance(default, Config) and isinstance(value, Mapping):
+        return default.under(value)
+    if isinstance(default, Mapping) and isinstance(value, Mapping):
+        return {name: _under_default(default.get(name), each) for name, each in value.items()}
+    return value

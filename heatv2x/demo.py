@@ -2,6 +2,9 @@
 
 Two processes work side by side: in one the newcomer joins (LHFT, then GCFT), in the other everything is fine-tuned as
 the yardstick. Both leave their records in the run folder; what is finished is not done twice.
+
+The yardstick takes longest by far and nobody needs to wait for it: as soon as the newcomer has joined, the report is
+written without it and the controls, and it is written again whenever one of them is done.
 """
 
 from __future__ import annotations
@@ -9,62 +12,39 @@ from __future__ import annotations
 import datetime
 import shlex
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from heatv2x import __version__
-from heatv2x.assembly import exchanging
-from heatv2x.config import Config, build, read_recipe
-from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator
+from heatv2x.config import build
+from heatv2x.demo_work import (
+    BASE,
+    CAMERA,
+    NEWCOMER,
+    SHIPPED,
+    DemoConfig,
+    Part,
+    evaluate_controls,
+    full_finetune,
+    join,
+    prefix_of,
+    train_own_base,
+    train_own_encoder,
+    yardstick_of,
+)
 from heatv2x.files import read_json, write_json
-from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack
+from heatv2x.report import words
 from heatv2x.report.build import build_report
-from heatv2x.report.collect import collect_scenes
-from heatv2x.roster import Roster
-from heatv2x.rows import OneBar, cost_of, machine, run_once, stage_of, to_row
-from heatv2x.training import job_config, jobs
+from heatv2x.rows import OneBar, machine
+from heatv2x.training import jobs
 from heatv2x.workers import Task, Tell, run_tasks
 from heatv2x.world.build import WorldConfig, build_world
 
-SHIPPED = Path(__file__).parent / "shipped"
-RECIPES = Path(__file__).parent / "recipes"
-BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
+__all__ = ["SHIPPED", "DemoConfig", "DemoResult", "run_demo", "world_of"]
 
-
-class DemoConfig(Config):
-    """Attributes:
-    out: the run folder.
-    train, validate, test: labelled frames of the world.
-    seed: of the world and of the newcomer's training.
-    adapt_frames: training frames that LHFT and GCFT use, spread evenly; full fine-tuning uses all.
-    local_steps, collaborative_steps, full_steps: optimiser steps of LHFT, GCFT and full fine-tuning.
-    collaborative_steps_more: GCFT of the camera newcomer, at a greater rate: LHFT alone aligns it less well.
-    base_steps, encoder_steps: of base and encoder training with `--from-scratch`.
-    full: the camera newcomer joins, too.
-    from_scratch: train base and encoders here instead of using the shipped packs.
-    processes: how many work side by side.
-    """
-
-    out: Path = Path("runs/demo")
-    train: int = pydantic.Field(240, gt=0)
-    validate_: int = pydantic.Field(20, gt=0, alias="validate")
-    test: int = pydantic.Field(60, gt=0)
-    seed: int = 1
-    adapt_frames: int = pydantic.Field(80, gt=0)
-    local_steps: int = pydantic.Field(80, gt=0)
-    collaborative_steps: int = pydantic.Field(30, gt=0)
-    collaborative_steps_more: int = pydantic.Field(100, gt=0)
-    full_steps: int = pydantic.Field(300, gt=0)
-    base_steps: int = pydantic.Field(1000, gt=0)
-    encoder_steps: int = pydantic.Field(600, gt=0)
-    full: bool = False
-    from_scratch: bool = False
-    processes: int = pydantic.Field(2, gt=0)
+YARDSTICK = "full_finetune"
 
 
 @dataclass
@@ -74,42 +54,63 @@ class DemoResult:
     Attributes:
         rows: of metrics.json.
         metrics, report: files.
+        pending: names of the parts that were still being worked on when these results were written.
     """
 
     rows: list[dict[str, Any]]
     metrics: Path
     report: Path
+    pending: tuple[str, ...] = ()
+
+    @property
+    def still_running(self) -> str:
+        """The pending parts in words."""
+        return words.listed([words.work(name) for name in self.pending])
 
 
-@dataclass
-class Part:
-    """What one process hands back.
+def run_demo(config: DemoConfig, tell: Tell, first: Callable[[DemoResult], None] | None = None) -> DemoResult:
+    """Build the world, let the newcomer join, evaluate everything, write the report.
 
-    Attributes:
-        rows: for metrics.json.
-        stages: records of the stages it trained.
-        scenes: for scenes.json, if it made them.
+    Args:
+        tell: progress.
+        first: called with every report that is complete except for parts that are still being worked on. Such a
+            report stays in the run folder if the demo is stopped, until the same command has finished the rest.
     """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    scenes: dict[str, Any] | None = None
-
-
-def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
-    """Build the world, let the newcomer join, evaluate everything, write the report."""
     tell_world = OneBar(tell, "building the world").of(1)
     build_world(world_of(config), tell_world)
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
     if config.from_scratch:
         encoders = [Task(f"encoder {name}", train_own_encoder, (config, name)) for name in newcomers]
         run_tasks([Task("base", train_own_base, (config,)), *encoders], config.processes, tell)
-    tasks = [Task("join", join, (config, NEWCOMER)), Task("full fine-tuning", full_finetune, (config, NEWCOMER))]
-    if config.full:
-        tasks.append(Task("camera", join, (config, CAMERA)))
-    parts: list[Part] = list(run_tasks(tasks, config.processes, tell).values())
-    metrics = _write(config, parts)
-    return DemoResult(read_json(metrics)["rows"], metrics, build_report(config.out))
+    tasks = _tasks(config)
+    finished: dict[str, Part] = {}
+    # a yardstick that was trained before is evaluated in a moment: no report without it replaces one that has it
+    untrained = jobs.finished(yardstick_of(config, NEWCOMER)) is None
+
+    def note(name: str, part: Part) -> None:
+        finished[name] = part
+        pending = tuple(task.name for task in tasks if task.name not in finished)
+        if untrained and pending and NEWCOMER in finished:
+            result = _write(config, [finished[task.name] for task in tasks if task.name in finished], pending)
+            if first is not None:
+                first(result)
+
+    parts: list[Part] = list(run_tasks(tasks, config.processes, tell, note).values())
+    return _write(config, parts)
+
+
+def _tasks(config: DemoConfig) -> list[Task]:
+    """What is done when the world is there, in the order in which it starts."""
+    newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
+    joining = [Task(name, join, (config, name)) for name in newcomers]
+    controls = [Task(f"{prefix_of(n)}controls", evaluate_controls, (config, n), needs=(n,)) for n in newcomers]
+    yardstick = Task(YARDSTICK, full_finetune, (config, NEWCOMER))
+    # side by side the longest work starts at once; a single process does first what people want to see
+    return (
+        [*joining, *controls, yardstick]
+        if config.processes == 1
+        else [*joining[:1], yardstick, *joining[1:], *controls]
+    )
 
 
 def world_of(config: DemoConfig) -> WorldConfig:
@@ -126,173 +127,10 @@ def world_of(config: DemoConfig) -> WorldConfig:
     return build(WorldConfig, settings)
 
 
-# --- the work of one process each -----------------------------------------------------------------------------------
-
-
-def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
-    """LHFT, then GCFT, and every row that needs only the frozen base and the newcomer's adapters."""
-    shared = _adaptation(config, newcomer)
-    prefix = "" if newcomer == NEWCOMER else f"{newcomer}/"
-    few = {**shared, "frames": config.adapt_frames}
-    local = job_config.LocalConfig(
-        **few, out=config.out / f"{newcomer}_local", steps=config.local_steps, keep_cache=True
-    )
-    local_record = run_once(local, jobs.adapt_local, tell, f"{newcomer}: LHFT")
-    adapter, cache = local.out / "adapter.safetensors", local.out / "cache.safetensors"
-    if newcomer == CAMERA:
-        few |= {"steps": config.collaborative_steps_more, "lr": 2e-3}
-    collaborative = job_config.CollaborativeConfig(
-        **{"steps": config.collaborative_steps, **few},
-        out=config.out / f"{newcomer}_collaborative",
-        adapter=adapter,
-        cache=cache if cache.exists() else None,
-    )
-    collaborative_record = run_once(collaborative, jobs.adapt_collaborative, tell, f"{newcomer}: GCFT")
-    cache.unlink(missing_ok=True)
-
-    unaligned = jobs.load_for_adaptation(job_config.LocalConfig(**shared))
-    adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=adapter))
-    joined = jobs.load_for_adaptation(
-        job_config.LocalConfig(**shared, adapter=collaborative.out / "adapter.safetensors")
-    )
-    evaluator = _evaluator(config)
-    say = OneBar(tell, f"{newcomer}: evaluating")
-    base_cost = {"provenance_seconds": read_pack(_packs(config)["base"]).provenance.get("cpu_seconds")}
-    spent = local_record["seconds"]
-    lhft = cost_of(local_record, spent, local_record["trained_parameters"])
-    both = cost_of(
-        collaborative_record, spent + collaborative_record["seconds"], _union(collaborative_record, local_record)
-    )
-
-    mixed, alone, homogeneous = Roster(BASE, newcomer), Roster(BASE, BASE, drop=True), Roster(BASE, BASE)
-    own_ego = Roster(newcomer, BASE)
-    plan: list[tuple[str, Collaboration, Roster, dict[str, Any]]] = [
-        ("no_fusion", unaligned, alone, base_cost),
-        ("homogeneous", unaligned, homogeneous, base_cost),
-        (f"{prefix}unaligned", unaligned, mixed, base_cost),
-        (f"ego_{newcomer}/unaligned", unaligned, own_ego, base_cost),
-        (f"{prefix}lhft", adapted, mixed, lhft),
-        (f"ego_{newcomer}/no_fusion", adapted, Roster(newcomer, newcomer, drop=True), lhft),
-        (f"{prefix}late", exchanging(adapted, "late"), mixed, lhft),
-        (f"{prefix}lhft_gcft", joined, mixed, both),
-        (f"ego_{newcomer}/lhft_gcft", joined, own_ego, both),
-        ("control/collaborators_dropped", joined, alone, both),
-        ("control/deployed_after_joining", joined, homogeneous, both),
-    ]
-    if prefix:  # rows that do not hear the newcomer are the same for every newcomer
-        plan = [line for line in plan if newcomer in line[0] or line[0].startswith(prefix)]
-    rows, kept, before = [], {}, unaligned
-    for name, model, roster, cost in plan:
-        if model is not before:
-            evaluator.forget(newcomer)
-            before = model
-        kept[name] = evaluator.evaluate(model, roster, say.of(len(plan)))
-        rows.append(to_row(name, newcomer, roster, config.seed, kept[name], model, cost))
-    stages = [stage_of(f"{prefix}local", local_record), stage_of(f"{prefix}collaborative", collaborative_record)]
-    scenes = None
-    if not prefix:
-        together = kept["lhft_gcft"].scenes
-        types = {}
-        for index, scene in together.items():
-            ids = [agent.agent_id for agent in scene.frame.agents]
-            types[index] = [mixed.roles(ids, ids[0])[agent_id] for agent_id in ids]
-        scenes = collect_scenes(joined, kept["no_fusion"].scenes, together, types).to_json()
-    return Part(rows, stages, scenes)
-
-
-def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
-    """The yardstick: everything is trained again, and the deployed fleet must be updated."""
-    shared = _adaptation(config, newcomer)
-    job = job_config.FullConfig(
-        **shared,
-        out=config.out / f"{newcomer}_full",
-        steps=config.full_steps,
-        validate_frames=config.validate_,
-        validate_every=75,
-    )
-    record = run_once(job, jobs.full_finetune, tell, f"{newcomer}: full fine-tuning")
-    packs = [job.out / f"{name}.safetensors" for name in ("base", BASE, newcomer, "adapter")]
-    model = Collaboration.from_packs(*packs)
-    evaluator = _evaluator(config)
-    say = OneBar(tell, f"{newcomer}: evaluating full fine-tuning")
-    plateau = jobs.seconds_to_plateau(record["curve"])
-    reading = record["seconds"] - record["cpu_seconds"]
-    cost = cost_of(record, record["seconds"] if plateau is None else reading + plateau, record["trained_parameters"])
-    rosters = {
-        "full_finetune": Roster(BASE, newcomer),
-        "control/deployed_after_full_finetune": Roster(BASE, BASE),
-        f"ego_{newcomer}/full_finetune": Roster(newcomer, BASE),
-    }
-    rows = []
-    for name, roster in rosters.items():
-        evaluation = evaluator.evaluate(model, roster, say.of(len(rosters)))
-        rows.append(to_row(name, newcomer, roster, config.seed, evaluation, model, cost))
-    return Part(rows, [stage_of("full_finetune", record)])
-
-
-def train_own_base(config: DemoConfig, tell: Tell) -> Part:
-    """A base of our own, for `--from-scratch`."""
-    recipe = read_recipe(RECIPES / "demo_base.yaml")
-    settings = {
-        **recipe,
-        "data": config.out / "world",
-        "out": config.out / "base",
-        "steps": config.base_steps,
-        "seed": config.seed,
-    }
-    record = run_once(job_config.BaseConfig(**settings), jobs.train_base, tell, "base: training")
-    return Part(stages=[stage_of("base", record)])
-
-
-def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
-    """A newcomer's encoder of our own, for `--from-scratch`."""
-    recipe = read_recipe(RECIPES / f"demo_{name}.yaml")
-    settings = {
-        **recipe,
-        "data": config.out / "world",
-        "out": config.out / name,
-        "steps": config.encoder_steps,
-        "seed": config.seed,
-    }
-    record = run_once(job_config.EncoderConfig(**settings), jobs.train_encoder, tell, f"{name}: encoder")
-    return Part(stages=[stage_of(f"encoder_{name}", record)])
-
-
-# --- helpers of the parts -------------------------------------------------------------------------------------------
-
-
-def _packs(config: DemoConfig) -> dict[str, Path]:
-    """Base and encoders: the shipped ones, or those of `--from-scratch`."""
-    if not config.from_scratch:
-        return {name: SHIPPED / f"{name}.safetensors" for name in ("base", BASE, NEWCOMER, CAMERA)}
-    own = {"base": config.out / "base" / "base.safetensors", BASE: config.out / "base" / f"{BASE}.safetensors"}
-    return own | {name: config.out / name / f"{name}.safetensors" for name in (NEWCOMER, CAMERA)}
-
-
-def _adaptation(config: DemoConfig, newcomer: str) -> dict[str, Any]:
-    packs = _packs(config)
-    return {
-        "data": config.out / "world",
-        "base": packs["base"],
-        "agents": (packs[BASE], packs[newcomer]),
-        "newcomer": newcomer,
-        "like": BASE,
-        "seed": config.seed,
-    }
-
-
-def _evaluator(config: DemoConfig) -> Evaluator:
-    keep = range(0, config.test, max(1, config.test // 8))
-    return Evaluator(Opv2v(config.out / "world", "test"), keep=tuple(keep)[:8])
-
-
-def _union(later: dict[str, Any], earlier: dict[str, Any]) -> int:
-    """Distinct values trained by GCFT and LHFT: GCFT trains everything LHFT trained, and more."""
-    return max(int(later["trained_parameters"]), int(earlier["trained_parameters"]))
-
-
-def _write(config: DemoConfig, parts: list[Part]) -> Path:
+def _write(config: DemoConfig, parts: list[Part], pending: tuple[str, ...] = ()) -> DemoResult:
+    """Write metrics.json, scenes.json and the report from the parts that are there."""
     order = ["no_fusion", "unaligned", "late", "lhft", "lhft_gcft", "full_finetune", "homogeneous"]
+    order += ["collaborators_dropped", "deployed_after_joining", "deployed_after_full_finetune"]
     rows = [row for part in parts for row in part.rows]
     rank = {name: index for index, name in enumerate(order)}
     rows.sort(key=lambda row: (row["name"].rpartition("/")[0], rank.get(row["name"].rpartition("/")[2], len(order))))
@@ -301,6 +139,7 @@ def _write(config: DemoConfig, parts: list[Part]) -> Path:
     content = {
         "title": "HeatV2X demo",
         "story": {"base_type": BASE, "newcomer": NEWCOMER, "from_scratch": config.from_scratch},
+        **({"pending": list(pending)} if pending else {}),
         "rows": rows,
         "stages": [stage for part in parts for stage in part.stages],
         "world": manifest,
@@ -311,4 +150,4 @@ def _write(config: DemoConfig, parts: list[Part]) -> Path:
     }
     write_json(config.out / "scenes.json", scenes)
     write_json(config.out / "metrics.json", content)
-    return config.out / "metrics.json"
+    return DemoResult(rows, config.out / "metrics.json", build_report(config.out), pending)

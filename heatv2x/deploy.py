@@ -176,7 +176,7 @@ def _narrow(network: nn.Module) -> None:
     """Let the convolutions of a network compute in bfloat16, except in the parts that an agent names as `exact`.
 
     What a convolution in a row of modules gives stays bfloat16, for the next one to go on with; one that stands alone
-    gives the precision that came in. Linear layers stay in float32.
+    gives the precision that came in. Linear layers stay in float32, and so does what an agent wants exact.
     """
     agents = [module for module in network.modules() if isinstance(module, Agent)]
     exact = {part for agent in agents for name in agent.exact for part in agent.get_submodule(name).modules()}

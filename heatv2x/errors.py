@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,11 @@ class PackError(HeatError):
 
 class MessageError(HeatError):
     """Bytes that came over a link are not a message this receiver can use."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that helps with an unknown name: the nearest known one, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Known: {', '.join(names)}" if names else "nothing is known here"

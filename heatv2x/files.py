@@ -74,7 +74,7 @@ def read_bytes(path: str | Path, max_bytes: int, *, missing: str = "is missing",
         way_out: what to say then.
 
     Raises:
-        DataError: missing, unreadable, not a regular file, or too large.
+        DataError: missing, unreadable, not a regular file, too large, or only a pointer to the file (Git LFS).
     """
     source = Path(path)
     try:
@@ -85,13 +85,43 @@ def read_bytes(path: str | Path, max_bytes: int, *, missing: str = "is missing",
             if state.st_size > max_bytes:
                 problem = f"has {state.st_size:,} bytes, more than the {max_bytes:,} that are read"
                 raise DataError(source, problem, way_out="download or write the file again")
-            return file.readall()
+            content: bytes = file.readall()
     except FileNotFoundError as error:
         raise DataError(source, missing, way_out=way_out) from error
     except OSError as error:
         raise DataError(source, f"cannot be read: {error.strerror}", way_out=_way_out_of(error)) from error
     except ValueError as error:  # a name with a zero byte
         raise DataError(source, f"cannot be read: {error}") from error
+    _refuse_stand_in(content, source)
+    return content
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Look at the beginning of a file that another library will read; a file that cannot be read is left to it.
+
+    Raises:
+        DataError: it is only a pointer to the file (Git LFS, git-annex), or the web page of a failed download.
+    """
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                _refuse_stand_in(file.read(4096), path)
+    except OSError:
+        return
+
+
+def _refuse_stand_in(content: bytes, source: Path) -> None:
+    """Refuse what downloads leave in place of a file: a pointer to it, or the web page of an error."""
+    start = content[:200].lstrip().lower()
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        problem = "is a Git LFS pointer, not the file itself: its content was never downloaded"
+        raise DataError(source, problem, way_out="run 'git lfs install' and 'git lfs pull' in that repository")
+    if len(content) < 4096 and b"annex/objects/" in start:
+        problem = "is a git-annex pointer, not the file itself: its content was never downloaded"
+        raise DataError(source, problem, way_out="run 'git annex get' (or 'datalad get') in that repository")
+    if start.startswith((b"<!doctype html", b"<html")):
+        problem = "is a web page, not the file itself: the download failed or asked for a login"
+        raise DataError(source, problem, way_out="download the file again")
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -120,6 +150,8 @@ def parse_json(content: bytes, source: Path, way_out: str = "") -> Any:
         DataError: not JSON, nested too deep, or a key is there twice.
     """
     try:
+        if not content.strip():
+            raise DataError(source, "is empty, not JSON", way_out=way_out)
         return json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8, and integers of thousands of digits
         raise DataError(source, f"is not valid JSON: {error}", way_out=way_out) from error

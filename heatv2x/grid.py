@@ -18,6 +18,8 @@ from torch.nn import functional
 from heatv2x.errors import ConfigError
 
 _TOLERANCE_CELLS = 1e-6
+MAX_CELLS = 2**24
+"""Published ranges in cells of 0.1 m have half as many."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class BevGrid:
                     f"grid {axis} from {low} to {high} m is {cells:.6g} cells of {self.cell} m; "
                     f"expected a whole number, e.g. {axis}_max={nearest}"
                 )
+        if (count := self.shape[0] * self.shape[1]) > MAX_CELLS:
+            raise ConfigError(f"a grid of {count:,} cells is larger than any in use ({MAX_CELLS:,}): take larger cells")
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,12 +15,13 @@ from typing import Any
 
 import pydantic
 
-from heatv2x import plugins
 from heatv2x.config import Config
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.datasets import base as datasets
+from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.model_config import PartConfig
-from heatv2x.plausibility import PointsAndLabels, Verdict, absurd_objects, absurd_poses
+from heatv2x.plausibility import PointsAndLabels, Returns, Verdict, absurd_objects, absurd_poses
+from heatv2x.plurals import counted
 from heatv2x.structures import Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit
 
@@ -45,12 +46,12 @@ class CheckConfig(Config):
 
 class IndexConfig(Config):
     """Attributes:
-    dataset: the dataset part, if the folder is not recognised; with settings of its own: dataset.part=NAME
-        dataset.settings.KEY=VALUE.
+    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+        part's own settings.
     splits: only these; all by default.
     """
 
-    dataset: str | PartConfig | None = None
+    dataset: str | DatasetConfig | None = None
     splits: tuple[str, ...] = ()
 
 
@@ -143,31 +144,13 @@ class Inspection:
         return {"ok": self.ok, **asdict(self), "files": files}
 
 
-def recognise(root: Path, dataset: str | PartConfig | None = None) -> tuple[PartConfig, type[Dataset], Recognised]:
-    """The dataset part whose layout a folder has, with its settings.
-
-    Args:
-        dataset: take this part.
-
-    Raises:
-        DataError: no such folder, or nobody recognises it.
-        ConfigError: several do; says how to choose.
-    """
-    if not root.is_dir():
-        raise DataError(root, "is not a folder", way_out="give the folder that holds the dataset")
-    given = PartConfig(part=dataset) if isinstance(dataset, str) else dataset
-    names = plugins.available("datasets") if given is None else [given.part]
-    found = [(name, plugins.find("datasets", name)) for name in names]
-    known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
-    if len(known) > 1:
-        both = " and ".join(name for name, _, _ in known)
-        raise ConfigError(f"{root} could be {both}; choose with dataset={known[0][0]}")
-    if not known:
-        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        problem = f"is not in a layout of {' or '.join(names)}; it holds {inside}"
-        raise DataError(root, problem, way_out="give the topmost folder of docs/data_formats.md, or say dataset=NAME")
-    name, part, tree = known[0]
-    return given or PartConfig(part=name), part, tree
+def recognise(
+    root: Path, dataset: str | PartConfig | DatasetConfig | None = None
+) -> tuple[PartConfig, type[Dataset], Recognised]:
+    """The dataset part that reads a folder, with its settings; see `datasets.base.recognise`."""
+    wanted = DatasetConfig(**dataset.model_dump()) if isinstance(dataset, PartConfig) else dataset
+    reader = datasets.recognise(root, wanted)
+    return PartConfig(part=reader.part, settings=dict(reader.settings)), reader.dataset_class, reader.tree
 
 
 def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
@@ -211,7 +194,7 @@ def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = N
     for split in _chosen(root, tree, config.splits):
         inspector.walk(part, split, tree.published.get(split), tell or _silent)
     inspector.settle()
-    verdicts = [inspector.poses(), inspector.sensors(), *inspector.matching.verdicts()]
+    verdicts = [inspector.poses(), inspector.sensors(), *inspector.returns.verdicts(), *inspector.matching.verdicts()]
     return Inspection(
         str(root),
         named.part,
@@ -248,6 +231,7 @@ class _Inspector:
     kinds_of_split: set[tuple[str, str]] = field(default_factory=set)
     kinds_of_agent: dict[tuple[str, str, int], set[str]] = field(default_factory=dict)
     matching: PointsAndLabels = field(default_factory=PointsAndLabels)
+    returns: Returns = field(default_factory=Returns)
     absurd: int = 0
     posed: int = 0
 
@@ -311,6 +295,8 @@ class _Inspector:
             count.present += 1
             has.add(file.kind)
             self.kinds_of_split.add((split, file.kind))
+            if cloud is not None:
+                self.returns.add(cloud)
             if cloud is not None and visit.frame is not None and file.agent not in judged:
                 judged.add(file.agent)
                 self.matching.add(visit.frame, file.agent, cloud)
@@ -346,7 +332,8 @@ class _Inspector:
         """Whether poses and labelled objects can be true."""
         if not self.posed:
             return Verdict("poses and objects", "note", "not judged: no frame could be read")
-        seen = f"{self.posed:,} poses and {sum(split.objects for split in self.splits):,} objects looked at"
+        objects = sum(split.objects for split in self.splits)
+        seen = f"{counted(self.posed, 'pose')} and {counted(objects, 'object')} looked at"
         if self.absurd:
             return Verdict("poses and objects", "fault", f"{self.absurd} cannot be true; {seen}")
         return Verdict("poses and objects", "ok", seen)
@@ -361,4 +348,5 @@ class _Inspector:
             first = f"agent {agent} of {split}/{scenario}"
             others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
             return Verdict("sensors", "fault", f"without any sensor data: {first}{others}")
-        return Verdict("sensors", "ok", f"all {len(self.kinds_of_agent):,} agents of the scenarios have sensor data")
+        agents = counted(len(self.kinds_of_agent), "agent")
+        return Verdict("sensors", "ok", f"every agent of the scenarios has sensor data ({agents})")

@@ -13,6 +13,10 @@ head, grid) the feature belongs to; a receiver with another base refuses it.
 138 number of boxes behind a feature or points u16, at most 64
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
+What a message may say is limited (`Limits`): well-formed bytes with a pose beyond the horizon, a box of no size or a
+feature that outshines every other would blind whoever uses them. `pack` leaves out boxes that no receiver would take,
+`unpack` refuses everything else, and `model.Collaboration.detect` checks once more what came another way.
+
 Signatures, certificates and replay protection are not in this version.
 """
 
@@ -20,9 +24,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -30,16 +36,47 @@ from torch import Tensor
 from heatv2x import plugins, point_bytes
 from heatv2x.codecs.base import Codec
 from heatv2x.errors import MessageError
-from heatv2x.structures import Boxes3D, PointCloud, Pose
+from heatv2x.structures import Bool, Boxes3D, PointCloud, Pose
 
 _MAGIC, _VERSION = b"HV2M", 1
 _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
+_POSE_FIELDS = slice(10, 18)
+"""Pose and deviations among the fields of the header."""
 _FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES = 1, 2, 3, 4, 5
 _BOX_BYTES = 32
 MAX_BYTES = 64 * 2**20
 """No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
 MAX_BOXES = 64
 """So many boxes may ride on a feature or on points."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a receiver believes at all. Whatever lies beyond is damage or malice, never a vehicle.
+
+    Attributes:
+        position_m: of the sender in x and y of the world.
+        height_m: of the sender in the world.
+        angle_rad: of roll, pitch and yaw of the sender, and of a box's yaw.
+        sigma_m, sigma_rad: of the reported uncertainty.
+        boxes: how many boxes a message of late fusion carries.
+        box_m: of a box's centre in the sender's frame.
+        size_m: of a box's sides; they are above 0.
+        feature: of a feature's values, either sign.
+    """
+
+    position_m: float = 1e6
+    height_m: float = 1e4
+    angle_rad: float = 2 * math.pi
+    sigma_m: float = 100.0
+    sigma_rad: float = math.pi
+    boxes: int = 1000
+    box_m: float = 1000.0
+    size_m: float = 100.0
+    feature: float = 1e4
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -81,10 +118,14 @@ class Message:
 def pack(message: Message) -> bytes:
     """The message as bytes.
 
+    Boxes that are beyond what a receiver takes (`Limits`) are left out; of boxes alone the best ones are sent.
+
     Raises:
         MessageError: it holds neither feature nor boxes, or more boxes, a name or a number that do not fit.
     """
     behind = 0
+    message = _sendable(message)
+    check_header(message)
     if message.feature is not None and message.points is not None:
         raise MessageError("a message carries a feature or points, not both")
     if message.feature is not None:
@@ -154,19 +195,108 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     payload = data[_HEADER.size :]
     if total != len(data) or hashlib.sha256(payload).digest() != digest:
         raise MessageError("the payload is damaged or cut off")
-    if not np.isfinite([*pose, *sigma]).all() or min(sigma) < 0:
-        raise MessageError("pose or uncertainty is not a finite number")
+    _check_stance(pose, sigma)
     if feature_space is not None and space != feature_space:
         raise MessageError(
             f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack"
         )
-    contents = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
     try:
         agent_type = name.rstrip(b"\0").decode()
     except UnicodeDecodeError as error:
         raise MessageError("the agent type is not UTF-8") from error
+    _check_name(agent_type)
+    contents = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
     about = (sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space)
-    return Message(*about, *contents, size_bytes=len(data))
+    message = Message(*about, *contents, size_bytes=len(data))
+    check_contents(message)
+    return message
+
+
+def check_header(message: Message) -> None:
+    """Whether a message's name, pose and uncertainty are such that a receiver may use them.
+
+    Raises:
+        MessageError: one of them is beyond `Limits`; says which.
+    """
+    _check_name(message.agent_type)
+    _check_stance([*_euler(message.pose)], (message.sigma_m, message.sigma_rad))
+
+
+def check_contents(message: Message) -> None:
+    """Whether a message's feature, boxes and points are such that a receiver may use them.
+
+    Raises:
+        MessageError: one of them is beyond `Limits`; says which.
+    """
+    if message.feature is not None:
+        largest = float(message.feature.detach().abs().amax()) if message.feature.numel() else 0.0
+        if not largest <= LIMITS.feature:
+            raise MessageError(f"the feature holds {largest:g}; no honest one goes beyond {LIMITS.feature:g}")
+    if message.points is not None and not np.isfinite(message.points.points).all():
+        raise MessageError("a point is not finite")
+    if message.boxes is not None:
+        if len(message.boxes) > LIMITS.boxes:
+            raise MessageError(f"{len(message.boxes)} boxes are more than the {LIMITS.boxes} that a receiver takes")
+        wrong = np.flatnonzero(~_credible(message.boxes))
+        if len(wrong):
+            row = message.boxes.boxes[wrong[0]].tolist()
+            score = None if message.boxes.scores is None else float(message.boxes.scores[wrong[0]])
+            raise MessageError(
+                f"box {wrong[0]} {[round(value, 3) for value in row]}, score {score}, cannot be: a centre lies within "
+                f"{LIMITS.box_m:g} m, sides are above 0 and up to {LIMITS.size_m:g} m, a score is between 0 and 1"
+            )
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[!-~]{1,32}", name):
+        raise MessageError(f"the agent type {name[:40]!r} is not a name of 1 to 32 printable characters")
+
+
+def _check_stance(pose: Sequence[float], sigma: Sequence[float]) -> None:
+    """Whether x, y, z, roll, pitch, yaw and the two deviations are within the limits."""
+    x, y, z, *angles = pose
+    within = (
+        *((f"position {value:g} m", abs(value) <= LIMITS.position_m) for value in (x, y)),
+        (f"height {z:g} m", abs(z) <= LIMITS.height_m),
+        *((f"angle {value:g} rad", abs(value) <= LIMITS.angle_rad) for value in angles),
+        (f"uncertainty {sigma[0]:g} m", 0 <= sigma[0] <= LIMITS.sigma_m),
+        (f"uncertainty {sigma[1]:g} rad", 0 <= sigma[1] <= LIMITS.sigma_rad * (1 + 1e-6)),  # of a float32
+    )
+    for what, fine in within:  # a comparison with what is not a number is false
+        if not fine:
+            raise MessageError(f"the sender's {what} is beyond what any receiver believes")
+
+
+def _credible(boxes: Boxes3D) -> Bool:
+    """(N,) which boxes are within the limits."""
+    rows = boxes.boxes.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        fine = (np.abs(rows[:, :3]) <= LIMITS.box_m).all(axis=1) & (np.abs(rows[:, 6]) <= LIMITS.angle_rad)
+        fine &= ((rows[:, 3:6] > 0) & (rows[:, 3:6] <= LIMITS.size_m)).all(axis=1)
+        if boxes.scores is not None:
+            fine &= (boxes.scores >= 0) & (boxes.scores <= 1)
+    return np.asarray(fine)
+
+
+def _sendable(message: Message) -> Message:
+    """The message without boxes that no receiver would take."""
+    boxes = message.boxes
+    if boxes is None:
+        return message
+    fine = _credible(boxes)
+    alone = message.feature is None and message.points is None
+    if alone and fine.sum() > LIMITS.boxes and boxes.scores is not None:
+        best = np.argsort(-np.where(fine, boxes.scores, -1), kind="stable")[: LIMITS.boxes]
+        return replace(message, boxes=boxes[np.sort(best)])
+    return message if fine.all() else replace(message, boxes=boxes[fine])
+
+
+def with_reported_pose(data: bytes, pose: Pose, sigma_m: float, sigma_rad: float) -> bytes:
+    """The bytes of a message with another pose and other deviations (metres, radians); its payload stays as it is."""
+    fields = list(_HEADER.unpack_from(data))
+    fields[_POSE_FIELDS] = [*_euler(pose), sigma_m, sigma_rad]
+    head = _HEADER.pack(*fields)[:-4]
+    return head + struct.pack("<I", zlib.crc32(head)) + data[_HEADER.size :]
 
 
 def _contents(
@@ -211,6 +341,8 @@ def _boxes_to_bytes(boxes: Boxes3D) -> bytes:
 
 
 def _boxes_from_bytes(payload: bytes, count: int) -> Boxes3D:
+    if count > LIMITS.boxes:
+        raise MessageError(f"{count} boxes are more than the {LIMITS.boxes} that a receiver takes")
     if len(payload) != count * _BOX_BYTES:
         raise MessageError(f"payload of {len(payload)} bytes does not hold {count} boxes")
     rows = np.frombuffer(payload, "<f4").reshape(count, 8).astype(np.float32)

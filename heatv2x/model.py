@@ -11,7 +11,8 @@ Shapes: A agents of a batch in one flat list, B egos, K message slots per ego, C
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,31 @@ from torch import Tensor, nn
 from heatv2x import plugins
 from heatv2x.agents.base import Agent, sweep
 from heatv2x.config import nearest
-from heatv2x.errors import ConfigError, MessageError
+from heatv2x.errors import ConfigError, MessageError, PackError
 from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled
-from heatv2x.geometry import inverse_rigid, nms, transform_boxes
+from heatv2x.geometry import inverse_rigid, nms, rotated_iou_bev, transform_boxes
 from heatv2x.grid import BevGrid
 from heatv2x.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
-from heatv2x.message import MAX_BOXES, Message
-from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name
-from heatv2x.nn.move import to_device
+from heatv2x.message import MAX_BOXES, Message, check_contents, check_header
+from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name, settings_of_part
+from heatv2x.nn.move import ON_HOST, to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
 from heatv2x.pose_refinement import RefinementConfig, refine
 from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
+from heatv2x.suspicion import concerns, stands_out, survives
 
+_log = logging.getLogger(__name__)
 _BOX_BELIEF, _BOX_SIGMA_M = 0.8, 0.4
 """What a received box counts beside a fused one, halved at this position deviation; chosen on validation towns."""
+_SAME, _AGREE = 0.15, 0.3  # overlaps: above the first two boxes are one object, above the second they agree on it
+_BELIEVED, _SURE = 0.3, 0.7
+"""Scores of the ego's boxes: one that is believed gives way to one that agrees with it, one that is sure to none.
+Chosen on a generated validation split: late fusion loses 0.1 AP50 on exact poses and gains 1.4 at 0.4 m."""
+ENCODES, HEARS = ("encoder", "sender"), ("receiver",)
+"""The parts of a type that are needed to encode as one, and to be one that is heard or that hears (see `require`)."""
 _OWN_BODY_M = 2.0  # a received box whose centre lies nearer than this is the ego itself
 
 
@@ -48,16 +57,16 @@ class Links:
     """Who hears whom in a batch.
 
     Attributes:
-        ego: (B,) int64 index of each ego in the flat list of agents.
-        senders: (B, K) int64 indices, -1 in an empty slot.
+        ego: (B,) int64 index of each ego in the flat list of agents; stays on the CPU.
+        senders: (B, K) int64 indices, -1 in an empty slot; stays on the CPU.
         T_sender_ego: (B, K, 4, 4) float64, identity in an empty slot; maps ego coordinates to the sender's, as
             reported, in the grid's axes.
         sigma_m, sigma_rad, age_s: (B, K) float32.
         windows: (B,) grids to compute on: the shared grid, or windows of it of one common shape.
     """
 
-    ego: Tensor
-    senders: Tensor
+    ego: Tensor = field(metadata=ON_HOST)
+    senders: Tensor = field(metadata=ON_HOST)
     T_sender_ego: Tensor
     sigma_m: Tensor
     sigma_rad: Tensor
@@ -72,11 +81,16 @@ class Collaboration(nn.Module):
         agents: encoders by type name.
         senders: by type name, its Hetero-Aware Adapters ("before", "after"); base types have none.
         receivers: by type name, its Multi-Cognitive Adapter.
+        lacking: by type name, which of its parts were never loaded although the model came from packs: its "encoder"
+            (random weights), its "sender" or its "receiver" adapters (the identity). Using such a part is an error. A
+            model that is built from its settings, to be trained, lacks nothing.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.lacking: dict[str, set[str]] = {}
+        self.comes_from_packs = False
         self.grid = config.grid
         self.agents = nn.ModuleDict()
         self.senders = nn.ModuleDict()
@@ -101,6 +115,9 @@ class Collaboration(nn.Module):
             inputs: by type, a collated input of that type's agents, in their order in the flat list.
             types: (A,) type of each agent of the flat list.
             links: who hears whom.
+
+        Raises:
+            PackError: a type has no encoder weights (see `lacking`).
         """
         features = self.encode_batch(inputs, types)
         return self.collaborate(features, types, links)
@@ -122,6 +139,8 @@ class Collaboration(nn.Module):
 
     def encode_batch(self, inputs: Mapping[str, Any], types: Sequence[str]) -> Tensor:
         """(A, C, Y, X) shared features in each agent's own frame, adapters included."""
+        if not self.training:
+            self.require(inputs, ENCODES)
         by_type = {name: self.share(name, self.agents[name](batch)) for name, batch in inputs.items()}
         return in_order(by_type, types)
 
@@ -148,7 +167,9 @@ class Collaboration(nn.Module):
             return ego, nothing_received(ego, links, [types[int(i)] for i in links.ego])
         target, pull = pull_to_windows(links.T_sender_ego, windows)
         senders = links.senders.flatten()
-        visible = (self.grid.visible(pull, target) & (senders >= 0)[:, None, None]).to(features.device)
+        visible = (
+            self.grid.visible(pull, target).to(features.device) & (senders >= 0).to(features.device)[:, None, None]
+        )
         names = [[types[int(j)] if j >= 0 else "" for j in row] for row in links.senders]
         flat_names = [name for row in names for name in row]
         sent, placement = rows_of(messages, senders.clamp(min=0)), None
@@ -156,9 +177,10 @@ class Collaboration(nn.Module):
             warped = self.grid.warp(sent, pull, target)
             if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
                 visible = visible & (warped != 0).any(dim=1)
-            offered = warped.mul_(visible[:, None])
+            hidden = ~visible[:, None]
+            offered = warped.masked_fill_(hidden, 0.0)  # not a product: 0 times what is not a number is no number
             if not self.receivers.keys().isdisjoint(flat_names):
-                offered = self._adapt_received(offered, flat_names) * visible[:, None]
+                offered = self._adapt_received(offered, flat_names).masked_fill(hidden, 0.0)
         else:
             offered = self._adapt_received(sent, flat_names)
             placement = Placement(self.grid, target, pull.view(batch, slots, 4, 4))
@@ -204,6 +226,7 @@ class Collaboration(nn.Module):
 
         Raises:
             ConfigError: the type is unknown, or None and not clear.
+            PackError: the type's encoder or sender adapters were never loaded.
         """
         name = agent_type or self._type_of(frame)
         about = (frame.agent_id, name, captured_us, frame.pose, 0.0, 0.0, self.feature_space)
@@ -226,22 +249,65 @@ class Collaboration(nn.Module):
             share_boxes: add the boxes that ride on messages (`with_boxes`) to what the fused features show. A sender
                 far from the ego sees its own surroundings more sharply than the fused map does.
 
+        Messages of another place or time are left out, and so is a feature that stands out from the ego's own and costs
+        it what it sees itself (`suspicion`).
+
         Raises:
-            MessageError: a message belongs to another base, or its feature does not fit the grid.
+            MessageError: a message belongs to another base, its feature does not fit the grid, or it says what cannot
+                be (`message.Limits`).
+            PackError: a part that is needed here was never loaded (see `lacking`).
         """
         own = ego if isinstance(ego, Message) else self.encode(ego)
+        messages = self._heeded(own, messages)
         if self.fusion.level == "boxes":
             return self._merge_boxes(own, messages)
         if self.fusion.level == "points":
             feature = self._look(own.agent_type, self._pool_points(own, messages))
             return self._boxes(self.predict_alone(feature, [own.agent_type]))
         space = self.feature_space
+        mine = self._checked(own, space)
         heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
-        features = torch.stack([self._checked(own, space), *heard])
+        spoken = self._harmless(own, mine, list(zip(messages, heard, strict=True)))
+        found = self._fused(own, mine, spoken)
+        return self._with_received(found, own, [message for message, _ in spoken]) if share_boxes else found
+
+    def _harmless(
+        self, own: Message, mine: Tensor, spoken: Sequence[tuple[Message, Tensor]]
+    ) -> list[tuple[Message, Tensor]]:
+        """What was said, without features that stand out from the ego's own and hide what it sees itself."""
+        odd = [stands_out(feature, mine) for _, feature in spoken]
+        if not any(odd):
+            return list(spoken)
+        alone, kept = self._fused(own, mine, []), []
+        for suspect, (message, feature) in zip(odd, spoken, strict=True):
+            if suspect and not survives(alone, self._fused(own, mine, [(message, feature)])):
+                _log.warning("agent %d sent a feature that hides what the ego itself sees: left out", message.sender)
+            else:
+                kept.append((message, feature))
+        return kept
+
+    def _fused(self, own: Message, mine: Tensor, spoken: Sequence[tuple[Message, Tensor]]) -> Boxes3D:
+        """What the ego detects with its own feature and those of some messages."""
+        messages = [message for message, _ in spoken]
+        features = torch.stack([mine, *(feature for _, feature in spoken)])
         types = [message.agent_type for message in (own, *messages)]
+        self.require(types, HEARS)
         ego_feature, received = self.receive(features, features, types, links_of(own, messages, self.grid))
-        found = self._boxes(self.predict(self.fusion(ego_feature, received)))
-        return self._with_received(found, own, messages) if share_boxes else found
+        return self._boxes(self.predict(self.fusion(ego_feature, received)))
+
+    def _heeded(self, ego: Message, messages: Sequence[Message]) -> list[Message]:
+        """The messages that concern the ego.
+
+        Raises:
+            MessageError: one says what cannot be; `unpack` has refused those that came as bytes.
+        """
+        for message in messages:
+            check_header(message)
+            check_contents(message)
+        heeded = [message for message in messages if concerns(ego, message, self.grid)]
+        if len(heeded) < len(messages):
+            _log.info("%d of %d messages are of another place or time", len(messages) - len(heeded), len(messages))
+        return heeded
 
     @torch.no_grad()
     def with_boxes(self, message: Message, config: RefinementConfig | None = None) -> Message:
@@ -277,11 +343,13 @@ class Collaboration(nn.Module):
         """
         own = self.with_boxes(ego, config).boxes
         assert own is not None
+        messages = self._heeded(ego, messages)
         return [message if message.boxes is None else _corrected(ego, own, message, config) for message in messages]
 
     def _look(self, agent_type: str, frame: AgentFrame) -> Tensor:
         """(1, C, Y, X) shared feature of one agent."""
         agent = self.agent(agent_type)
+        self.require([agent_type], ENCODES)
         inputs = to_device(agent.collate([agent.prepare(agent_on(self.grid, frame))]), self._device)
         return self.share(agent_type, agent(inputs)).contiguous()
 
@@ -319,17 +387,17 @@ class Collaboration(nn.Module):
             if message.boxes is None or message.boxes.scores is None:
                 raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
         assert ego.boxes is not None
-        return _thinned([_as_detections(ego.boxes), *(self._received_boxes(ego, message) for message in messages)])
+        return _merged(_as_detections(ego.boxes), [self._received_boxes(ego, message) for message in messages])
 
     def _with_received(self, found: Boxes3D, ego: Message, messages: Sequence[Message]) -> Boxes3D:
         """What the fused features show, and what the messages' own boxes add to it."""
-        everything = [_as_detections(found)]
+        received = []
         for message in messages:
             if message.boxes is not None and message.boxes.scores is not None:
                 theirs = self._received_boxes(ego, message)
                 belief = _BOX_BELIEF / (1 + (message.sigma_m / _BOX_SIGMA_M) ** 2)
-                everything.append(Detections(theirs.boxes, theirs.scores * belief))
-        return _thinned(everything)
+                received.append(Detections(theirs.boxes, theirs.scores * belief))
+        return _merged(_as_detections(found), received)
 
     def _received_boxes(self, ego: Message, message: Message) -> Detections:
         """A message's boxes in the ego's frame that lie on its grid and are not the ego itself."""
@@ -417,6 +485,28 @@ class Collaboration(nn.Module):
         assert isinstance(agent, Agent)
         return agent
 
+    def require(self, agent_types: Iterable[str], parts: Collection[str]) -> None:
+        """See that the weights of some types were loaded.
+
+        Args:
+            agent_types: the types that are going to encode or to be heard.
+            parts: what they need: `ENCODES` or `HEARS`.
+
+        Raises:
+            PackError: some were not; names every such type and the pack that is missing.
+        """
+        if not self.lacking:
+            return
+        missing = {name: self.lacking.get(name, set()) & set(parts) for name in dict.fromkeys(agent_types)}
+        if lines := [_lack(name, part) for name, lacks in missing.items() for part in sorted(lacks)]:
+            raise PackError("\n".join(lines))
+
+    def has_trained(self, parameters: Collection[str]) -> None:
+        """Take note of parameters that were trained, by name: an encoder among them lacks its weights no more."""
+        for name, parts in self.lacking.items():
+            if any(parameter.startswith(f"agents.{name}.") for parameter in parameters):
+                parts.discard("encoder")
+
     def known_types(self) -> list[str]:
         """Types whose messages can be fused."""
         return sorted({*self.config.agents, *self.joined})
@@ -426,6 +516,8 @@ class Collaboration(nn.Module):
 
         What is new is made on the CPU, where a seed gives the same values on every machine, and goes to this model's
         device.
+        In a model that came from packs the new type cannot encode before its agent pack is loaded or its encoder is
+        trained.
 
         Raises:
             ConfigError: the name is taken, or `like` is unknown.
@@ -451,6 +543,8 @@ class Collaboration(nn.Module):
             self.receivers[name] = receiver
         self.fusion.add_type(name, config.like)
         self.joined[name] = config
+        if self.comes_from_packs:
+            self.lacking[name] = {"encoder"}
         for module in (agent, sender, receiver, self.fusion.typed_module(name)):
             if module is not None:
                 module.to(device)
@@ -471,10 +565,39 @@ class Collaboration(nn.Module):
     def feature_space(self) -> bytes:
         """16 bytes that name the base.
 
-        The first half of a SHA-256 over its tensors, the grid and the number of channels.
+        The first half of a SHA-256 over its tensors, the grid, the number of channels, and the parts that compute with
+        them: their names, and those of their settings that are not the part's defaults (so that a setting which is
+        added later changes nothing).
         """
-        about = {"grid": self.grid.to_dict(), "channels": self.config.channels}
+        parts = {"fusion": self.config.fusion, "heads": self.config.head}
+        described = {
+            kind: {"part": part.part, "settings": settings_of_part(kind, part, defaults=False)}
+            for kind, part in parts.items()
+        }
+        return self._named({"parts": described, "neck": self.config.neck})
+
+    @property
+    def former_feature_space(self) -> bytes:
+        """The name that this base had before its parts' names and settings were covered; see `pack_rewriting`."""
+        return self._named({})
+
+    def _named(self, more: Mapping[str, Any]) -> bytes:
+        about = {"grid": self.grid.to_dict(), "channels": self.config.channels, **more}
         return bytes.fromhex(tensors_digest(self.base_state(), json.dumps(about, sort_keys=True)))[:16]
+
+
+def _lack(agent_type: str, part: str) -> str:
+    """Which weights of a type are missing, and how to get them."""
+    if part == "encoder":
+        return (
+            f"agent type '{agent_type}' has no encoder weights: its agent pack was not given, so its encoder would see "
+            f"through random weights.\n  Way out: add the agent pack of '{agent_type}' to the packs, or name a type "
+            "whose agent pack is among them"
+        )
+    return (
+        f"agent type '{agent_type}' was loaded without the {part} side of its adapter pack, which this needs.\n"
+        f"  Way out: load its adapter pack with sides including '{part}'"
+    )
 
 
 def links_of(ego: Message, messages: Sequence[Message], grid: BevGrid) -> Links:
@@ -546,11 +669,28 @@ def _corrected(ego: Message, own: Boxes3D, message: Message, config: RefinementC
     return replace(message, pose=pose, sigma_m=known.sigma_m, sigma_rad=known.sigma_rad)
 
 
-def _thinned(found: Sequence[Detections]) -> Boxes3D:
-    """Boxes of several origins without the weaker of two that overlap."""
+def _merged(own: Detections, received: Sequence[Detections]) -> Boxes3D:
+    """The ego's boxes and those it received without the weaker of two that overlap.
+
+    What others say neither removes a box that the ego is sure of, nor one that it has reason to believe in for one that
+    merely touches it: that is another object, a wrong pose, or a lie.
+    """
+    agreeing = [_agreeing(own, theirs) for theirs in received]
+    found = [own, *agreeing]
     boxes, scores = torch.cat([one.boxes for one in found]), torch.cat([one.scores for one in found])
-    best = nms(boxes, scores, 0.15)
+    rank = scores.clone()
+    rank[: len(own.scores)][own.scores >= _SURE] += 1
+    best = nms(boxes, rank, _SAME)
+    best = best[scores[best].argsort(descending=True, stable=True)]
     return _as_boxes(Detections(boxes[best], scores[best]))
+
+
+def _agreeing(own: Detections, theirs: Detections) -> Detections:
+    """Received boxes without those that touch a box of the ego's but are not where it is."""
+    believed = own.boxes[own.scores >= _BELIEVED]
+    overlap = rotated_iou_bev(believed, theirs.boxes)
+    fine = ~((overlap > _SAME) & (overlap < _AGREE)).any(dim=0)
+    return Detections(theirs.boxes[fine], theirs.scores[fine])
 
 
 def _as_detections(boxes: Boxes3D) -> Detections:

@@ -34,18 +34,19 @@ class ModelConfig(Config):
     """Everything that shapes a model; stored in every pack.
 
     Attributes:
-        half_extent_m: the shared grid reaches this far to each side.
-        half_extent_y_m: to the left and to the right, if that is not as far.
+        half_extent_m: how far the shared grid reaches ahead and behind, and to the sides, too, by default.
+        half_extent_y_m: how far it reaches to the left and to the right, where that is not as far.
         y_right: the networks' own axes are left-handed, as in models imported from HEAL; see `heatv2x.handedness`.
-        cell_m: shared cell.
-        channels: C.
+        cell_m: side of a cell of the shared grid, metres.
+        channels: C, the channels of the shared feature.
         backbone_blocks: residual blocks of the shared backbone, on the sender's side.
         neck: on the ego's side, between fusion and head: two_scale (ours), or shrink (HEAL's: two convolutions that
             bring the fused channels down to `neck_channels`).
         neck_channels: channels of the two_scale neck's coarse branch; output channels of the other.
-        agents: the base types by name.
-        fusion, head: parts.
-        codec: how features travel.
+        agents: the base's agent types by name, each with the part that encodes its sensor data.
+        fusion: the part that combines the ego's feature with the received ones.
+        head: the part that finds boxes in the fused feature.
+        codec: how features are packed into messages (heatv2x list codecs).
     """
 
     half_extent_m: float = pydantic.Field(51.2, gt=0)
@@ -109,6 +110,13 @@ def check_type_name(name: str) -> None:
         raise ValueError(
             f"'{name}' is no type name: write a small letter, then small letters, digits and _, at most 32"
         )
+
+
+def settings_of_part(kind: str, part: PartConfig, defaults: bool = True) -> dict[str, Any]:
+    """The checked settings of a part as JSON: all of them, or those alone that differ from the part's defaults."""
+    checked = build(plugins.find(kind, part.part).Config, part.settings, source=f"{kind} part '{part.part}'")
+    settings: dict[str, Any] = checked.model_dump(mode="json", exclude_defaults=not defaults)
+    return settings
 
 
 def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from heatv2x.errors import PackError
-from heatv2x.files import write_bytes
+from heatv2x.files import refuse_stand_in, write_bytes
+from heatv2x.pretrained import pack_path
 
 FORMAT = 1
 Kind = Literal["base", "agent", "adapter"]
@@ -86,10 +87,16 @@ def write_pack(pack: Pack, path: str | Path) -> Path:
 def read_pack(path: str | Path, kind: Kind | None = None) -> Pack:
     """Read a pack and verify its hash.
 
+    Args:
+        path: a file, or the name of a pack that comes with HeatV2X ("shipped:base").
+        kind: what is needed.
+
     Raises:
         PackError: the file is missing, damaged, of a newer format, or not of the wanted kind.
+        DataError: it is only a pointer to the file (Git LFS).
     """
-    source = Path(path)
+    source = pack_path(path)
+    refuse_stand_in(source)
     try:
         with safetensors.safe_open(source, "pt") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])

@@ -9,11 +9,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from heatv2x.config import nearest
-from heatv2x.errors import ConfigError
+from heatv2x.errors import ConfigError, PackError
 
+_allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset())
+_pack: ContextVar[str | None] = ContextVar("pack", default=None)
 CONTRACTS = {
     "agents": "Agent",
     "adapters": "Adapter",
@@ -39,8 +44,10 @@ def find(kind: str, name: str) -> Any:
 
     Raises:
         ConfigError: there is no such part; the message names the nearest one.
+        PackError: the name comes from a pack, and is that of code from outside which is not allowed (`from_a_pack`).
     """
     if ":" in name:
+        _see_that_it_is_allowed(kind, name)
         return _find_outside(kind, name)
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
@@ -53,6 +60,39 @@ def find(kind: str, name: str) -> Any:
             f"heatv2x/{kind}/{name}.py must define exactly one {contract.__name__}, it defines {len(parts)}"
         )
     return parts[0]
+
+
+@contextmanager
+def allowing(names: Iterable[str]) -> Iterator[None]:
+    """In here packs may name these parts from outside ("package.module:Class"), whose code is then imported."""
+    token = _allowed.set(_allowed.get() | frozenset(names))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+@contextmanager
+def from_a_pack(where: str) -> Iterator[None]:
+    """In here names come from somebody's pack: only built-in parts are found, and those of `allowing`.
+
+    Args:
+        where: the pack, for messages.
+    """
+    token = _pack.set(where)
+    try:
+        yield
+    finally:
+        _pack.reset(token)
+
+
+def _see_that_it_is_allowed(kind: str, name: str) -> None:
+    where = _pack.get()
+    if where is not None and name not in _allowed.get():
+        raise PackError(
+            f"{where}: names the {kind} part '{name[:80]}', code from outside HeatV2X that would be imported and run.\n"
+            f"  Way out: if you trust it, allow_parts=[{name[:80]}] (in Python: with heatv2x.plugins.allowing([...]))"
+        )
 
 
 def _find_outside(kind: str, name: str) -> Any:

@@ -69,6 +69,7 @@ class Refined:
 
 _HEADINGS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # headings tried, in deviations of the prior
 _FOLLOWED, _STEPS = 8, 12  # hypotheses followed to their modes, Gauss-Newton steps each
+_MOST_BOXES = 256  # of either side; a scene holds some dozens
 _MOST_PAIRS = 256  # the nearest ones; what a message holds must not decide how long the ego works on it
 
 
@@ -138,7 +139,14 @@ def _apart(starts: Float64, distance: float) -> Float64:
 
 
 def _confident(boxes: Boxes3D, config: RefinementConfig) -> Boxes3D:
-    return boxes if boxes.scores is None else boxes[boxes.scores >= config.min_score]
+    """The boxes worth comparing: the best ones above the least score."""
+    if boxes.scores is None:
+        return boxes[:_MOST_BOXES]
+    kept = boxes[boxes.scores >= config.min_score]
+    assert kept.scores is not None
+    if len(kept) <= _MOST_BOXES:
+        return kept
+    return kept[np.sort(np.argsort(-kept.scores, kind="stable")[:_MOST_BOXES])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,18 @@ HEAL_TYPES = ("m1", "m2", "m3", "m4")
 """64-beam LiDAR, cameras, 32-beam LiDAR, cameras (facts: OPV2V-H, agent types)."""
 
 _HEAL_SEED = 303
+
+
+class NoEgoError(ConfigError):
+    """Nobody in a scenario plays a type that the ego may be of."""
+
+
+@dataclass(frozen=True)
+class CastFrame:
+    """Who plays what in one frame: the ego's id, and the type of every agent that takes part, by id."""
+
+    ego: int
+    roles: Mapping[int, str]
 
 
 class Cast(ABC):
@@ -32,18 +44,60 @@ class Cast(ABC):
     def types(self) -> tuple[str, ...]:
         """Every type that may be played, the ego's first."""
 
+    @property
+    @abstractmethod
+    def ego_types(self) -> tuple[str, ...]:
+        """The types that the ego may be of."""
+
+    @property
+    @abstractmethod
+    def sender_types(self) -> tuple[str, ...]:
+        """The types that may be heard; none if the ego hears nobody."""
+
     @abstractmethod
     def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
         """Id of the ego among a frame's agents, which come in the order of `Frame.agents`."""
 
     @abstractmethod
     def roles(self, agent_ids: Sequence[int], ego_id: int, scenario: str = "") -> dict[int, str]:
-        """Type of every agent that takes part, by id; an agent keeps its type throughout a scenario."""
+        """Type of every agent that takes part, by id.
+
+        Args:
+            agent_ids: *all* agents of the scenario, whether or not they are in a frame: an agent keeps its type when
+                another one comes or goes.
+            ego_id: which of them is the ego.
+            scenario: its name.
+        """
+
+    def cast(self, scenario: str, everyone: Sequence[int], present: Sequence[int]) -> CastFrame | None:
+        """Who plays what in a frame.
+
+        The ego is that of the scenario; in frames without it another vehicle that plays the ego's type takes its place.
+
+        Args:
+            scenario: the frame's scenario.
+            everyone: all agents of the scenario, in the order of `Frame.agents`.
+            present: those of them that are in the frame, in that order.
+
+        Returns:
+            None if nobody in the frame can be the ego.
+
+        Raises:
+            NoEgoError: nobody in the whole scenario can be the ego.
+        """
+        ego = self.ego_of(scenario, everyone)
+        roles = self.roles(everyone, ego, scenario)
+        if ego not in present:
+            able = [agent for agent in present if agent >= 0 and roles.get(agent) == roles[ego]]
+            if not able:
+                return None
+            ego = able[0]
+        return CastFrame(ego, {agent: roles[agent] for agent in present if agent in roles})
 
 
 @dataclass(frozen=True)
 class Roster(Cast):
-    """The ego is the first agent of every frame.
+    """The ego is the first agent of every scenario.
 
     Attributes:
         ego: its type.
@@ -55,21 +109,33 @@ class Roster(Cast):
     senders: str | tuple[str, ...]
     drop: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.in_turn:
+            raise ConfigError("senders is empty: name the types of the other agents, or say drop=true to hear nobody")
+
     @property
-    def sender_types(self) -> tuple[str, ...]:
+    def in_turn(self) -> tuple[str, ...]:
         """The senders' types, in turn."""
         return (self.senders,) if isinstance(self.senders, str) else self.senders
 
     @property
     def types(self) -> tuple[str, ...]:
-        return (self.ego, *self.sender_types)
+        return (self.ego, *self.in_turn)
+
+    @property
+    def ego_types(self) -> tuple[str, ...]:
+        return (self.ego,)
+
+    @property
+    def sender_types(self) -> tuple[str, ...]:
+        return () if self.drop else self.in_turn
 
     def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
         return agent_ids[0]
 
     def roles(self, agent_ids: Collection[int], ego_id: int, scenario: str = "") -> dict[int, str]:
         others = sorted(agent_id for agent_id in agent_ids if agent_id != ego_id)
-        types = self.sender_types
+        types = self.in_turn
         roles = {agent_id: types[rank % len(types)] for rank, agent_id in enumerate(others)}
         return {ego_id: self.ego, **roles}
 
@@ -116,6 +182,19 @@ class Assignment:
         types = {s: {agent: kinds[k % len(kinds)] for k, agent in enumerate(agents[s])} for s in sorted(agents)}
         return cls(types)
 
+    def knows(self, names: Iterable[str]) -> None:
+        """See that some types are assigned to anybody.
+
+        Raises:
+            ConfigError: one is not; lists those that are.
+        """
+        known = sorted({name for agents in self.types.values() for name in agents.values()})
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(
+                f"plays names {', '.join(unknown)}, but {self.source} assigns only {', '.join(known) or 'nothing'}.\n"
+                f"  Way out: write plays.{known[0] if known else 'TYPE'}=OUR_TYPE, and so on, for these types"
+            )
+
     def of(self, scenario: str, agent_id: int) -> str:
         """The type of one agent.
 
@@ -158,18 +237,26 @@ class AssignedRoster(Cast):
     def types(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([*(self.ego or ()), *self.plays.values()]))
 
+    @property
+    def ego_types(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.ego or self.plays.values()))
+
+    @property
+    def sender_types(self) -> tuple[str, ...]:
+        return () if self.drop or self.count == 1 else tuple(dict.fromkeys(self.plays.values()))
+
     def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
         """The first vehicle of a wanted type.
 
         Raises:
-            ConfigError: no vehicle of the scenario is.
+            NoEgoError: no vehicle of the scenario is.
         """
         for agent_id in agent_ids:  # roadside units come last, and are never the ego
             played = self.plays.get(self.assignment.of(scenario, agent_id))
             if agent_id >= 0 and played is not None and (self.ego is None or played in self.ego):
                 return agent_id
         wanted = "any type of plays" if self.ego is None else " or ".join(self.ego)
-        raise ConfigError(f"scenario {scenario} has no vehicle that plays {wanted}; change ego or plays")
+        raise NoEgoError(f"scenario {scenario} has no vehicle that plays {wanted}; change ego or plays")
 
     def roles(self, agent_ids: Sequence[int], ego_id: int, scenario: str = "") -> dict[int, str]:
         ordered = [ego_id, *(agent_id for agent_id in agent_ids if agent_id != ego_id)][: self.count]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from heatv2x.evaluation import Evaluation
+from heatv2x.evaluation_results import Evaluation
 from heatv2x.files import read_json
 from heatv2x.model import Collaboration
 from heatv2x.roster import Roster

@@ -84,9 +84,15 @@ class PointCloud:
 
     Attributes:
         points: (P, 4) float32, columns x, y, z in metres and intensity in [0, 1].
+        left_out: how many points of the file have no position (NaN or infinite: no return) and are not here.
+        clipped: how many intensities of the file lie above its full scale and count as 1.
+        has_intensity: False if the file gives no intensity, so that all are 0.
     """
 
     points: Float32
+    left_out: int = 0
+    clipped: int = 0
+    has_intensity: bool = True
 
     def __post_init__(self) -> None:
         _require(self.points.ndim == 2 and self.points.shape[1] == 4, f"points must be (P, 4), got {self.points.shape}")

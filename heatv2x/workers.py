@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -47,6 +49,8 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Run tasks, as many at a time as there are processes, and pass their progress on; the first failure ends them all.
 
+    Ctrl-C ends them, too, and this function then returns at once: no process works on, and none complains.
+
     Args:
         tasks: in the order in which they start when nothing else decides.
         done: called with every task's name and result as soon as it has one.
@@ -63,45 +67,51 @@ def run_tasks(
         return results
     context = get_context("spawn")
     workers = min(processes, len(tasks))
-    with context.Manager() as manager, ProcessPoolExecutor(workers, context, _one_thread) as pool:
+    with context.Manager() as manager, ProcessPoolExecutor(workers, context, _prepare) as pool:
         queue = manager.Queue()
         running: dict[str, Future[Any]] = {}
-        while waiting or running:
-            for task in list(waiting.values()):
-                blocked = any(need in waiting or need in running for need in task.needs)
-                if len(running) < processes and not blocked:
-                    running[task.name] = pool.submit(_work, task.work, task.arguments, queue)
-                    del waiting[task.name]
-            if not running:
-                raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
-            with contextlib.suppress(Empty):
-                tell(*queue.get(timeout=0.2))
-            for name in [name for name, future in running.items() if future.done()]:
-                results[name] = _result(name, running.pop(name), pool)
-                if done is not None:
-                    done(name, results[name])
+        try:
+            while waiting or running:
+                for task in list(waiting.values()):
+                    blocked = any(need in waiting or need in running for need in task.needs)
+                    if len(running) < processes and not blocked:
+                        running[task.name] = pool.submit(_work, task.work, task.arguments, queue)
+                        del waiting[task.name]
+                if not running:
+                    raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
+                with contextlib.suppress(Empty):
+                    tell(*queue.get(timeout=0.2))
+                for name in [name for name, future in running.items() if future.done()]:
+                    results[name] = _result(name, running.pop(name))
+                    if done is not None:
+                        done(name, results[name])
+        except BaseException:  # nobody waits for work that no longer counts
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
         while not queue.empty():
             tell(*queue.get())
     return {task.name: results[task.name] for task in tasks}
 
 
-def _result(name: str, future: Future[Any], pool: ProcessPoolExecutor) -> Any:
-    """A task's result; its failure stops the processes, so that nobody waits for work that no longer counts."""
+def _result(name: str, future: Future[Any]) -> Any:
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise HeatError(
-            f"{name}: a process was killed, perhaps for want of memory. What was finished is kept: the same command "
-            "continues; processes=1 needs less"
+            f"{name}: a process was killed, perhaps because memory ran out. What was finished is kept: the same "
+            "command continues; processes=1 needs less memory"
         ) from error
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
+    """One thread; Ctrl-C is for the process that started this one, which then ends it in an orderly way.
+
+    Leaving by an exception removes the temporary file of anything half-written.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     keep_freed_memory()
 
 

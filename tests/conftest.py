@@ -13,9 +13,20 @@ import pytest
 import torch
 
 from heatv2x.memory import keep_freed_memory
+from tests import parts
 
 torch.set_num_threads(1)
 keep_freed_memory()  # the suite takes less time
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--part package.module:Class`: run a contract test on a part of your own."""
+    parser.addoption("--part", metavar="PACKAGE.MODULE:CLASS", help="run the contract tests on this part alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported: they list their parts then."""
+    parts.outside = config.getoption("--part")
 
 
 @pytest.fixture(scope="session", autouse=True)

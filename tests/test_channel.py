@@ -144,7 +144,6 @@ class TestRange:
         ("range_m", 0),
         ("loss", 1.2),
         ("loss", -0.1),
-        ("latency_ms", 150),
         ("latency_ms", -100),
         ("sigma_m", -1),
         ("sigma_deg", -1),
@@ -156,7 +155,3 @@ class TestRange:
 def test_impossible_settings_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
         build(ChannelConfig, {key: value})
-
-
-def test_latency_in_frames() -> None:
-    assert [ChannelConfig(latency_ms=ms).latency_frames for ms in (0, 100, 300)] == [0, 1, 3]

@@ -15,8 +15,10 @@ import pytest
 from heatv2x import __version__, cli, plugins
 from heatv2x.config import build, parse_overrides, read_recipe
 from heatv2x.evaluation import EvalConfig
+from heatv2x.metrics.protocols import PROTOCOLS
 from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack
+from heatv2x.packs import read_pack, write_pack
+from heatv2x.pretrained import pretrained
 from heatv2x.training import jobs
 from tests.formats.opv2v_tree import write_tree
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
@@ -134,6 +136,19 @@ class TestHelp:
         assert "not stated" not in ended.out and "two per multiply-add" in ended.out
         assert max(map(len, ended.out.splitlines())) <= 120
 
+    def test_list_of_recipes_protocols_and_packs(self, run: Run) -> None:
+        recipes = run("list", "recipes").out
+        names = [path.stem for path in (ROOT / "heatv2x" / "recipes").glob("*.yaml")]
+        assert names and all(name in recipes for name in names)
+        rows = {line.split()[0]: line for line in recipes.splitlines() if line.split() and line.split()[0] in names}
+        assert "heatv2x train base" in rows["demo_base"] and "heatv2x eval" in rows["opv2v_h_in_order"]
+        assert all("heatv2x " in row for row in rows.values()), "the verb is read from every head"
+        protocols = run("list", "protocols").out
+        assert all(name in protocols for name in PROTOCOLS)
+        packs = run("list", "packs").out
+        assert all(f"{name} " in packs for name in pretrained()) and "52,708" in packs
+        assert all(word in run("list").out for word in ("recipes, protocols, packs",))
+
     def test_list_of_a_kind_shows_the_settings_of_its_parts(self, run: Run) -> None:
         ended = run("list", "fusion")
         assert ended.code == 0 and "lidar_pillar" not in ended.out
@@ -156,8 +171,18 @@ class TestMistakes:
             (["train", "bass"], ["bass"]),
             (["trane"], ["trane"]),
             (["list", "fusions"], ["unknown kind 'fusions'; did you mean 'fusion'"]),
+            (["list", "pack"], ["did you mean 'packs'"]),
+            (
+                ["settings", "trian", "base"],
+                ["takes settings; did you mean 'train base'"],
+            ),
+            (["settings", "eval", "chanel"], ["'eval' has no setting 'chanel'; did you mean 'channel'"]),
+            (["train", "encoder", "data=d", "name=a/b", "agent.part=lidar_pillar"], ["name: 'a/b' is no type name"]),
+            (["eval", "data=d", "packs=a,b"], ["'packs' must be a list of paths; got 'a,b'. Write packs=[a,b]"]),
+            (["pack", "inspect", "shipped:bas"], ["did you mean 'shipped:base'"]),
+            (["table"], ["Missing parameter: runs"]),
             (["train", "base", "--steps", "3"], ["--steps"]),
-            (["report"], ["run=FOLDER"]),
+            (["report"], ["'run' is required; write run=..."]),
             (["pack", "inspect", "none.safetensors"], ["none.safetensors", "cannot be read"]),
         ],
     )
@@ -176,7 +201,7 @@ class TestMistakes:
             ended = run("pack", "inspect", tmp_path / name)
             assert ended.code == 2 and f"{tmp_path}/{name}" in ended.err
         ended = run("train", "base", "data=d", "steps=[/a,/b]")
-        assert ended.code == 2 and "['/a', '/b']" in ended.err
+        assert ended.code == 2 and "got [/a, /b]" in ended.err
 
     def test_square_brackets_in_a_path_are_no_markup(self, run: Run, packs: Path, tmp_path: Path) -> None:
         path = tmp_path / "[red]" / "a.safetensors"
@@ -253,6 +278,28 @@ class TestJobs:
         other = run(*words, "lr=1e-3")
         assert other.code == 2 and "lr" in other.err and "out=" in other.err
 
+    @pytest.mark.parametrize("verb", ["base", "encoder", "local", "collaborative", "backward", "full"])
+    def test_every_job_can_be_watched_and_keeps_the_best(
+        self, verb: str, run: Run, data: Path, packs: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / verb
+        words = ["adapt", verb, *adaptation(data, packs, folder)]
+        if verb in ("base", "encoder"):
+            words = ["train", verb, f"data={data}", f"out={folder}", *MODEL, *QUICK]
+            words += ["name=lidar16", "agent.part=lidar_slices"] if verb == "encoder" else []
+        ended = run(*words, "validate_frames=2", "validate_every=1", "keep=best")
+        assert ended.code == 0 and "training: 2 of 2 · loss" in ended.err, ended.err
+        record = json.loads((folder / "record.json").read_text())
+        validated = {point["step"]: point["ap50"] for point in record["curve"] if "ap50" in point}
+        assert set(validated) == {1, 2}
+        best = 1 if validated[1] >= validated[2] else 2
+        assert record["best"] == {"step": best, "ap50": validated[best]}
+        assert (folder / "best.safetensors").exists() and len(list(folder.glob("events.out.tfevents.*"))) == 1
+
+    def test_the_best_needs_validation(self, run: Run, data: Path, tmp_path: Path) -> None:
+        ended = run("train", "base", f"data={data}", f"out={tmp_path / 'run'}", "keep=best", *MODEL, *QUICK)
+        assert ended.code == 2 and "keep=best needs validation: write validate_frames=50" in ended.err
+
     def test_the_seed_decides(self, run: Run, data: Path, tmp_path: Path) -> None:
         tensors = []
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -315,10 +362,60 @@ class TestJobs:
         ended = run("adapt", "local", *words)
         assert ended.code == 2 and "camera" in ended.err and "lidar16" in ended.err
 
+    def test_a_forgotten_agent_pack_is_told(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        base, newcomer = packs / "base" / "base.safetensors", packs / "encoder" / "lidar16.safetensors"
+        ended = run("eval", f"data={data}/nowhere", f"packs=[{base}]", f"out={tmp_path / 'eval'}")
+        assert ended.code == 2 and "'lidar64' has no encoder weights" in ended.err
+        for verb, more in (("local", ()), ("local", ("teacher=companion",)), ("collaborative", ()), ("full", ())):
+            words = adaptation(data, packs, tmp_path / "x")
+            words[2] = f"agents=[{newcomer}]"
+            ended = run("adapt", verb, *words, *more)
+            assert ended.code == 2 and "'lidar64' has no encoder weights" in ended.err, (verb, ended.err)
+        words = adaptation(data, packs, tmp_path / "alone")
+        words[2] = f"agents=[{newcomer}]"
+        assert run("adapt", "backward", *words).code == 0, "here nobody is asked but the newcomer"
+
+    def test_two_packs_of_one_type_are_told(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        twin = tmp_path / "twin.safetensors"
+        twin.write_bytes((packs / "encoder" / "lidar16.safetensors").read_bytes())
+        words = adaptation(data, packs, tmp_path / "x")
+        words[2] = words[2].replace("]", f",{twin}]")
+        ended = run("adapt", "local", *words)
+        assert ended.code == 2 and str(twin) in ended.err and "encoder/lidar16.safetensors" in ended.err
+
+    def test_an_adapter_of_another_newcomer(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+        assert run("adapt", "local", *adaptation(data, packs, tmp_path / "local")).code == 0
+        pack = read_pack(tmp_path / "local" / "adapter.safetensors")
+        pack.agent_type = "lidar32"
+        other = write_pack(pack, tmp_path / "other.safetensors")
+        ended = run("adapt", "collaborative", *adaptation(data, packs, tmp_path / "x"), f"adapter={other}")
+        assert ended.code == 2 and "belongs to 'lidar32', but newcomer='lidar16'" in ended.err
+
+    def test_results_of_another_run_are_not_overwritten(self, run: Run, data: Path, tmp_path: Path) -> None:
+        words = ["train", "base", f"data={data}", f"out={tmp_path / 'run'}", *MODEL, *QUICK, "checkpoint_every=0"]
+        assert run(*words).code == 0
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        other = run(*words, "seed=5")
+        assert other.code == 2 and "(seed)" in other.err and "overwrite=true" in other.err
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        assert run(*words, "seed=5", "overwrite=true").code == 0
+        assert (tmp_path / "run" / "base.safetensors").read_bytes() != before["base.safetensors"]
+
     def test_an_unknown_type_is_told_before_the_data_are_read(self, run: Run, data: Path, packs: Path) -> None:
         path = packs / "base" / "base.safetensors"
         ended = run("eval", f"data={data}/nowhere", f"packs=[{path}]", "ego=lidar46")
         assert ended.code == 2 and "did you mean 'lidar64'" in ended.err
+
+
+def test_table_of_two_runs(run: Run, data: Path, packs: Path, tmp_path: Path) -> None:
+    files = [packs / "base" / f"{name}.safetensors" for name in ("base", "lidar64")]
+    words = [f"data={data}", f"packs=[{files[0]},{files[1]}]"]
+    for name, more in {"fused": [], "alone": ["drop=true"], "one": ["frames=1"]}.items():
+        assert run("eval", *words, *more, f"out={tmp_path / name}").code == 0
+    ended = run("table", tmp_path / "fused", tmp_path / "alone")
+    assert ended.code == 0 and str(tmp_path / "fused") in ended.out and str(tmp_path / "alone") in ended.out
+    ended = run("table", tmp_path / "fused", tmp_path / "one")
+    assert ended.code == 1 and "differ in their frames (2 in" in ended.out
 
 
 def test_a_fleet_with_an_unknown_type_is_refused(run: Run) -> None:
@@ -349,6 +446,65 @@ class TestRecipes:
         monkeypatch.setattr(jobs, "train_base", record)
         run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d", "model.channels=32")
         assert seen[0].steps == 7 and seen[0].model.channels == 32 and seen[0].model.backbone_blocks == 2
+
+    def test_a_run_is_a_recipe(self, run: Run, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[jobs.BaseConfig] = []
+
+        def record(config: jobs.BaseConfig, report: object) -> None:
+            seen.append(config)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(jobs, "train_base", record)
+        for recipe in (packs / "base" / "config.json", packs / "base"):
+            run("train", "base", f"recipe={recipe}", f"out={tmp_path}", "scenes.thin=0")
+        assert seen[0] == seen[1], "the folder of a run will do"
+        assert (seen[0].steps, seen[0].model.channels, seen[0].scenes.thin) == (2, 16, 0.0)
+        assert seen[0].scenes.min_hits == 1 and seen[0].dataset == "opv2v" and seen[0].out == tmp_path
+
+    def test_another_part_does_not_take_over_the_settings_of_a_recipes_part(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "mine.yaml").write_text("model: {fusion: {part: where2comm, settings: {share: 0.5}}}\n")
+        seen: list[jobs.BaseConfig] = []
+
+        def record(config: jobs.BaseConfig, report: object) -> None:
+            seen.append(config)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(jobs, "train_base", record)
+        for word in ("model.fusion.part=maximum", "model.fusion.part=where2comm"):
+            run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d", word)
+        assert [config.model.fusion.settings for config in seen] == [{}, {"share": 0.5}]
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (
+                ["eval", "recipe=demo_base"],
+                "is a recipe for 'train base' or 'train encoder', not for 'eval', which",
+            ),
+            (["train", "base", "recipe=opv2v_h_local"], "not for 'train base', which has no setting like, window"),
+            (["data", "check", "d", "recipe=demo_base"], "not for 'data check', which has no setting batch_size, lr"),
+        ],
+    )
+    def test_a_recipe_of_another_verb_is_one_sentence(self, run: Run, words: list[str], says: str) -> None:
+        ended = run(*words)
+        assert ended.code == 2 and says in ended.err and len(ended.err.strip().splitlines()) == 1, ended.err
+
+    def test_a_complaint_says_whether_the_recipe_or_the_command_line_is_wrong(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("steps: few\nlr: 1\nmodel: {channels: 8}\n")
+        ended = run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d", "lr=much", "model.neck=x")
+        lines = ended.err.strip().removeprefix("error: ").splitlines()
+        assert [line.partition(":")[0] for line in lines] == ["mine.yaml", "command line", "command line"], lines
+
+    def test_a_type_that_pushes_out_the_default_one_is_told(self, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+        run("train", "base", "data=nowhere", "model.agents.camera.part=camera_lss")
+        assert "model.agents now holds camera alone: naming one replaces the default, lidar64" in caplog.text
+        assert "add model.agents.lidar64.part=lidar_pillar" in caplog.text
+        caplog.clear()
+        run("train", "base", "data=nowhere", "model.agents.lidar64.settings.sensor=lidar")
+        run("train", "base", "data=nowhere", "recipe=opv2v_h")
+        assert "now holds" not in caplog.text
 
     def test_a_recipe_with_an_unknown_key_is_named(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text("stepz: 7\n")
@@ -398,8 +554,9 @@ class TestData:
         assert ended.code == 0 and "frame 1 of 3" in ended.out and (tmp_path / "a.png").exists()
         words = ["dataset.part=opv2v", "dataset.settings.max_agents=1", f"out={tmp_path / 'b.png'}"]
         assert run("data", "view", small, 1, *words).code == 0
-        ended = run("data", "view", small, "dataset.settings.max_agents=1")
-        assert ended.code == 2 and "'dataset.part' is required" in ended.err
+        words = ["dataset.settings.max_agents=1", f"out={tmp_path / 'c.png'}"]
+        assert run("data", "view", small, 1, *words).code == 0, "the part need not be named to be set"
+        assert (tmp_path / "c.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         ended = run("data", "view", small, 1, 2)
         assert ended.code == 2 and "one frame at a time" in ended.err
 
@@ -407,3 +564,10 @@ class TestData:
         out = tmp_path / "speed.json"
         ended = run("bench", "data", f"data={small}", "frames=4", "epoch=20", "index_frames=20", f"out={out}")
         assert ended.code == 0 and "against naive" in ended.out and json.loads(out.read_text())["frames_per_s"]
+
+
+def test_every_help_line_is_a_whole_sentence() -> None:
+    """typer shows the first sentence of a verb's docstring, and cuts it off where it is long."""
+    functions = [*cli._verbs().values(), cli.doctor, cli.list_parts, cli.settings, cli.pack_verify, cli.table_of_runs]
+    first = [(function.__doc__ or "").partition("\n\n")[0].strip() for function in functions]
+    assert not [line for line in first if len(line) > 62 or not line.endswith(".")], first

@@ -100,7 +100,7 @@ class TestBuild:
             (["maybe.kernal=4"], ["'maybe.kernal'", "did you mean 'kernel'?"]),
             (["by_name.lidar64.kernal=4"], ["'by_name.lidar64.kernal'", "did you mean 'kernel'?"]),
             (["steps=many"], ["steps", "'many'"]),
-            (["steps=0"], ["steps", "greater than 0", "got 0"]),
+            (["steps=0"], ["'steps' must be a whole number above 0; got 0"]),
             (["inner=4"], ["inner", "got 4"]),
         ],
     )
@@ -127,7 +127,7 @@ class TestBuild:
         ("words", "says"),
         [
             (["either.chanels=4"], "command line: unknown key 'either.chanels'; did you mean 'channels'?"),
-            (["either.channels=many"], "command line: either.channels: Input should be a valid integer"),
+            (["either.channels=many"], "command line: 'either.channels' must be a whole number; got 'many'"),
             (["Steps=4"], "command line: unknown key 'Steps'"),
         ],
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from heatv2x.demo import SHIPPED, DemoConfig, run_demo
+from heatv2x.demo import SHIPPED, DemoConfig, DemoResult, _tasks, run_demo
 from heatv2x.packs import read_pack
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=out, train=4, validate=2, test=2, local_steps=2, collaborative_steps=2, full_steps=2, processes=2
     )
     told: list[tuple[str, int, int]] = []
-    run_demo(config, lambda *what: told.append(what))
+    written: list[tuple[DemoResult, str]] = []
+    last = run_demo(config, lambda *what: told.append(what), lambda r: written.append((r, r.report.read_text())))
+    assert written and last.pending == ()
+    for result, page in written:  # complete reports, whichever part is done first
+        names = {row["name"] for row in result.rows}
+        assert names >= NAMES - {"full_finetune"} and result.pending
+        assert ("full_finetune" in names) != ("full_finetune" in result.pending)
+        assert ("control/deployed_after_joining" in names) != ("controls" in result.pending)
+        assert f"Not in this report yet: {result.still_running}." in page
     assert told[0][0] == "building the world" and any("evaluating" in what for what, _, _ in told)
     assert all(0 <= done <= total for _, done, total in told)
     return out
@@ -51,12 +59,16 @@ def test_the_deployed_fleet_is_untouched_by_joining(run: Path) -> None:
 
 
 def test_it_writes_a_report_and_is_not_done_twice(run: Path) -> None:
-    assert "16-beam" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "16-beam" in page and "Not in this report yet" not in page
+    assert "pending" not in json.loads((run / "metrics.json").read_text())
     before = {path: path.stat().st_mtime_ns for path in run.glob("lidar16_*/record.json")}
     config = DemoConfig(
         out=run, train=4, validate=2, test=2, local_steps=2, collaborative_steps=2, full_steps=2, processes=2
     )
-    run_demo(config, lambda *_: None)
+    written: list[DemoResult] = []
+    run_demo(config, lambda *_: None, written.append)
+    assert not written  # a complete report is not replaced by one that lacks what is there
     assert before and before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -66,3 +78,11 @@ def test_the_shipped_packs_are_small_and_say_where_they_come_from() -> None:
     for path in files:
         provenance = read_pack(path).provenance
         assert provenance["cpu_seconds"] > 0 and len(provenance["data_fingerprint"]) == 64
+
+
+def test_nobody_waits_for_the_yardstick() -> None:
+    """Side by side it starts at once, because it takes longest; one process leaves it to the end."""
+    names = [task.name for task in _tasks(DemoConfig(full=True))]
+    assert names == ["lidar16", "full_finetune", "camera", "controls", "camera/controls"]
+    assert [task.name for task in _tasks(DemoConfig(processes=1))] == ["lidar16", "controls", "full_finetune"]
+    assert {task.name: task.needs for task in _tasks(DemoConfig(full=True))}["camera/controls"] == ("camera",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import build, parse_overrides
 from heatv2x.datasets.base import Sensors
-from heatv2x.errors import ConfigError, HeatError
-from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, run_eval, without_hidden
+from heatv2x.errors import ConfigError, HeatError, PackError
+from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, notes_of, run_eval, without_hidden
 from heatv2x.ground_truth import ground_truth
 from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.protocols import HEAL, HEAL_IN_ORDER, HEATV2X
@@ -146,10 +148,69 @@ class TestChannel:
             assert scene.ego_message.captured_us - message.captured_us == 100_000
         np.testing.assert_allclose(scene.ego_message.pose.matrix, dataset.read(3, []).agents[0].pose.matrix)
 
-    def test_a_latency_the_data_cannot_show_is_refused(self, model: Collaboration, dataset: SmallScenes) -> None:
-        for latency, index in ((100, 2), (200, 3)):
-            with pytest.raises(HeatError, match="Way out"):
-                Evaluator(dataset, ChannelConfig(latency_ms=latency)).run(model, ROSTER, index)
+    def test_the_first_frame_of_a_clip_takes_its_own_messages_or_is_left_out(
+        self, model: Collaboration, dataset: SmallScenes
+    ) -> None:
+        late = ChannelConfig(latency_ms=100)
+        clamped = Evaluator(dataset, late).run(model, ROSTER, 2)
+        assert clamped.ages_ms == [0, 0] and len(clamped.messages) == 2
+        with pytest.raises(HeatError, match="no frame 100 ms before it"):
+            Evaluator(dataset, late, before_first="leave_out").run(model, ROSTER, 2)
+
+    def test_frames_without_an_earlier_one_are_counted(self, model: Collaboration, dataset: SmallScenes) -> None:
+        late = ChannelConfig(latency_ms=100)
+        rows = {
+            rule: Evaluator(dataset, late, before_first=rule).evaluate(model, ROSTER).to_row("int8")
+            for rule in ("clamp", "leave_out")
+        }
+        assert (rows["clamp"]["frames_clamped"], rows["clamp"]["frames_left_out"], rows["clamp"]["n_frames"]) == (
+            2,
+            0,
+            4,
+        )
+        left = rows["leave_out"]
+        assert (left["frames_clamped"], left["frames_left_out"], left["n_frames"]) == (0, 2, 2)
+        assert rows["clamp"]["message_age_ms"] == 50 and left["message_age_ms"] == 100
+        alone = Evaluator(dataset, late).evaluate(model, replace(ROSTER, drop=True)).to_row("int8")
+        assert alone["frames_clamped"] == 0 and alone["n_frames"] == 4 and alone["message_age_ms"] is None
+
+    def test_a_latency_that_the_data_cannot_show_at_all(self, model: Collaboration, dataset: SmallScenes) -> None:
+        late = ChannelConfig(latency_ms=200)
+        evaluator = Evaluator(dataset, late, before_first="leave_out")
+        with pytest.raises(HeatError, match="has 2 frames, 100 ms apart") as caught:
+            evaluator.evaluate(model, ROSTER)
+        assert "Way out: a latency of no more than 100 ms" in str(caught.value)
+        evaluation = Evaluator(dataset, late).evaluate(model, ROSTER)
+        row = {**evaluation.to_row("int8"), "ap_by_scenario": evaluation.by_scenario}
+        assert row["frames_clamped"] == row["n_frames"] == 4
+        assert any("no frame heard messages as old as 200 ms" in note for note in notes_of([row], 200))
+
+    @pytest.mark.parametrize(
+        ("times", "latency", "sent"),
+        [
+            ([0, 100, 200, 300], 100, [None, 0, 1, 2]),
+            ([0, 50, 100, 150, 200], 100, [None, None, 0, 1, 2]),  # 20 Hz
+            ([0, 200, 400, 600], 100, [None, 0, 1, 2]),  # 5 Hz: the newest that has arrived is 200 ms old
+            ([0, 200, 400, 600], 250, [None, None, 0, 1]),
+            ([0, 112, 195, 301], 100, [None, 0, 1, 2]),  # jitter
+            ([0, 100, 5000, 5100], 100, [None, 0, None, 2]),  # a gap
+            ([0, 100, 300, 400], 100, [None, 0, 1, 2]),  # a single frame was dropped
+            ([0, 10, 20, 30, 40], 20, [None, None, 0, 1, 2]),  # 100 Hz
+        ],
+    )
+    def test_late_messages_at_any_frame_rate(self, times: list[int], latency: int, sent: list[int | None]) -> None:
+        film = Film(times)
+        assert [film.earlier(index, latency) for index in range(len(times))] == sent
+        for index, earlier in enumerate(sent):
+            oldest = film.oldest_within(index, latency)
+            assert oldest <= index and times[index] - times[oldest] <= latency + 20
+            if earlier is None and index:
+                assert oldest == (0 if index < 2 or times[index] < 1000 else 2)
+
+    def test_clocks_of_the_agents_need_not_agree(self) -> None:
+        film = Film([0, 100, 200], offsets={1: 0, 2: 370, 3: -5000})
+        film.missing = {(0, 1)}  # the first agent is not there at first
+        assert [film.earlier(index, 100) for index in range(3)] == [None, 0, 1]
 
     @pytest.mark.parametrize(("missing", "heard"), [(2, [3]), (1, [2, 3])])
     def test_late_messages_are_those_of_the_same_agent(
@@ -160,6 +221,23 @@ class TestChannel:
         assert [message.sender for message in scene.messages] == [scene.frame.agents[i].agent_id for i in scene.heard]
         assert sorted(message.sender for message in scene.messages) == heard
         assert all(message.agent_type == "lidar16" for message in scene.messages)
+
+
+class Film(SmallScenes):
+    """One clip with the given capture times, milliseconds; every agent's clock is off by so many more."""
+
+    def __init__(self, times: list[int], offsets: dict[int, int] | None = None) -> None:
+        super().__init__(frames=len(times), agents=3)
+        self.times, self.offsets, self.missing = times, offsets or {}, set[tuple[int, int]]()
+
+    def name(self, index: int) -> str:
+        return f"film/{index:06d}"
+
+    def agent_ids(self, index: int) -> tuple[int, ...]:
+        return tuple(agent for agent in super().agent_ids(index) if (index, agent) not in self.missing)
+
+    def capture_us(self, index: int, agent_id: int) -> int:
+        return 1000 * (10_000 + self.times[index] + self.offsets.get(agent_id, 0))
 
 
 class LateComer(SmallScenes):
@@ -299,19 +377,95 @@ class TestMemory:
         evaluator.evaluate(model, Roster("lidar64", "lidar64"))
         assert len(calls) == 20
 
-    def test_forgotten_messages_are_encoded_again(self, dataset: SmallScenes) -> None:
+    def test_training_in_place_is_noticed(self, dataset: SmallScenes) -> None:
+        """Whatever changes between two evaluations, the second one is that of a new evaluator."""
         model = joined(small_model(), shake=0.1)
         evaluator = Evaluator(dataset, limit=1)
-        before = evaluator.run(model, ROSTER, 0)
-        shaken(model.senders["lidar16"], 0.5)
-        stale = evaluator.run(model, ROSTER, 0)
-        evaluator.forget("lidar64")
-        assert np.array_equal(stale.detections.boxes, before.detections.boxes)
-        assert np.array_equal(evaluator.run(model, ROSTER, 0).detections.boxes, before.detections.boxes)
-        evaluator.forget("lidar16")
-        fresh = evaluator.run(model, ROSTER, 0)
-        assert np.array_equal(fresh.detections.boxes, Evaluator(dataset).run(model, ROSTER, 0).detections.boxes)
-        assert not np.array_equal(fresh.detections.boxes, before.detections.boxes)
+        seen = [detected(evaluator.run(model, ROSTER, 0))]
+        for part in (
+            model.senders["lidar16"],
+            model.agent("lidar16"),
+            model.agent("lidar64"),
+            model.backbone,
+            model.head,
+            model.fusion,
+        ):
+            shaken(part, 0.05, seed=len(seen))
+            seen.append(detected(evaluator.run(model, ROSTER, 0)))
+            assert seen[-1] == detected(Evaluator(dataset).run(model, ROSTER, 0))
+        assert len(set(seen)) == len(seen)
+
+    def test_a_second_model_gets_none_of_the_firsts_messages(self, dataset: SmallScenes) -> None:
+        evaluator = Evaluator(dataset, limit=2)
+        for seed in (0, 1, 0):
+            model = joined(small_model(seed=seed), shake=0.1)
+            together, alone = (each.evaluate(model, ROSTER) for each in (evaluator, Evaluator(dataset, limit=2)))
+            assert (together.found, together.arrived) == (alone.found, alone.arrived)
+
+    @pytest.mark.parametrize("boxes", [{}, {"share_boxes": True}, {"refine_poses": True}])
+    def test_remembered_or_not_the_result_is_the_same_bit_for_bit(
+        self, boxes: dict[str, bool], dataset: SmallScenes
+    ) -> None:
+        """Across codecs, shares, grids, fusion levels and channels."""
+        noisy = ChannelConfig(sigma_m=0.4, sigma_deg=0.4, loss=0.2, latency_ms=100)
+        remembers = Evaluator(dataset, noisy, **boxes)  # type: ignore[arg-type]
+        forgets = Evaluator(dataset, noisy, cache_bytes=0, **boxes)  # type: ignore[arg-type]
+        model = joined(small_model(), shake=0.1)
+        variants = [model, reaching(model, 25.6, 12.8), exchanging(model, "late"), exchanging(model, "early")]
+        variants.append(exchanging(model, "maximum"))
+        digests = []
+        for _ in range(2):
+            for variant in variants:
+                digests.append(same_twice(remembers, forgets, variant))
+            for codec in ("half", "sparse", "int8"):
+                model.use_codec(codec)
+                digests.append(same_twice(remembers, forgets, model))
+            for share in (0.1, 1.0):
+                model.fusion.sends_at_most(share)
+                digests.append(same_twice(remembers, forgets, model))
+        assert len(set(digests)) >= 6
+        assert len(forgets._sent) == len(forgets._own) == 0 < len(remembers._sent)
+
+    def test_rows_of_a_table_share_their_messages(self, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two networks that differ in a newcomer's adapters only say the same as the deployed type."""
+        one, other = joined(small_model(), shake=0.1), joined(small_model(), shake=0.3)
+        evaluator, calls = Evaluator(dataset), list[str]()
+        for model in (one, other):
+            encode = model.encode
+            monkeypatch.setattr(model, "encode", lambda frame, t, at, e=encode: calls.append(t) or e(frame, t, at))
+            evaluator.evaluate(model, ROSTER)
+        assert calls.count("lidar64") == 4 and calls.count("lidar16") == 16
+
+    def test_memory_is_bounded_and_off_the_device(self, dataset: SmallScenes) -> None:
+        model = joined(small_model(), shake=0.1)
+        whole = Evaluator(dataset)
+        whole.evaluate(model, ROSTER)
+        assert whole._own.held_bytes == 4 * (4 * 16 * 16 * 16), "four egos' features as float32"
+        frames = [dataset.read(index, ["lidar16"]) for index in range(4)]
+        sent = [pack(model.encode(agent, "lidar16")) for frame in frames for agent in frame.agents[1:]]
+        assert whole._sent.held_bytes == sum(map(len, sent))
+        small = Evaluator(dataset, cache_bytes=40_000)
+        found = small.evaluate(model, ROSTER)
+        assert 0 < small._own.held_bytes <= 20_000 and 0 < small._sent.held_bytes <= 20_000
+        assert found.arrived == whole.evaluate(model, ROSTER).arrived
+        small.forget("lidar64")
+        assert len(small._own) == 0 < len(small._sent)
+        small.forget()
+        assert small._sent.held_bytes == 0
+
+
+def detected(scene: Any) -> bytes:
+    """A scene's detections as bytes."""
+    return bytes(scene.detections.boxes.tobytes() + scene.detections.scores.tobytes())
+
+
+def same_twice(remembers: Evaluator, forgets: Evaluator, model: Collaboration) -> str:
+    """Both evaluators find and hear the same, twice; gives the digest."""
+    roster = Roster("lidar64", "lidar64") if model.fusion.level == "points" else ROSTER
+    rows = [each.evaluate(model, roster) for each in (remembers, forgets, remembers)]
+    assert len({(row.found, row.arrived) for row in rows}) == 1
+    assert rows[0].to_row("") == rows[1].to_row("")
+    return rows[0].found
 
 
 @pytest.mark.parametrize("fusion", ["late", "none", "maximum", "early", "where2comm"])
@@ -376,7 +530,15 @@ class TestShare:
         model = joined(small_model(), shake=0.1)
         monkeypatch.setattr(Collaboration, "from_packs", lambda *_: model)
         monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
-        words = ["data=d", "packs=[]", "share=[1,0.1]", "codec=sparse", f"out={tmp_path}", "senders=lidar16"]
+        words = [
+            "data=d",
+            "dataset=opv2v",
+            "packs=[]",
+            "share=[1,0.1]",
+            "codec=sparse",
+            f"out={tmp_path}",
+            "senders=lidar16",
+        ]
         rows = run_eval(build(EvalConfig, parse_overrides(words)))
         assert [row["name"] for row in rows] == ["lidar64<-lidar16/100%", "lidar64<-lidar16/10%"]
         assert rows[1]["message_bytes"] < rows[0]["message_bytes"] and rows[0]["codec"] == "sparse"
@@ -388,7 +550,15 @@ def test_the_command_exchanges_boxes_on_a_longer_grid(
 ) -> None:
     monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(fusion), shake=0.1))
     monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
-    words = ["data=d", "packs=[]", "fusion=late", "half_extent_m=25.6", "senders=lidar16", f"out={tmp_path}"]
+    words = [
+        "data=d",
+        "dataset=opv2v",
+        "packs=[]",
+        "fusion=late",
+        "half_extent_m=25.6",
+        "senders=lidar16",
+        f"out={tmp_path}",
+    ]
     (row,) = run_eval(build(EvalConfig, parse_overrides(words)))
     assert row["codec"] == "boxes" and row["message_bytes"] > 0
     assert row["protocol"]["x_range_m"] == [-25.6, 25.6] and row["protocol"]["y_range_m"] == [-12.8, 12.8]
@@ -476,3 +646,178 @@ class TestProtocols:
         assert stored["x_range_m"] == [-204.8, 204.8] and stored["comm_range_m"] == 180.0 and stored["max_agents"] == 5
         plain = Evaluator(dataset, limit=1).evaluate(model, ROSTER).to_row("int8")["protocol"]
         assert plain["x_range_m"] == [-12.8, 12.8] and "comm_range_m" not in plain
+
+
+class TestCoverage:
+    """What an evaluation stands on is found before its first frame."""
+
+    def test_unlabelled_frames_are_not_scored_but_may_be_heard_late(self, model: Collaboration) -> None:
+        dataset = Keyframes(frames=4, agents=3)
+        row = Evaluator(dataset).evaluate(model, ROSTER).to_row("int8")
+        labelled = Evaluator(SmallScenes(frames=4, agents=3), only=[1, 3]).evaluate(model, ROSTER).to_row("int8")
+        assert row == {**labelled, "frames_unlabelled": 2} and row["n_frames"] == 2
+        late = Evaluator(dataset, ChannelConfig(latency_ms=100)).evaluate(model, ROSTER)
+        assert late.message_age_ms == 100 and late.coverage.frames_clamped == 0
+        assert Evaluator(dataset, limit=1).indices == [1]
+        dataset.known = ()
+        with pytest.raises(HeatError, match="none of the 4 frames"):
+            Evaluator(dataset).evaluate(model, ROSTER)
+        with pytest.raises(HeatError, match="none of the 2 frames that were chosen is labelled"):
+            Evaluator(Keyframes(frames=4, agents=3), only=[0, 2]).evaluate(model, ROSTER)
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    def test_no_frames_are_no_evaluation(self, limit: int, dataset: SmallScenes) -> None:
+        with pytest.raises(ConfigError, match=f"frames={limit}"):
+            Evaluator(dataset, limit=limit)
+
+    def test_without_ground_truth_there_is_no_number(self, model: Collaboration, dataset: SmallScenes) -> None:
+        nowhere = replace(HEATV2X, x_range_m=(500.0, 510.0))
+        with pytest.raises(HeatError, match="no labelled object is in the evaluation range in any of the 4 frames"):
+            Evaluator(dataset, protocol=nowhere).evaluate(model, ROSTER)
+
+    def test_a_scenario_without_ground_truth_has_no_number_of_its_own(self, model: Collaboration) -> None:
+        evaluation = Evaluator(EmptyAtFirst(frames=4, agents=3)).evaluate(model, ROSTER)
+        assert set(evaluation.by_scenario["clip0"].values()) == {None}
+        assert None not in evaluation.by_scenario["clip1"].values()
+        row = {**evaluation.to_row("int8"), "ap_by_scenario": evaluation.by_scenario}
+        assert "no labelled object in range in 1 of 2 scenarios" in notes_of([row], 0)
+
+    def test_intervals_are_over_scenarios(self, model: Collaboration) -> None:
+        row = Evaluator(SmallScenes(frames=8, agents=3)).evaluate(model, ROSTER).to_row("int8")
+        assert row["ap_interval_over"] == "scenarios" and row["n_scenarios"] == 4
+        assert all(len(ends) == 2 for ends in row["ap_interval"].values())
+        alone = Evaluator(SmallScenes(frames=2, agents=3)).evaluate(model, ROSTER).to_row("int8")
+        assert alone["n_scenarios"] == 1 and alone["ap_interval"] == {"0.3": None, "0.5": None, "0.7": None}
+        assert any("one scenario only" in note for note in notes_of([{**alone, "ap_by_scenario": {}}], 0))
+
+    def test_scenarios_without_an_ego_are_told_before_the_first_frame(self, model: Collaboration) -> None:
+        dataset = SmallScenes(frames=8, agents=3)
+        types = {1: "m1", 2: "m3", 3: "m3"}
+        without = dict.fromkeys((1, 2, 3), "m3")
+        assigned = Assignment({"clip0": types, "clip1": without, "clip2": types, "clip3": without})
+        roster = AssignedRoster(assigned, {"m1": "lidar64", "m3": "lidar16"}, ("lidar64",))
+        with pytest.raises(ConfigError, match=r"2 of 4 scenarios .*: clip1, clip3") as caught:
+            Evaluator(dataset).evaluate(model, roster)
+        assert "skip_scenarios_without_ego=true" in str(caught.value) and not dataset.reads
+        evaluation = Evaluator(dataset, skip_scenarios_without_ego=True).evaluate(model, roster)
+        row = evaluation.to_row("int8")
+        assert (
+            row["scenarios_without_ego"] == 2
+            and row["n_frames"] == 4
+            and set(evaluation.by_scenario)
+            == {
+                "clip0",
+                "clip2",
+            }
+        )
+        nobody = AssignedRoster(Assignment(dict.fromkeys(assigned.types, without)), roster.plays, ("lidar64",))
+        with pytest.raises(HeatError, match="none of the 8 frames is left"):
+            Evaluator(dataset, skip_scenarios_without_ego=True).evaluate(model, nobody)
+
+    def test_agents_keep_their_types_when_others_leave(self, model: Collaboration) -> None:
+        film = Film([0, 100, 200, 300])
+        film.missing = {(1, 2), (2, 1), (3, 1), (3, 3)}
+        roster = Roster("lidar64", ("lidar16", "lidar64"))  # 1 is the ego, 2 a lidar16, 3 a lidar64
+        scenes = [Evaluator(Leaving(film)).run(model, roster, index) for index in range(3)]
+        spoken = [{m.sender: m.agent_type for m in (scene.ego_message, *scene.messages)} for scene in scenes]
+        assert spoken == [
+            {1: "lidar64", 2: "lidar16", 3: "lidar64"},
+            {1: "lidar64", 3: "lidar64"},
+            {3: "lidar64", 2: "lidar16"},
+        ]
+        with pytest.raises(HeatError, match="no agent of the ego's type is in it"):
+            Evaluator(Leaving(film)).run(model, roster, 3)
+        assert Evaluator(Leaving(film)).evaluate(model, roster).coverage.frames_without_ego == 1
+
+    def test_missing_weights_are_told_before_the_first_frame(self, dataset: SmallScenes) -> None:
+        model = joined(small_model())
+        model.lacking = {"lidar16": {"encoder"}}
+        with pytest.raises(PackError, match="'lidar16' has no encoder weights"):
+            Evaluator(dataset).evaluate(model, ROSTER)
+        assert not dataset.reads
+        Evaluator(dataset, limit=1).evaluate(model, replace(ROSTER, drop=True))
+        own = exchanging(joined(small_model(seed=1)), "late")
+        late = exchanging(model, "late")
+        with pytest.raises(PackError, match="'lidar16'"):
+            Evaluator(dataset, limit=1).evaluate(late, ROSTER)
+        Evaluator(dataset, limit=1).evaluate(late, ROSTER, speakers={"lidar16": own})
+        own.lacking = {"lidar16": {"encoder"}}
+        with pytest.raises(PackError, match="'lidar16'"):
+            Evaluator(dataset, limit=1).evaluate(late, ROSTER, speakers={"lidar16": own})
+
+
+class Keyframes(SmallScenes):
+    """Clips of two frames of which the second one is labelled."""
+
+    known: tuple[int, ...] = (1, 3)
+
+    def labelled(self, index: int) -> bool:
+        return index in self.known
+
+
+class EmptyAtFirst(SmallScenes):
+    """Two clips; nobody sees anything in the first one."""
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        frame = super().read(index, sensors)
+        hits = frame.objects.hits * (index > 1)
+        return replace(frame, objects=replace(frame.objects, hits=hits, camera_visible=hits > 0))
+
+
+class Leaving(SmallScenes):
+    """A film from which agents go missing."""
+
+    def __init__(self, film: Film) -> None:
+        super().__init__(frames=len(film.times), agents=3)
+        self.film = film
+        self.agent_ids, self.name, self.capture_us = film.agent_ids, film.name, film.capture_us  # type: ignore[method-assign]
+
+    def read(self, index: int, sensors: Sensors) -> Frame:
+        whole = SmallScenes(frames=self.frames, agents=3).read(index, sensors)
+        there = [number for number, agent in enumerate(whole.agents) if agent.agent_id in self.agent_ids(index)]
+        hits = whole.objects.hits[:, there]
+        objects = replace(whole.objects, hits=hits, camera_visible=hits > 0)
+        return replace(whole, agents=tuple(whole.agents[number] for number in there), objects=objects)
+
+
+class TestCommand:
+    """What `heatv2x eval` writes, and what it does not write over."""
+
+    @pytest.fixture
+    def words(self, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        monkeypatch.setattr(Collaboration, "from_packs", lambda *_: joined(small_model(), shake=0.1))
+        monkeypatch.setattr("heatv2x.evaluation.open_part", lambda *_: dataset)
+        return ["data=d", "dataset=opv2v", "packs=[]", "senders=lidar16", f"out={tmp_path / 'e'}"]
+
+    def test_counts_and_notes_are_written(self, words: list[str], tmp_path: Path) -> None:
+        (row,) = run_eval(build(EvalConfig, parse_overrides([*words, "channel.latency_ms=100"])))
+        written = json.loads((tmp_path / "e" / "metrics.json").read_text())
+        assert written["frames_clamped"] == row["frames_clamped"] == 2 and written["frames_left_out"] == 0
+        assert any("2 frames heard younger messages" in note for note in written["notes"])
+
+    def test_other_results_are_not_overwritten(self, words: list[str], tmp_path: Path) -> None:
+        def run(*more: str) -> bytes:
+            run_eval(build(EvalConfig, parse_overrides([*words, *more])))
+            return (tmp_path / "e" / "metrics.json").read_bytes()
+
+        before = run()
+        assert run() == before, "the same evaluation may be done again"
+        for other in ("frames=2", "channel.loss=0.5", "drop=true"):
+            with pytest.raises(ConfigError, match=r"another (frames|channel|drop)\)\.\n  Way out: another out="):
+                run(other)
+        assert (tmp_path / "e" / "metrics.json").read_bytes() == before
+        assert run("frames=2", "overwrite=true") != before
+        for foreign in ("[]", '{"rows": []}', "no json"):
+            (tmp_path / "e" / "metrics.json").write_text(foreign)
+            with pytest.raises(ConfigError, match="overwrite=true"):
+                run()
+            assert (tmp_path / "e" / "metrics.json").read_text() == foreign
+
+    @pytest.mark.parametrize("frames", ["0", "-3"])
+    def test_no_frames_are_refused(self, frames: str, words: list[str]) -> None:
+        with pytest.raises(ConfigError, match="frames"):
+            build(EvalConfig, parse_overrides([*words, f"frames={frames}"]))
+
+    def test_more_frames_than_there_are(self, words: list[str]) -> None:
+        (row,) = run_eval(build(EvalConfig, parse_overrides([*words, "frames=1000000000000000000000"])))
+        assert row["n_frames"] == 4

@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +15,14 @@ import pytest
 import torch
 
 from heatv2x import files
-from heatv2x.errors import DataError
-from heatv2x.files import atomic_path, read_json, write_bytes, write_json, write_text
-from heatv2x.packs import Pack, write_pack
+from heatv2x.errors import DataError, PackError
+from heatv2x.files import atomic_path, read_bytes, read_json, write_bytes, write_json, write_text
+from heatv2x.formats.arrays import read_npy
+from heatv2x.formats.image import read_rgb
+from heatv2x.formats.opv2v_yaml import read_agent_yaml
+from heatv2x.formats.pcd import read_pcd
+from heatv2x.imports.heal import read_weights
+from heatv2x.packs import Pack, read_pack, write_pack
 from heatv2x.training.checkpoint import save_checkpoint
 
 
@@ -123,7 +128,7 @@ def test_numbers_that_json_does_not_know_are_refused(old: Path) -> None:
 def test_broken_json_is_a_data_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.json: is not valid JSON"):
+    with pytest.raises(DataError, match=r"x\.json: is (not valid JSON|empty, not JSON)"):
         read_json(path)
 
 
@@ -138,3 +143,34 @@ def test_json_is_readable_and_ends_with_a_line(old: Path) -> None:
     write_json(old, {"b": 1, "a": [1]})
     assert old.read_text() == '{\n  "b": 1,\n  "a": [\n    1\n  ]\n}\n'
     assert json.loads(old.read_text()) == {"a": [1], "b": 1}
+
+
+STAND_INS = {
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:725358ac\nsize 206144\n",
+    "git-annex pointer": b"/annex/objects/SHA256E-s206144--725358ac.pcd\n",
+    "web page": b"\n<!DOCTYPE html><html><body>Please sign in</body></html>",
+}
+
+
+@pytest.mark.parametrize("what", STAND_INS)
+def test_what_stands_for_a_file_is_called_by_its_name(tmp_path: Path, what: str) -> None:
+    readers: dict[str, Callable[[Path], object]] = {
+        "a.bin": lambda path: read_bytes(path, 10**6),
+        "a.json": read_json,
+        "a.yaml": read_agent_yaml,
+        "a.png": read_rgb,
+        "a.pcd": read_pcd,
+        "a.npy": read_npy,
+        "a.safetensors": read_pack,
+        "b.safetensors": read_weights,
+        "a.pth": read_weights,
+    }
+    for name, read in readers.items():
+        path = tmp_path / name
+        path.write_bytes(STAND_INS[what])
+        with pytest.raises(DataError, match=f"is a {what}, not the file itself") as caught:
+            read(path)
+        assert caught.value.way_out
+    path.unlink()
+    with pytest.raises(PackError, match="cannot be read"):
+        read_weights(path)

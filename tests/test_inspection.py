@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from heatv2x import plugins
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.inspection import CheckConfig, IndexConfig, Inspection, build_indexes, inspect, recognise
+from heatv2x.plausibility import Returns
+from heatv2x.structures import PointCloud
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.folder_writer import write_folder
 from tests.formats.opv2v_tree import agent_yaml, pcd_bytes, write_tree, write_yaml
-from tests.formats.opv2v_writer import OPV2V, write_opv2v_h, write_v2xset
+from tests.formats.opv2v_writer import OPV2V, write_opv2v, write_opv2v_h, write_v2xset
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,7 @@ def test_a_sound_tree(sound: Path) -> None:
     assert {verdict.name: verdict.state for verdict in inspection.verdicts} == {
         "poses and objects": "ok",
         "sensors": "ok",
+        "points": "ok",
         "handedness": "ok",
         "ground plane": "ok",
     }
@@ -252,3 +257,40 @@ def test_recognise_names_the_part(tree: Path) -> None:
 
 def test_survey_is_lazy(tree: Path) -> None:
     assert isinstance(plugins.find("datasets", "opv2v").survey(tree, "train"), Iterator)
+
+
+def test_what_is_wrong_with_points_is_a_note(tmp_path: Path) -> None:
+    write_folder(tmp_path, images=False)
+    for number, path in enumerate(sorted((tmp_path / "train").rglob("*.npy"))):
+        points = np.load(path)
+        lost = np.full((len(points) // 4, 4), np.nan, np.float32)
+        np.save(path, np.concatenate([points, lost])[:, : 3 if number == 0 else 4])
+    inspection = inspect(tmp_path)
+    assert inspection.ok
+    (verdict,) = [verdict for verdict in inspection.verdicts if verdict.name == "points"]
+    assert verdict.state == "note" and "1 of 21 clouds without intensity" in verdict.detail
+    share = re.match(r"([\d.]+)% of all points have no position", verdict.detail)
+    assert share is not None and 0 < float(share[1]) < 20
+
+
+def test_clipped_intensities_are_a_note() -> None:
+    returns = Returns()
+    assert returns.verdicts() == []
+    returns.add(PointCloud(np.zeros((1000, 4), np.float32), clipped=25))
+    assert [(each.state, each.detail[:30]) for each in returns.verdicts()] == [
+        ("note", "2.5% of all intensities exceed")
+    ]
+    returns.add(PointCloud(np.zeros((10**6, 4), np.float32), left_out=1))
+    (verdict,) = returns.verdicts()
+    assert verdict.detail.startswith("less than 0.1% of all points have no position")
+
+
+def test_images_and_intrinsics_that_contradict_each_other(tmp_path: Path) -> None:
+    write_opv2v(tmp_path, OPV2V[2:3])
+    sound = inspect(tmp_path)
+    assert sound.ok and {count.kind: count.state for count in sound.files}["camera image"] == "complete"
+    for path in tmp_path.rglob("*_camera1.png"):
+        Image.open(path).resize((400, 300)).save(path)
+    found = inspect(tmp_path)
+    assert "400x300 pixels contradict the camera's intrinsics" in fault(found, "camera image", "broken")
+    assert next(each for each in found.faults).count == 4

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from heatv2x import plugins
 from heatv2x.errors import HeatError, MessageError
-from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack
+from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack, with_reported_pose
 from heatv2x.structures import Boxes3D, PointCloud, Pose
 
 HEADER = 176
@@ -50,6 +50,20 @@ KINDS = {
     **{part: replace(MESSAGE, codec=part) for part in plugins.available("codecs")},
     **{f"{part} and boxes": replace(BOTH, codec=part) for part in plugins.available("codecs")},
 }
+
+
+def credible_rows(count: int) -> np.ndarray:
+    """(N, 7) boxes that a receiver takes."""
+    rows = np.random.default_rng(0).normal(size=(count, 7))
+    return np.abs(rows).astype(np.float32) + np.float32(0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_pose_is_the_same_as_packing_anew(kind: str) -> None:
+    message = KINDS[kind]
+    pose = tilted(-3.25, 17.5, 0.1, -0.3, 0.2, -3.1)
+    wanted = pack(replace(message, pose=pose, sigma_m=0.7, sigma_rad=0.03))
+    assert with_reported_pose(pack(message), pose, 0.7, 0.03) == wanted != pack(message)
 
 
 def crafted(data: bytes, payload: bytes | None = None, **fields: tuple[str, int, object]) -> bytes:
@@ -105,13 +119,13 @@ class TestRoundTrip:
 
     @settings(max_examples=150, deadline=None)
     @given(
-        position=st.tuples(*[st.floats(-1e6, 1e6)] * 3),
+        position=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(-1e4, 1e4)),
         roll=st.floats(-math.pi, math.pi),
         pitch=st.floats(-1.5, 1.5),
         yaw=st.floats(-math.pi, math.pi),
         sender=st.integers(-(2**63), 2**63 - 1),
         captured=st.integers(0, 2**64 - 1),
-        name=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
+        name=st.from_regex(r"[!-~]{1,32}", fullmatch=True),
     )
     def test_all_six_degrees_of_freedom(
         self, position: tuple[float, ...], roll: float, pitch: float, yaw: float, sender: int, captured: int, name: str
@@ -140,7 +154,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("count", [0, 1, MAX_BOXES])
     def test_boxes_behind_a_feature_add_their_bytes_and_nothing_else(self, count: int) -> None:
         """The feature's bytes are those of a message without boxes; 32 bytes a box follow."""
-        rows = np.random.default_rng(0).normal(size=(count, 7)).astype(np.float32)
+        rows = credible_rows(count)
         boxes = Boxes3D(rows, scores=np.linspace(1, 0, count, dtype=np.float32))
         data, alone = pack(replace(BOTH, boxes=boxes)), pack(MESSAGE)
         assert len(data) == len(alone) + 32 * count and data[HEADER : len(alone)] == alone[HEADER:]
@@ -157,11 +171,14 @@ class TestSending:
     @pytest.mark.parametrize(
         "wrong",
         [
-            replace(BOTH, boxes=Boxes3D(np.zeros((MAX_BOXES + 1, 7), np.float32))),
+            replace(BOTH, boxes=Boxes3D(credible_rows(MAX_BOXES + 1))),
             replace(MESSAGE, feature=None),
             replace(MESSAGE, points=CLOUD),
             replace(MESSAGE, agent_type="l" * 33),
-            replace(MESSAGE, agent_type="ü" * 17),
+            replace(MESSAGE, agent_type="ü"),
+            replace(MESSAGE, agent_type=""),
+            replace(MESSAGE, sigma_m=math.inf),
+            replace(MESSAGE, pose=Pose.planar(2e6, 0.0, 0.0)),
             replace(MESSAGE, feature_space=b"short"),
             replace(MESSAGE, captured_us=-1),
             replace(MESSAGE, sender=2**63),
@@ -235,10 +252,19 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("layout", "offset", "value", "says"),
         [
-            ("<d", 76, float("nan"), "finite"),
-            ("<d", 116, float("inf"), "finite"),
-            ("<f", 124, -1.0, "finite"),
-            ("<f", 128, float("nan"), "finite"),
+            ("<d", 76, float("nan"), "beyond what any"),
+            ("<d", 116, float("inf"), "beyond what any"),
+            ("<f", 124, -1.0, "beyond what any"),
+            ("<f", 128, float("nan"), "beyond what any"),
+            ("<d", 76, 1e39, "position 1e.39 m is beyond"),
+            ("<d", 84, -1.1e6, "position"),
+            ("<d", 92, 1e5, "height"),
+            ("<d", 100, 1e9, "angle"),
+            ("<d", 116, -7.0, "angle"),
+            ("<f", 124, 1e38, "uncertainty 1e.38 m is beyond"),
+            ("<f", 128, 3.2, "uncertainty 3.2 rad"),
+            ("<32s", 44, b"", "the agent type '' is not a name"),
+            ("<32s", 44, b"a\nb", "is not a name"),
             ("<B", 6, 9, "kind"),
             ("<B", 7, 77, "codec"),
             ("<B", 4, 2, "version"),
@@ -308,6 +334,41 @@ class TestRefusal:
         fields = {"high": ("<H", 132, lie[0]), "low": ("<H", 134, lie[1])}
         with pytest.raises(MessageError):
             unpack(crafted(pack(POINT_MESSAGE), **fields))
+
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [(0, 1e9), (2, -2e3), (3, 0.0), (4, -1.0), (5, 1e6), (6, 1e3), (7, 9.0), (7, -0.1), (7, 1.0001)],
+    )
+    def test_boxes_that_cannot_be(self, column: int, value: float) -> None:
+        rows = np.column_stack([credible_rows(2), [0.5, 0.6]]).astype("<f4")
+        unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
+        rows[1, column] = value
+        with pytest.raises(MessageError, match=r"box 1 .* cannot be"):
+            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
+        with pytest.raises(MessageError, match=r"box 1 .* cannot be"):
+            unpack(crafted(pack(BOTH), pack(MESSAGE)[HEADER:] + rows.tobytes()))
+
+    def test_more_boxes_than_a_scene_holds(self) -> None:
+        rows = np.column_stack([credible_rows(1001), np.full(1001, 0.5)]).astype("<f4")
+        with pytest.raises(MessageError, match="1001 boxes are more than the 1000"):
+            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes(), count=("<H", 132, 1001)))
+
+    @pytest.mark.parametrize("codec", ["raw", "int8", "sparse"])
+    def test_a_feature_that_outshines_all_others(self, codec: str) -> None:
+        bright = replace(MESSAGE, codec=codec, feature=FEATURE / FEATURE.max() * 1.1e4)
+        with pytest.raises(MessageError, match="the feature holds 11000; no honest one goes beyond 10000"):
+            unpack(pack(bright))
+
+    def test_what_no_receiver_takes_is_not_sent(self) -> None:
+        rows = credible_rows(4)
+        rows[1, 3], rows[2, 0] = np.inf, 5e3
+        scores = np.float32([0.1, 0.2, 0.3, 0.4])
+        for message in (BOX_MESSAGE, BOTH):
+            arrived = unpack(pack(replace(message, boxes=Boxes3D(rows, scores=scores)))).boxes
+            assert arrived is not None and np.array_equal(arrived.boxes, rows[[0, 3]])
+        many = Boxes3D(credible_rows(1500), scores=np.linspace(0, 1, 1500, dtype=np.float32))
+        arrived = unpack(pack(replace(BOX_MESSAGE, boxes=many))).boxes
+        assert arrived is not None and np.array_equal(arrived.boxes, many.boxes[500:])
 
     def test_boxes_that_are_no_numbers(self) -> None:
         rows = np.zeros((2, 8), "<f4")

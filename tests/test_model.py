@@ -315,7 +315,9 @@ class TestSelection:
         ego, other = model.encode(frame.agents[0], "lidar64"), model.encode(frame.agents[1], "lidar16")
         seen: list[Received] = []
         hook = model.fusion.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
-        model.detect(ego, [other])
+        assert ego.feature is not None and other.feature is not None and other.cells is not None
+        with torch.no_grad():  # `detect` does not listen to a newcomer whose adapters are anything
+            model._fused(ego, ego.feature, [(other, other.feature * other.cells)])
         hook.remove()
         assert 0 < seen[0].visible.float().mean() < 0.5
         assert not seen[0].features.masked_fill(seen[0].visible[:, :, None], 0.0).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from heatv2x.assembly import adapter_pack, add_agent, agent_pack, assemble, base_pack
+from heatv2x.assembly import adapter_pack, add_agent, agent_pack, assemble, base_pack, exchanging, reaching
+from heatv2x.deploy import optimised
 from heatv2x.errors import ConfigError, HeatError, PackError
+from heatv2x.evaluator import require_types
 from heatv2x.fusion.hetero_graph import HeteroGraph
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, PartConfig
 from heatv2x.packs import FORMAT, Pack, read_pack, tensors_digest, write_pack
+from heatv2x.roster import Roster
 from heatv2x.structures import Boxes3D, Frame
-from tests.scene_factory import CAMERA, SmallScenes, joined, same_state, shaken, small_model
+from tests.scene_factory import CAMERA, NEWCOMER, SmallScenes, joined, same_state, shaken, small_model
 
 PROVENANCE = {"job": "test", "cpu_seconds": 1.5}
 
@@ -165,6 +169,124 @@ class TestSides:
     def test_an_unknown_side_is_refused(self, paths: dict[str, Path]) -> None:
         with pytest.raises(HeatError):
             Collaboration.from_packs(paths["base"], paths["lidar16_adapter"], sides=["reciever"])
+
+
+class TestMissing:
+    """A type whose weights were never loaded is never asked."""
+
+    def test_an_encoder(self, model: Collaboration, paths: dict[str, Path], frame: Frame) -> None:
+        some = {name: path for name, path in paths.items() if name != "lidar64"}
+        lacking = Collaboration.from_packs(*some.values())
+        for variant in (lacking, exchanging(lacking, "late"), reaching(lacking, 25.6, 12.8), optimised(lacking)):
+            with pytest.raises(
+                PackError, match=r"'lidar64' has no encoder weights.*\n.*add the agent pack of 'lidar64'"
+            ):
+                variant.encode(frame.agents[0], "lidar64")
+            assert variant.encode(frame.agents[0], "lidar16").agent_type == "lidar16"
+        with pytest.raises(PackError, match="lidar64"):
+            lacking.detect(replace(frame.agents[0], lidars={"lidar64": frame.agents[0].lidars["lidar64"]}))
+        heard = [model.encode(agent, "lidar64") for agent in frame.agents[1:]]
+        ego = lacking.encode(frame.agents[0], "lidar16")
+        assert same_boxes(lacking.detect(ego, heard), model.detect(ego, heard)), "it can be listened to"
+        add_agent(lacking, read_pack(paths["lidar64"]))
+        assert same_boxes(detections(lacking, frame), detections(model, frame))
+
+    def test_an_encoder_of_a_newcomer(self, paths: dict[str, Path], frame: Frame) -> None:
+        model = Collaboration.from_packs(paths["base"], paths["lidar64"], paths["lidar16_adapter"])
+        with pytest.raises(PackError, match="'lidar16' has no encoder weights"):
+            model.encode(frame.agents[0], "lidar16")
+        model = Collaboration.from_packs(paths["base"], paths["lidar64"])
+        model.join("lidar16", NEWCOMER)
+        with pytest.raises(PackError, match="'lidar16' has no encoder weights"):
+            model.encode(frame.agents[0], "lidar16")
+        model.has_trained(["agents.lidar16.trunk.0.weight"])
+        assert model.encode(frame.agents[0], "lidar16").feature is not None
+
+    def test_points_need_no_encoder_but_the_egos(self, paths: dict[str, Path], frame: Frame) -> None:
+        early = exchanging(Collaboration.from_packs(paths["base"]), "early")
+        sent = early.encode(frame.agents[1], "lidar64")
+        assert sent.points is not None
+        with pytest.raises(PackError, match="'lidar64' has no encoder weights"):
+            early.detect(early.encode(frame.agents[0], "lidar64"), [sent])
+
+    def test_a_side_of_an_adapter(self, model: Collaboration, paths: dict[str, Path], frame: Frame) -> None:
+        packs = [paths[name] for name in ("base", "lidar64", "lidar16", "lidar16_adapter")]
+        listens, speaks = (Collaboration.from_packs(*packs, sides=[side]) for side in ("receiver", "sender"))
+        with pytest.raises(PackError, match="without the sender side"):
+            listens.encode(frame.agents[0], "lidar16")
+        ego, heard = speaks.encode(frame.agents[0], "lidar64"), speaks.encode(frame.agents[1], "lidar16")
+        with pytest.raises(PackError, match="without the receiver side"):
+            speaks.detect(ego, [heard])
+        assert same_boxes(listens.detect(ego, [heard]), model.detect(ego, [heard]))
+
+    def test_a_model_built_to_be_trained_lacks_nothing(self, frame: Frame) -> None:
+        assert joined(small_model()).encode(frame.agents[0], "lidar16").feature is not None
+
+    def test_all_that_are_missing_are_named(self, paths: dict[str, Path]) -> None:
+        model = Collaboration.from_packs(paths["base"], paths["lidar16_adapter"])
+        with pytest.raises(PackError) as caught:
+            require_types(model, Roster("lidar64", "lidar16"))
+        assert "'lidar64' has no" in str(caught.value) and "'lidar16' has no" in str(caught.value)
+
+    def test_an_adapter_pack_is_missed_aloud(self, paths: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+        Collaboration.from_packs(paths["base"], paths["lidar64"], paths["lidar16"])
+        assert "'lidar16' joins without an adapter pack" in caplog.text
+
+
+class TestTwins:
+    @pytest.mark.parametrize("name", ["lidar64", "lidar16", "lidar16_adapter", "base"])
+    def test_two_of_a_kind_and_type_are_refused(self, name: str, paths: dict[str, Path], tmp_path: Path) -> None:
+        twin = tmp_path / "twin.safetensors"
+        twin.write_bytes(paths[name].read_bytes())
+        with pytest.raises(PackError) as caught:
+            Collaboration.from_packs(*paths.values(), twin)
+        assert str(twin) in str(caught.value) and str(paths[name]) in str(caught.value)
+        packs = [read_pack(path) for path in (*paths.values(), twin) if read_pack(path).kind != "base"]
+        agents, adapters = ([pack for pack in packs if pack.kind == kind] for kind in ("agent", "adapter"))
+        if name != "base":
+            with pytest.raises(PackError, match=r"two .* packs for agent type"):
+                assemble(read_pack(paths["base"]), agents, adapters)
+
+
+class TestOrder:
+    def chain(self, folder: Path) -> tuple[Collaboration, dict[str, Path]]:
+        """A newcomer that starts from a newcomer that starts from a newcomer."""
+        model = joined(small_model(), "zebra", shake=0.1)
+        model = joined(model, "middle", NEWCOMER.model_copy(update={"like": "zebra"}), shake=0.2)
+        model = joined(model, "ant", NEWCOMER.model_copy(update={"like": "middle"}), shake=0.3)
+        return model, write_all(model, folder)
+
+    def test_any_order_will_do(self, tmp_path: Path, frame: Frame) -> None:
+        model, paths = self.chain(tmp_path)
+        wanted = detections(model, frame, "middle", "ant")
+        for order in (list(paths.values()), list(reversed(paths.values())), sorted(paths.values())):
+            back = Collaboration.from_packs(*order)
+            assert same_state(back.state_dict(), model.state_dict())
+            assert same_boxes(detections(back, frame, "middle", "ant"), wanted)
+
+    def test_a_circle_is_refused(self, tmp_path: Path) -> None:
+        _, paths = self.chain(tmp_path)
+        path = paths["zebra_adapter"]
+        rewritten(path, config={**read_pack(path).config, "like": "ant"})
+        with pytest.raises(PackError, match="in a circle") as caught:
+            Collaboration.from_packs(*paths.values())
+        assert all(str(paths[f"{name}_adapter"]) in str(caught.value) for name in ("zebra", "middle", "ant"))
+
+    def test_a_type_that_nobody_brings(self, tmp_path: Path) -> None:
+        _, paths = self.chain(tmp_path)
+        some = [path for name, path in paths.items() if not name.startswith("middle")]
+        with pytest.raises(
+            PackError, match=r"'ant' starts from type 'middle'.*\n.*add the packs of 'middle'"
+        ) as caught:
+            Collaboration.from_packs(*some)
+        assert str(paths["ant_adapter"]) in str(caught.value)
+
+    def test_an_encoder_that_has_nobody_to_start_from(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        base = small_model(agents={"bus": CAMERA})
+        packs = [base_pack(base, PROVENANCE), agent_pack(base, "bus", PROVENANCE)]
+        files = [write_pack(pack, tmp_path / f"own_{number}.safetensors") for number, pack in enumerate(packs)]
+        with pytest.raises(PackError, match="'lidar16' is no type of this base, and its adapter pack is not there"):
+            Collaboration.from_packs(*files, paths["lidar16"])
 
 
 class TestFit:

@@ -69,7 +69,7 @@ def commands(heading: str, **variables: object) -> list[Command]:
     section = (ROOT / "docs" / "recipes.md").read_text().partition(heading)[2]
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
     assert block is not None
-    first, _, rest = block[1].partition("\n")
+    first, _, rest = block[1].replace(".venv/bin/heatv2x", "heatv2x").partition("\n")
     changed = " ".join(f"{name}={value}" for name, value in variables.items())
     script = f'heatv2x() {{ printf "%s\\t" "$@"; printf "\\n"; }}\n{first}\n{changed}\n{rest}'
     ran = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)

@@ -67,10 +67,35 @@ def test_the_ego_is_the_first_vehicle_of_a_wanted_type() -> None:
         AssignedRoster(roadside, PLAYS, ("lidar64",)).ego_of("s1", [5, -1])
 
 
+def test_types_stay_when_others_come_and_go() -> None:
+    """Whoever is in a frame: types are those of the scenario, and another agent of its type stands in for the ego."""
+    everyone = (7, 3, 9, 11, -1)
+    mixed = Roster("a", ("b", "a"))
+    whole = mixed.cast("s", everyone, everyone)
+    assert whole is not None and whole.ego == 7 and whole.roles == {7: "a", 3: "a", 9: "b", 11: "a", -1: "b"}
+    fewer = mixed.cast("s", everyone, (7, 9, 11))
+    assert fewer is not None and fewer.ego == 7 and fewer.roles == {7: "a", 9: "b", 11: "a"}
+    headless = mixed.cast("s", everyone, (9, 11, -1))
+    assert headless is not None and headless.ego == 11 and headless.roles == {9: "b", 11: "a", -1: "b"}
+    assert mixed.cast("s", everyone, (9, -1)) is None
+    assigned = AssignedRoster(Assignment.in_order(AGENTS), PLAYS, ("lidar64",))
+    ids = AGENTS["s1"]
+    assert assigned.cast("s1", ids, ids[1:]) is None, "the other one of the type is a roadside unit"
+
+
+def test_names_that_the_file_lacks_are_told() -> None:
+    assigned = Assignment({"s1": {1: "m1", 2: "m3"}}, Path("types.json"))
+    assigned.knows(["m1", "m3"])
+    with pytest.raises(ConfigError, match=r"plays names m2, M1, but types\.json assigns only m1, m3\.\n.*plays\.m1="):
+        assigned.knows(["m2", "m3", "M1"])
+
+
 def test_mistakes() -> None:
     assigned = Assignment.in_order(AGENTS)
     with pytest.raises(ConfigError, match="ego='radar' is played by no type"):
         AssignedRoster(assigned, PLAYS, ("radar",))
+    with pytest.raises(ConfigError, match="senders is empty"):
+        Roster("lidar64", ())
     with pytest.raises(ConfigError, match="plays is empty"):
         AssignedRoster(assigned, {})
     with pytest.raises(DataError, match="names no type for agent 9 of scenario s1"):

@@ -15,8 +15,10 @@ from PIL import Image
 from heatv2x.config import build
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError
+from heatv2x.picture import draw_from_above, projected_edges
 from heatv2x.structures import Camera, Objects
-from heatv2x.view import View, ViewConfig, draw, draw_from_above, frame_number, look, projected_edges
+from heatv2x.view import View, ViewConfig, frame_number, look
+from heatv2x.viewer import draw
 from tests.formats.opv2v_tree import SCENARIO, write_tree
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from heatv2x.errors import HeatError
+from heatv2x.files import atomic_path
 from heatv2x.workers import Task, Tell, run_tasks
 
 
@@ -37,6 +42,14 @@ def fail(tell: Tell) -> None:
 def die(tell: Tell) -> None:
     """A process that is killed from outside."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def linger(path: Path, tell: Tell) -> None:
+    """Work that takes far too long, and leaves a temporary file only if it is torn away."""
+    with atomic_path(path) as temporary:
+        path.with_suffix(".begun").write_text(str(os.getpid()))
+        time.sleep(600)
+        temporary.write_text("done")
 
 
 def chatter(path: Path, tell: Tell) -> bool:
@@ -87,3 +100,43 @@ def test_tasks_that_wait_for_each_other() -> None:
 
 def test_no_tasks() -> None:
     assert run_tasks([], 2, nobody) == {}
+
+
+INTERRUPTED = """
+from pathlib import Path
+from heatv2x.workers import Task, run_tasks
+from tests.test_workers import double, linger, nobody
+if __name__ == "__main__":
+    folder = Path({folder!r})
+    tasks = [Task("short", double, (1,)), Task("long", linger, (folder / "long.txt",))]
+    try:
+        run_tasks(tasks, 2, nobody, lambda name, _: (folder / f"{{name}}.done").write_text(""))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+
+@pytest.mark.parametrize("whom", ["all", "first"])
+def test_ctrl_c_ends_the_work_at_once_and_in_silence(tmp_path: Path, whom: str) -> None:
+    """A terminal tells every process; `kill -INT` tells the first one only. One of the others is idle by then."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED.format(folder=str(tmp_path)))
+    root = str(Path(__file__).parent.parent)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root}, start_new_session=True, **pipes
+    )
+    try:
+        while not ((tmp_path / "long.begun").exists() and (tmp_path / "short.done").exists()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        worker = int((tmp_path / "long.begun").read_text())
+        os.killpg(process.pid, signal.SIGINT) if whom == "all" else process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert out == "stopped\n" and "Traceback" not in err and process.returncode == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "long.begun", "short.done"}

@@ -105,9 +105,8 @@ class CameraLift(Agent):
         coarse = functional.interpolate(self.context(fine), size=fine.shape[-2:], mode="bilinear", align_corners=False)
         pixels = self.merge(torch.cat([fine, coarse], dim=1))
         logits: Tensor = self.depth(pixels)
-        bev = splat(
-            self.lifted(pixels), logits.softmax(dim=1), batch.cells, batch.owners, batch.agents, self.splat_grid
-        )
+        weights = logits.float().softmax(dim=1)
+        bev = splat(self.lifted(pixels), weights, batch.cells, batch.owners, batch.agents, self.splat_grid)
         return self.bev(bev), logits
 
     def _cells(self, camera: Camera) -> Tensor:

@@ -128,7 +128,7 @@ class CameraLss(Agent):
         """(N, lifted, Y', X') on the agent's own fine grid, and (M, D, h, w) depth logits."""
         pixels = self.trunk(batch.images)
         logits: Tensor = self.depth(pixels)
-        weights = logits.softmax(dim=1)
+        weights = logits.float().softmax(dim=1)
         return splat(self.lifted(pixels), weights, batch.cells, batch.owners, batch.agents, self.splat_grid), logits
 
     def _encode(self, batch: CameraInput) -> tuple[Tensor, Tensor]:

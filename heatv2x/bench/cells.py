@@ -23,6 +23,7 @@ from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model_config import ModelConfig, PartConfig
 from heatv2x.rows import machine
+from heatv2x.training.job_config import FullConfig
 from heatv2x.workers import Task, Tell, run_tasks
 
 Content = dict[str, Any]
@@ -118,7 +119,7 @@ def path_of(name: str, folder: Path) -> Path:
     return folder / f"{name}.json"
 
 
-INDIFFERENT = {"device", "checkpoint_every", "hold_data", "keep_cache"}
+INDIFFERENT = {"device", "allow_parts", "overwrite", "checkpoint_every", "hold_data", "keep_cache", "workers", "keep"}
 """Settings of jobs that leave their results as they are."""
 
 
@@ -129,9 +130,10 @@ def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, about in job.model_fields.items():
-        if name in INDIFFERENT:
-            continue
+        if name in INDIFFERENT or (name.startswith("validate_") and job is not FullConfig):
+            continue  # full fine-tuning was validated before the others were
         value = None if about.is_required() else about.get_default()
+        value = "opv2v" if name == "dataset" else value  # a study's world is in this layout, recognised or named
         if isinstance(value, PartConfig):
             value = resolved("adapters", value)
         if not about.is_required() and not isinstance(value, Path):

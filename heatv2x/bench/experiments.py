@@ -12,7 +12,7 @@ from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluator import Evaluator
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack, write_pack
 from heatv2x.roster import Roster

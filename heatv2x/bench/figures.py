@@ -30,11 +30,12 @@ SMALL, SMALLER = 8, 7
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn."""
+    """How a method is drawn; a variant of another method has its colour and marker, and is dashed."""
 
     label: str
     colour: str = GREY
     marker: str = "o"
+    dashed: bool = False
 
 
 LOOKS = {
@@ -55,6 +56,10 @@ LOOKS = {
     "homogeneous": Look("all base type", GREY, "h"),
     "homogeneous_boxes": Look("base type, boxes", GREY, "p"),
     "homogeneous_late": Look("all base type, late", GREY, "H"),
+    "heatv2x": Look("HeatV2X, poses corrected by boxes", "#0072B2", "o"),
+    "graph": Look("HeatV2X without boxes", "#56B4E9", "s"),
+    "maximum_refined": Look("maximum fusion, poses corrected", "#000000", "P", True),
+    "late_refined": Look("late fusion, poses corrected", "#CC79A7", "X", True),
 }
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "oD^Xvs*"
@@ -224,7 +229,7 @@ def curves(panels: Sequence[Panel], path: Path, y_label: str = "AP50", columns: 
     handles = [Line2D([], [], **_style(style)) for style in looks.values()]
     if any(panel.alone is not None for panel in panels):
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="ego alone"))
-    _legend(figure, handles, 3)
+    _legend(figure, handles, 3 if max(len(str(handle.get_label())) for handle in handles) < 24 else 2)
     return _save(figure, path)
 
 
@@ -245,8 +250,9 @@ def _draw_band(axes: Axes, curve: Curve, style: Look) -> None:
 def _looks(labels: Sequence[str]) -> dict[str, Look]:
     """A look per label: methods look as in the other figures, all else takes what is left of the palette."""
     own = {label: LOOKS[label] for label in labels if label in LOOKS and LOOKS[label].colour != GREY}
-    left = [colour for colour in PALETTE if colour not in {style.colour for style in own.values()}] or PALETTE
-    markers = [marker for marker in MARKERS if marker not in {style.marker for style in own.values()}] or MARKERS
+    solid = [style for style in own.values() if not style.dashed]
+    left = [colour for colour in PALETTE if colour not in {style.colour for style in solid}] or PALETTE
+    markers = [marker for marker in MARKERS if marker not in {style.marker for style in solid}] or MARKERS
     others = [label for label in labels if label not in own]
     drawn = {
         label: Look(look(label).label, left[rank % len(left)], markers[rank % len(markers)])
@@ -260,54 +266,76 @@ def _looks(labels: Sequence[str]) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Growth:
-    """One panel: lines over how many types or agents there are, each with its name at its right end.
+    """One panel: lines over how many types or agents there are.
 
     Attributes:
         title: what is drawn, with the unit.
         x_label: what is counted.
         lines: y by x, by name.
         from_zero: the axis starts at zero, as what is a sum or a cost must.
+        y_label: the axis in words, where the title does not say it all.
     """
 
     title: str
     x_label: str
     lines: Mapping[str, Mapping[int, float]]
     from_zero: bool = True
+    y_label: str = ""
 
 
 def growth(panels: Sequence[Growth], path: Path, columns: int = 2) -> Path:
-    """Panels of lines over a count; the same name looks the same in every panel."""
-    looks: dict[str, Look] = {}
-    for panel in panels:
-        for rank, name in enumerate(panel.lines):
-            looks.setdefault(name, Look(name, PALETTE[rank % len(PALETTE)], MARKERS[rank % len(MARKERS)]))
-    figure, grid = _figure(-(-len(panels) // columns), columns, 0.3 + 2.1 * -(-len(panels) // columns))
-    for axes, panel in zip(grid[: len(panels)], panels, strict=True):
-        for name, points in panel.lines.items():
-            axes.plot(list(points), list(points.values()), **_style(looks[name]))
-        axes.set_title(panel.title, loc="left", fontsize=SMALL, fontweight="bold")
-        axes.set_xlabel(panel.x_label, fontsize=SMALL)
-        axes.set_xticks(sorted({x for points in panel.lines.values() for x in points}))
-        if panel.from_zero:
-            axes.set_ylim(bottom=0)
-        _name_at_the_end(axes, panel.lines, looks)
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
+    """Panels of lines over a count; a row's names stand below it once, and a lonely line is named by the title."""
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    names = [list(dict.fromkeys(name for panel in row for name in panel.lines)) for row in rows]
+    named = [any(len(panel.lines) > 1 for panel in row) for row in rows]
+    in_line = [min(len(each), 3 if max(map(len, each)) > 14 else 6) if each else 1 for each in names]
+    heights = [2.1 + (0.2 * -(-len(names[k]) // in_line[k]) + 0.1 if named[k] else 0) for k in range(len(rows))]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.1), dpi=DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for place, row in enumerate(rows):
+        looks = {
+            name: Look(name, PALETTE[rank % len(PALETTE)], MARKERS[rank % len(MARKERS)])
+            for rank, name in (enumerate(names[place]) if named[place] else ((0, name) for name in names[place]))
+        }
+        grid = parts[place].subplots(1, columns, squeeze=False)[0]
+        for axes, panel in zip(grid, row, strict=False):
+            _quiet(axes)
+            _draw_growth(axes, panel, looks)
+        for axes in grid[len(row) :]:
+            axes.set_visible(False)
+        if named[place]:
+            handles = [Line2D([], [], **_style(style)) for style in looks.values()]
+            parts[place].legend(
+                handles=handles, loc="outside lower center", ncols=in_line[place], fontsize=SMALLER, frameon=False
+            )
     return _save(figure, path)
 
 
-def _name_at_the_end(axes: Axes, lines: Mapping[str, Mapping[int, float]], looks: Mapping[str, Look]) -> None:
-    low, high = axes.get_ylim()
-    ends = {name: list(points.values())[-1] for name, points in lines.items() if points}
-    gap = 0.085 * (high - low)
-    places = apart(ends, gap)
-    if max(places.values()) > high:  # moved up into the title: move down instead
-        places = {name: -place for name, place in apart({name: -end for name, end in ends.items()}, gap).items()}
-    for name, place in places.items():
-        axes.annotate(
-            name, (1, place), (3, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="center",
-            fontsize=SMALLER, color=looks[name].colour, annotation_clip=False,
-        )  # fmt: skip
+def _draw_growth(axes: Axes, panel: Growth, looks: Mapping[str, Look]) -> None:
+    values = [value for points in panel.lines.values() for value in points.values()]
+    low, high = (0.0 if panel.from_zero else min(values, default=0.0)), max(values, default=1.0)
+    names = list(panel.lines)
+    for rank, name in enumerate(names):
+        points = panel.lines[name]
+        over = [panel.lines[later] for later in names[rank + 1 :]]
+        hidden = sum(_coincide(points, other, 0.012 * (high - low)) for other in over)
+        style = _style(looks[name])
+        style |= {"linewidth": 1.6 + 2.6 * hidden, "markersize": 4 + 3 * hidden}  # seen on both sides of what covers it
+        axes.plot(list(points), list(points.values()), **style)
+    axes.set_title(panel.title, loc="left", fontsize=SMALL, fontweight="bold")
+    axes.set_xlabel(panel.x_label, fontsize=SMALL)
+    axes.set_ylabel(panel.y_label, fontsize=SMALLER)
+    axes.set_xticks(sorted({x for points in panel.lines.values() for x in points}))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)
+
+
+def _coincide(one: Mapping[int, float], other: Mapping[int, float], gap: float) -> bool:
+    """Whether a line lies under another one wherever both are, and so could not be seen."""
+    shared = [x for x in one if x in other]
+    return len(shared) > len(one) / 2 and all(abs(one[x] - other[x]) <= gap for x in shared)
 
 
 # --- paper ----------------------------------------------------------------------------------------------------------
@@ -319,16 +347,21 @@ def _figure(lines: int, columns: int, height: float, sharey: bool = False) -> tu
     FigureCanvasAgg(figure)
     grid = [axes for row in figure.subplots(lines, columns, squeeze=False, sharey=sharey) for axes in row]
     for axes in grid:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#999999")
-        axes.tick_params(labelsize=SMALL, color="#999999")
-        axes.grid(color="#e4e4e4", linewidth=0.6)
-        axes.set_axisbelow(True)
+        _quiet(axes)
     return figure, grid
 
 
+def _quiet(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(labelsize=SMALL, color="#999999")
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
 def _style(style: Look) -> dict[str, Any]:
-    return {"color": style.colour, "marker": style.marker, "markersize": 4, "linewidth": 1.6, "label": style.label}
+    line = {"color": style.colour, "marker": style.marker, "markersize": 4, "linewidth": 1.6, "label": style.label}
+    return {**line, **({"linestyle": (0, (3, 1.5)), "markerfacecolor": "white"} if style.dashed else {})}
 
 
 def _log_ticks(axes: Axes) -> None:

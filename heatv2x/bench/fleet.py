@@ -13,7 +13,7 @@ from heatv2x.bench import experiments
 from heatv2x.bench.config import BASE, NEWCOMERS, AdaptationConfig
 from heatv2x.config import Config, nearest, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluator import Evaluator
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack
 from heatv2x.roster import Roster
@@ -92,7 +92,7 @@ class Mixed(Roster):
 
     def roles(self, agent_ids: Collection[int], ego_id: int, scenario: str = "") -> dict[int, str]:
         others = sorted(agent_id for agent_id in agent_ids if agent_id != ego_id)
-        types = self.sender_types
+        types = self.in_turn
         start = sum(agent_ids) % len(types)
         roles = {agent_id: types[(start + rank) % len(types)] for rank, agent_id in enumerate(others)}
         return {ego_id: self.ego, **roles}

@@ -33,6 +33,7 @@ from heatv2x.metrics.cost import FlopCount, count_parameters, peak_memory
 from heatv2x.model import Collaboration, links_of
 from heatv2x.model_config import ModelConfig
 from heatv2x.structures import AgentFrame
+from heatv2x.suspicion import concerns, stands_out
 from heatv2x.workers import Tell
 
 OF_AN_AGENT = ("voxelise", "encode", "backbone", "pack")
@@ -292,7 +293,11 @@ def listen(
     """
     laps = Laps(count)
     space = model.feature_space
-    messages = [unpack(data, space) for data in ears.heard]
+    messages = [message for data in ears.heard if concerns(ears.own, message := unpack(data, space), model.grid)]
+    own = ears.own.feature
+    assert own is not None
+    odd = [stands_out(message.feature, own) for message in messages if message.feature is not None]
+    assert not any(odd), "drawn agents are alike"
     laps.end("unpack")
     everyone = [ears.own, *messages]
     features = torch.stack([message.feature for message in everyone if message.feature is not None])

@@ -25,7 +25,7 @@ from heatv2x.channel import ChannelConfig
 from heatv2x.config import Config, build
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluator import Evaluator
 from heatv2x.files import write_json, write_text
 from heatv2x.model import Collaboration
 from heatv2x.roster import Roster
@@ -176,7 +176,7 @@ def write_robustness(config: RobustnessConfig, contents: Mapping[str, Content], 
 
 
 def figure_panels(rows: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
-    """One panel per disturbance that is a curve; the pose-corrected rivals are left to the table."""
+    """One panel per disturbance that is a curve; pose-corrected rivals are dashed where correction changes anything."""
     alone = statistics.fmean(rows["no_fusion/pose_noise/0"]["ap"]["0.5"])
     panels = []
     for name, (title, label) in PANELS.items():
@@ -188,10 +188,15 @@ def figure_panels(rows: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
                 [rows[f"{method.name}/{name}/{v}"]["ap"]["0.5"] for v in values],
             )
             for method in METHODS
-            if method.name not in ("no_fusion", "maximum_refined", "late_refined", "maximum_drop")
+            if method.name not in ("no_fusion", "maximum_drop") and (name == "pose_noise" or not _is_corrected(method))
         ]
         panels.append(Panel(title, label, lines, alone))
     return panels
+
+
+def _is_corrected(method: Method) -> bool:
+    """A rival with pose correction: it differs from the plain one only where wrong poses are reported as such."""
+    return method.refine and method.name != "heatv2x"
 
 
 def page(summary: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -210,6 +215,9 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> s
         f"Command: `{summary['command']}`",
         "",
         "![AP50 under disturbances](images/robustness.png)",
+        "",
+        "Dashed: rivals whose poses are corrected by boxes, too. They are drawn where that changes anything: under",
+        "noise that is reported.",
         "",
     ]
     for iou, heading in (("0.5", "AP50"), ("0.7", "AP70")):

@@ -51,6 +51,10 @@ def page(summary: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_WORK_AXIS = "time × matrix rate, TFLOP"
+"""Comparable between machines: what plain float32 matrix products would have done in that time."""
+
+
 def panels(summary: Summary) -> list[figures.Growth]:
     """What is drawn of networks on the reference's grid: whole frames and the ego's own, normalised, by agents."""
     whole, own = {}, {}
@@ -65,8 +69,8 @@ def panels(summary: Summary) -> list[figures.Growth]:
             if all(row["to_alone"] for row in rows):
                 own[label] = {row["agents"]: row["to_alone"]["median"] for row in rows}
     drawn = [
-        figures.Growth("Forward of all agents, matmul TFLOP", "agents in the frame", whole),
-        figures.Growth("The ego's own frame, × alone", "agents in the frame", own),
+        figures.Growth("Forward pass of all agents", "agents in the frame", whole, y_label=_WORK_AXIS),
+        figures.Growth("The ego's own frame", "agents in the frame", own, y_label="times the same frame alone"),
     ]
     return [panel for panel in drawn if panel.lines]
 

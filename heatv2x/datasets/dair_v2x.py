@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -15,18 +18,19 @@ import torch
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import ConfigError, DataError
+from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.dair_json import (
     Labels,
     parse_cooperative_labels,
     parse_intrinsics,
+    parse_relative_error,
     parse_side_labels,
     parse_transform,
 )
 from heatv2x.formats.dair_layout import FOLDER, OFFICIAL_FILE, Annotations, DairLayout, Pair, Splits, Truth
 from heatv2x.formats.frame_index import CameraRecord, Contents, FrameRecord, fingerprint, open_records
-from heatv2x.formats.image import read_rgb
+from heatv2x.formats.image import SAME_SIZE, intrinsics_fault, read_rgb
 from heatv2x.formats.own_body import without_body
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.ground_truth import boxes_in_frame, in_image
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
@@ -37,7 +41,7 @@ VEHICLE, INFRASTRUCTURE = 0, -1
 _NAMES = {VEHICLE: "vehicle", INFRASTRUCTURE: "roadside"}
 IMAGE_SIZE = (1920, 1080)
 _PUBLISHED = {"coalign": {"train": 4811, "validate": 1789}, "official": {"train": 4813, "validate": 1783}}
-"""Pairs of the split files (facts: DAIR-V2X-C)."""
+"""Entries of the split files; the official ones name frames, some of which have two pairs."""
 SAME_OBJECT_IOU = 0.05
 """Labels of both sides whose footprints overlap more are one object (facts: DAIR-V2X-C, ground truth)."""
 
@@ -59,8 +63,10 @@ class DairV2x(Dataset):
     """
 
     stem_step = 1
+    _unmerged: Mapping[tuple[str, str], Path] = MappingProxyType({})
 
     source = "DAIR-V2X, arXiv 2204.05575"
+    expected_layout = "cooperative, vehicle-side and infrastructure-side (docs/datasets/dair_v2x.md)"
 
     class Config(config.Config):
         """What is read.
@@ -71,6 +77,9 @@ class DairV2x(Dataset):
                 tool). The numbers differ.
             annotations: "complemented" labels all around, "original" ones (the vehicle's only where its camera looks),
                 "auto" takes those in place. Numbers on the two are not comparable.
+            correction: what is added to the roadside unit's position: "system_error_offset" of the pair (HEAL), or
+                "relative_error" of its calibration (official tool). The official tool ignores the former, HEAL the
+                latter. The numbers differ.
             infrastructure_delay: the roadside unit's data are so many frames of 100 ms old (VIC-Async-k).
             lidar_as: names under which each agent's only LiDAR is delivered.
             intensity_max: the intensity in the files that means 1; HEAL divides by 256.
@@ -81,6 +90,7 @@ class DairV2x(Dataset):
         splits: Splits = "coalign"
         truth: Truth = "sides"
         annotations: Annotations = "auto"
+        correction: Literal["system_error_offset", "relative_error"] = "system_error_offset"
         infrastructure_delay: int = pydantic.Field(0, ge=0)
         lidar_as: tuple[str, ...] = ("lidar", "lidar64")
         intensity_max: float = pydantic.Field(256.0, gt=0)
@@ -89,14 +99,17 @@ class DairV2x(Dataset):
     def __init__(self, root: str | Path, split: str, cache_dir: str | Path | None = None, **settings: object) -> None:
         self._list(root, split, settings)
         kept = self.settings
-        what = f"dair-{split}-{kept.splits}-{kept.truth}-{self.annotations}-{kept.infrastructure_delay}"
+        # an index must not outlive the list of pairs: files that the list names may stay the same while it changes
+        listed = hashlib.sha256(repr((kept.correction, self._pairs)).encode()).hexdigest()
+        what = f"dair-{split}-{kept.splits}-{kept.truth}-{self.annotations}-{kept.infrastructure_delay}-{listed[:8]}"
         cache = None if cache_dir is None else Path(cache_dir)
         self._records = open_records(self.layout.root, what, self._pairs, self._parse, cache)
-        self._fingerprint = fingerprint(self._records)
+        self._fingerprint = hashlib.sha256(f"{fingerprint(self._records)}{listed}".encode()).hexdigest()
 
     def _list(self, root: str | Path, split: str, settings: Mapping[str, object]) -> None:
         """Find the pairs of the split; nothing of them is read yet."""
         self.settings = self.Config.model_validate(settings)
+        self._clouds = CloudFiles(self.settings.intensity_max)
         self.layout = DairLayout(root)
         self.annotations = self.layout.annotations(self.settings.annotations)
         if self.annotations == "original":
@@ -163,6 +176,10 @@ class DairV2x(Dataset):
         except DataError as error:
             yield Visit(split, faults=(("list of frames", error),))
             return
+        reader._unmerged = reader.layout.unmerged()
+        for (side, kind), folder in reader._unmerged.items():
+            fault = (f"archive of {side}/{kind}", reader.layout.not_merged(side, kind, folder))
+            yield Visit(f"{split}: {side}/{kind}", faults=(fault,))
         for pair in reader._pairs:
             yield replace(reader._visit(pair), of=len(reader._pairs))
 
@@ -171,8 +188,8 @@ class DairV2x(Dataset):
         sensors = {}
         for agent, folder in sides:
             side, _, stem = folder.partition("/")
-            lidars = self.settings.lidar_as if (self.layout.root / side / "velodyne" / f"{stem}.pcd").exists() else ()
-            image = self.layout.root / side / "image" / f"{stem}.jpg"
+            lidars = self.settings.lidar_as if self.layout.sensor_file(side, "velodyne", stem).exists() else ()
+            image = self.layout.sensor_file(side, "image", stem)
             sensors[agent] = (*lidars, *(["camera"] if image.exists() else []))
         return sensors
 
@@ -180,12 +197,14 @@ class DairV2x(Dataset):
         root = self.layout.root
         sides = (("vehicle-side", pair.vehicle, VEHICLE), ("infrastructure-side", pair.sent, INFRASTRUCTURE))
         files = tuple(
-            SensorFile(f"{_NAMES[agent]} {what}", agent, f"{side} {folder}", True, functools.partial(read, path), path)
+            SensorFile(f"{_NAMES[agent]} {what}", agent, f"{side} {kind}", False, functools.partial(read, path), path)
             for side, stem, agent in sides
-            for what, folder, path, read in (
-                ("cloud", "velodyne", root / side / "velodyne" / f"{stem}.pcd", self._read_sweep),
-                ("camera image", "image", root / side / "image" / f"{stem}.jpg", _read_image),
+            for what, kind, read in (
+                ("cloud", "velodyne", self._read_sweep),
+                ("camera image", "image", _read_image),
             )
+            if (side, kind) not in self._unmerged  # told once, not file by file
+            for path in [self.layout.sensor_file(side, kind, stem)]
         )
         sources = {VEHICLE: root / pair.labels["vehicle"], INFRASTRUCTURE: root / pair.labels["infrastructure"]}
         try:
@@ -199,7 +218,7 @@ class DairV2x(Dataset):
         return Visit(pair.name, Frame(scenario, timestamp, agents, record.objects), files, (), sources)
 
     def _read_sweep(self, path: Path) -> PointCloud:
-        return PointCloud(read_pcd(path, intensity_max=self.settings.intensity_max, drop_nan=True))
+        return self._clouds.read(path)
 
     def _agent(self, record: FrameRecord, number: int, agent_id: int, sensors: frozenset[str]) -> AgentFrame:
         side, _, stem = record.folders[number].partition("/")
@@ -209,16 +228,26 @@ class DairV2x(Dataset):
             names = ", ".join(self.settings.lidar_as)
             raise ConfigError(f"DAIR-V2X has no {foreign[0]}: its agents' only LiDAR is {names} (setting lidar_as)")
         if asked:
-            path = self.layout.root / side / "velodyne" / f"{stem}.pcd"
-            cloud = self._read_sweep(path)
+            cloud = self._read_sweep(self._there(side, "velodyne", stem))
             cloud = PointCloud(without_body(cloud.points)) if self.settings.remove_body else cloud
             lidars = dict.fromkeys(asked, cloud)
         cameras: tuple[Camera, ...] = ()
         if "camera" in sensors:
             (camera,) = record.cameras[number]
-            image = read_rgb(self.layout.root / side / "image" / f"{stem}.jpg", IMAGE_SIZE, ("JPEG",))
+            image = read_rgb(self._there(side, "image", stem), IMAGE_SIZE, ("JPEG",))
             cameras = (Camera(camera.name, image, camera.K, camera.T_agent_camera),)
         return AgentFrame(agent_id, stem, Pose(record.T_world_agent[number]), lidars, cameras)
+
+    def _there(self, side: str, kind: str, stem: str) -> Path:
+        """The path of a sensor file.
+
+        Raises:
+            DataError: it is missing because its archive was not put into the dataset's folder.
+        """
+        path = self.layout.sensor_file(side, kind, stem)
+        if not path.exists() and (beside := self.layout.unmerged().get((side, kind))) is not None:
+            raise self.layout.not_merged(side, kind, beside)
+        return path
 
     def _label_folders(self) -> dict[str, str]:
         """Label folders of both sides, and of the cooperative labels if they are asked for."""
@@ -240,9 +269,14 @@ class DairV2x(Dataset):
             for what, path in calibration.items()
             if what.endswith("_K")
         }
+        for what, each in K.items():
+            if (fault := intrinsics_fault(each, IMAGE_SIZE)) is not None:
+                raise DataError(root / calibration[what], fault, key="cam_K", way_out=SAME_SIZE)
         for what in ("virtuallidar_to_world", "sent_to_world"):
+            source = calibration[what]
+            of_pair = self.settings.correction == "system_error_offset"
             T[what] = T[what].copy()
-            T[what][:2, 3] += pair.offset
+            T[what][:2, 3] += pair.offset if of_pair else parse_relative_error(contents[source], root / source)
         T_world_vehicle = T["novatel_to_world"] @ T["lidar_to_novatel"]
         cameras = tuple(
             (CameraRecord("camera0", K[f"{side}_K"], Pose(T[f"{side}_camera"]).inverse()),)

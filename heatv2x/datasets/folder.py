@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -13,17 +15,15 @@ import pydantic
 from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
-from heatv2x.formats.arrays import read_bin, read_npy
-from heatv2x.formats.folder_layout import CLOUDS, IMAGES, RecordedAgent, RecordedBoxes, read_recordings
+from heatv2x.formats.cloud_files import CLOUDS, CloudFiles
+from heatv2x.formats.folder_layout import IMAGES, RecordedAgent, RecordedBoxes, Recording, read_recordings
 from heatv2x.formats.image import read_rgb
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.ground_truth import in_image
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
 from heatv2x.survey import Recognised, SensorFile, Visit
 
 _log = logging.getLogger(__name__)
 _SURFACE_M = 0.1  # a return this far outside a box still counts: labels are not exact
-_SAME_TIME_S = 0.02
 _NO_BOXES = RecordedBoxes(np.zeros(0, np.int64), np.zeros((0, 7)), np.zeros(0, np.float32))
 
 
@@ -43,22 +43,38 @@ class Folder(Dataset):
     """
 
     source = "own recordings; the layout is ours"
+    expected_layout = "<split>/<recording>/<agent id>/poses.csv (docs/own_recordings.md)"
 
     class Config(config.Config):
         """What is read.
 
         Attributes:
-            intensity_max: the intensity in the files that means 1.
+            intensity_max: the intensity in the files that means 1; larger ones are clipped. Null takes 255 for
+                intensities of one byte and 1 for all others, and refuses larger ones.
+            lidar_as: read the sensor folder `lidar` as this sensor, such as lidar64, which types ask for by name.
+            bin_columns: how many float32 numbers a point has in `.bin` files: x, y, z, intensity and more that are not
+                read, or 3. Null takes 5 for `.pcd.bin` (nuScenes) and 4 for all others (KITTI).
         """
 
-        intensity_max: float = pydantic.Field(1.0, gt=0)
+        intensity_max: float | None = pydantic.Field(None, gt=0)
+        bin_columns: int | None = pydantic.Field(None, ge=3, le=16)
+        lidar_as: Literal["lidar64", "lidar32", "lidar16"] | None = None
 
     def __init__(self, root: str | Path, split: str, **settings: object) -> None:
         self.settings = self.Config.model_validate(settings)
+        self._clouds = CloudFiles(self.settings.intensity_max, self.settings.bin_columns)
         self.recordings, self._fingerprint = read_recordings(root, split)
+        if self.settings.lidar_as is not None:
+            self.recordings = [self._renamed(recording, self.settings.lidar_as) for recording in self.recordings]
         self._frames = [(recording, frame) for recording in self.recordings for frame in recording.frames()]
         if unlabelled := [recording.name for recording in self.recordings if not recording.boxes]:
             _log.warning("%s/%s: %s without boxes.csv", root, split, ", ".join(unlabelled))
+        for recording in self.recordings:
+            if unknown := sorted(set(recording.boxes) - set(recording.frames())):
+                shown = ", ".join(unknown[:3]) + (" and more" if len(unknown) > 3 else "")
+                _log.warning(
+                    "%s/%s/%s: boxes.csv names frames that no agent has: %s", root, split, recording.name, shown
+                )
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -79,13 +95,9 @@ class Folder(Dataset):
         agent = next(agent for agent in self._agents(index) if agent.agent_id == agent_id)
         return round(agent.stances[frame].time_s * 1e6)
 
-    def earlier(self, index: int, frames: int) -> int | None:
-        recording, _ = self._frames[index]
-        wanted = self._time_s(index) - 0.1 * frames
-        for other in range(index, -1, -1):
-            if self._frames[other][0] is recording and abs(self._time_s(other) - wanted) <= _SAME_TIME_S:
-                return other
-        return None
+    def labelled(self, index: int) -> bool:
+        recording, frame = self._frames[index]
+        return frame in recording.boxes
 
     def read(self, index: int, sensors: Sensors) -> Frame:
         """Read a frame and decode only the sensors asked for, and a cloud of each agent to count returns.
@@ -163,6 +175,19 @@ class Folder(Dataset):
             frame = None
         return Visit(self.name(index), frame, tuple(files), (), sources, of=len(self))
 
+    @staticmethod
+    def _renamed(recording: Recording, name: str) -> Recording:
+        """A recording whose LiDAR folders `lidar` count as another sensor."""
+        both = next((agent for agent in recording.agents if {"lidar", name} <= set(agent.lidars)), None)
+        if both is not None:
+            problem = f"has a folder {name}, too, so lidar_as={name} is ambiguous"
+            raise DataError(both.folder / "lidar", problem, way_out="leave lidar_as out, or rename one of the folders")
+        agents = [
+            replace(agent, lidars=tuple(name if each == "lidar" else each for each in agent.lidars))
+            for agent in recording.agents
+        ]
+        return replace(recording, agents=tuple(agents))
+
     def _look(self, agent: RecordedAgent, frame: str) -> None:
         self._cameras(agent, frame)
 
@@ -170,17 +195,17 @@ class Folder(Dataset):
         recording, frame = self._frames[index]
         return [agent for agent in recording.agents if frame in agent.stances]
 
-    def _time_s(self, index: int) -> float:
-        return self._agents(index)[0].stances[self._frames[index][1]].time_s
-
     def _cloud(self, agent: RecordedAgent, name: str, frame: str) -> PointCloud:
         if name not in agent.lidars:
             have = ", ".join(agent.lidars) or "no LiDAR"
-            way_out = f"name an agent's sensor among these ({have}): model.agents.<type>.settings.sensor"
+            way_out = (
+                f"this agent has {have}. To read its folder lidar as {name}: dataset.settings.lidar_as={name}"
+                if "lidar" in agent.lidars and name != "lidar"
+                else f"this agent has {have}: use a type whose sensor is among them, or read other recordings"
+            )
             raise DataError(agent.folder / name, "is missing: the agent has no such LiDAR", way_out=way_out)
-        path = agent.sensor_file(name, frame, CLOUDS)
-        read = {".pcd": read_pcd, ".npy": read_npy, ".bin": read_bin}[path.suffix]
-        return PointCloud(read(path, intensity_max=self.settings.intensity_max))
+        folder = "lidar" if name == self.settings.lidar_as else name
+        return self._clouds.read(agent.sensor_file(folder, frame, CLOUDS))
 
     def _cameras(self, agent: RecordedAgent, frame: str) -> tuple[Camera, ...]:
         if not agent.cameras:

@@ -14,12 +14,12 @@ from heatv2x import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
 from heatv2x.formats import opv2v_survey
+from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.frame_index import CameraRecord, FrameRecord, fingerprint
 from heatv2x.formats.image import read_depth, read_rgb
 from heatv2x.formats.opv2v_index import open_index
 from heatv2x.formats.opv2v_layout import Layout
 from heatv2x.formats.own_body import without_body
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.structures import AgentFrame, Camera, Frame, Objects, PointCloud, Pose
 from heatv2x.survey import Recognised, Visit
 
@@ -42,6 +42,7 @@ class Opv2v(Dataset):
     """
 
     source = "OPV2V, arXiv 2109.07644; OPV2V-H: HEAL, arXiv 2401.13964"
+    expected_layout = "[OPV2V/]<split>/<scenario>/<agent id>/<t>.yaml (docs/datasets/opv2v.md)"
 
     class Config(config.Config):
         """What is read.
@@ -54,6 +55,7 @@ class Opv2v(Dataset):
             camera_truth: an object is visible to cameras by the "raster", or if it is "near": labelled by the agent and
                 within 45 m in x and y, which HEAL takes where V2XSet has no rasters.
             roadside_ego: whether a roadside unit may be the ego of a training scene; false for V2XSet as HEAL means it.
+            intensity_max: the value that means 1 in clouds with an intensity of their own; colours have 255 always.
             max_agents: agents after so many in the order of `Frame.agents` are left out, with what only they label.
         """
 
@@ -63,6 +65,7 @@ class Opv2v(Dataset):
         cameras: Literal["complete", "present"] = "complete"
         camera_truth: Literal["raster", "near"] = "raster"
         roadside_ego: bool = True
+        intensity_max: float | None = pydantic.Field(None, gt=0)
         max_agents: int | None = pydantic.Field(None, gt=0)
 
     def __init__(
@@ -76,6 +79,7 @@ class Opv2v(Dataset):
     ) -> None:
         self.settings = self.Config.model_validate({"hetero_root": hetero_root, "depth": depth, **settings})
         self.layout = Layout.find(root, split, hetero_root)
+        self._clouds = CloudFiles(self.settings.intensity_max)
         cache = None if cache_dir is None else Path(cache_dir)
         records = open_index(self.layout, cache, self.settings.exclude)
         most = self.settings.max_agents
@@ -94,6 +98,9 @@ class Opv2v(Dataset):
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def labelled(self, index: int) -> bool:
+        return self._records[index].labelled
 
     def read(self, index: int, sensors: Sensors) -> Frame:
         """Read a frame and decode only the sensors asked for; an agent that a mapping does not name gets none.
@@ -154,9 +161,9 @@ class Opv2v(Dataset):
         if _LIDAR_SUFFIX[name] and not path.exists():
             problem = f"the point cloud for {name} is missing"
             raise DataError(path, problem, way_out="complete OPV2V-H beside OPV2V, or say hetero_root=<its folder>")
-        points = read_pcd(path)
-        points[:, 1] *= -1
-        return PointCloud(points if int(folder) < 0 else without_body(points))
+        cloud = self._clouds.read(path)
+        cloud.points[:, 1] *= -1
+        return cloud if int(folder) < 0 else replace(cloud, points=without_body(cloud.points))
 
     def _cameras(self, record: FrameRecord, number: int) -> tuple[Camera, ...]:
         scenario, _, timestamp = record.name.partition("/")
@@ -173,18 +180,18 @@ class Opv2v(Dataset):
         ]
         with_depth = any(path.exists() for path in depths) if self.settings.depth is None else self.settings.depth
         return tuple(
-            Camera(
-                name=camera.name,
-                image=read_rgb(self._image(scenario, folder, timestamp, camera)),
-                K=camera.K,
-                T_agent_camera=camera.T_agent_camera,
-                depth=read_depth(path) if with_depth else None,
-            )
+            _camera(camera, self._image(scenario, folder, timestamp, camera), path if with_depth else None)
             for camera, path in zip(cameras, depths, strict=True)
         )
 
     def _image(self, scenario: str, folder: str, timestamp: str, camera: CameraRecord) -> Path:
         return self.layout.sensor_file(scenario, folder, f"{timestamp}_{camera.name}.png", hetero=False)
+
+
+def _camera(camera: CameraRecord, image_file: Path, depth_file: Path | None) -> Camera:
+    image = read_rgb(image_file, K=camera.K, simulated=True)
+    depth = None if depth_file is None else read_depth(depth_file, (image.shape[1], image.shape[0]))
+    return Camera(camera.name, image, camera.K, camera.T_agent_camera, depth)
 
 
 def _first_agents(record: FrameRecord, count: int | None) -> FrameRecord:

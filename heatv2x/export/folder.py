@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 import torch
 
-from heatv2x import __version__
+from heatv2x import __version__, plugins
 from heatv2x.assembly import assemble, read_all, resolved
 from heatv2x.config import Config
 from heatv2x.errors import DataError, PackError
@@ -24,8 +24,9 @@ from heatv2x.export.run_packs import packs_of
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import Stage
 from heatv2x.files import read_json, write_json
-from heatv2x.model import Collaboration
+from heatv2x.model import ENCODES, Collaboration
 from heatv2x.packs import Pack
+from heatv2x.pretrained import PackPath
 
 KIND = "heatv2x onnx"
 FORMAT = 1
@@ -38,6 +39,7 @@ class ExportConfig(Config):
     """Attributes:
     run: a folder that heatv2x demo, train or adapt has written.
     packs: instead, the base, agent and adapter packs.
+    allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
     out: the folder for the files; an earlier export in it is replaced.
     agents: numbers of agents with which every file is checked and measured.
     tolerance: largest difference between onnxruntime and torch, as a share of the largest value (or of 1).
@@ -46,7 +48,8 @@ class ExportConfig(Config):
     """
 
     run: Path | None = None
-    packs: tuple[Path, ...] = ()
+    packs: tuple[PackPath, ...] = ()
+    allow_parts: tuple[str, ...] = ()
     out: Path
     agents: tuple[pydantic.PositiveInt, ...] = pydantic.Field((1, 2, 3, 5), min_length=1)
     tolerance: float = pydantic.Field(1e-4, gt=0)
@@ -76,7 +79,8 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
     base, agents, adapters = read_all(packs_of(config.run) if config.run else config.packs)
     if not agents:
         raise PackError(f"{base.path}: there are no agent packs with it, so no sender could be exported")
-    model = assemble(base, agents, adapters)
+    with plugins.allowing(config.allow_parts):
+        model = assemble(base, agents, adapters)
     names = [pack.agent_type for pack in agents]
     stages = stages_of(model, names)
     twins: Sequence[Stage | None] = [None] * len(stages)
@@ -104,7 +108,11 @@ def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[Stage]
 
     Args:
         agent_types: the types whose encoders are there.
+
+    Raises:
+        PackError: one of them has no encoder weights.
     """
+    model.require(agent_types, ENCODES)
     return [
         *(Sender(model, name) for name in agent_types),
         Warp(model),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from heatv2x import config as settings
+from heatv2x import plugins
 from heatv2x.config import build
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.export.folder import read_manifest
@@ -41,7 +42,7 @@ class OnnxCollaboration(Collaboration):
         require_packages()
         manifest = read_manifest(Path(folder))
         about = str(Path(folder) / "manifest.json")
-        with torch.device("meta"):
+        with plugins.from_a_pack(about), torch.device("meta"):
             super().__init__(build(ModelConfig, manifest["model"], about, complete=True))
             for name, joining in manifest["joined"].items():
                 self.join(name, build(AdapterConfig, joining, about, complete=True))

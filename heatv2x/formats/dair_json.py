@@ -21,6 +21,10 @@ VEHICLES = frozenset({"car", "truck", "van", "bus"})
 
 _WAY_OUT = "download or write the file again"
 _ROTATION_TOLERANCE = 1e-2
+_EDGES = (((0, 1, 4, 5), (3, 2, 7, 6)), ((1, 2, 5, 6), (0, 3, 4, 7)), ((4, 5, 6, 7), (0, 1, 2, 3)))
+"""Corners between which the four edges of each direction run: along, across and up."""
+_EDGE_TOLERANCE_M = 0.2
+_NO_BOX = "the eight corners are not those of a box with its bottom face first"
 
 
 @dataclass(frozen=True)
@@ -96,30 +100,34 @@ def parse_side_labels(content: bytes, source: Path) -> Labels:
 def parse_cooperative_labels(content: bytes, source: Path) -> Labels:
     """The vehicles of a cooperative label file, in the world, from their eight corners.
 
-    Corners 0 to 3 are the bottom face in turn, 4 to 7 the top face; 3 to 0 is the direction of travel. Where that side
-    is the shorter one, the order is another, and the longer side is taken as the length.
+    Corners 0 to 3 are the bottom face, 4 to 7 the top face above them; 3 to 0 is the direction of travel. The release
+    goes around clockwise as seen from above (front left, front right, rear right, rear left); the other turn is read as
+    well, and gives the same box. Where the side from 3 to 0 is the shorter one, the corners begin elsewhere, and the
+    longer side is taken as the length.
 
     Raises:
-        DataError: not a list of labels, or the corners are no box; names the entry.
+        DataError: not a list of labels, or the corners are not those of a box; names the entry.
     """
     poses, sizes = [], []
     for number, label in _vehicles(content, source):
         corners = _numbers(label, "world_8_points", 24, source, f"[{number}].").reshape(8, 3)
-        along = (corners[[0, 1, 4, 5]] - corners[[3, 2, 7, 6]]).mean(axis=0)
-        across = (corners[[1, 2, 5, 6]] - corners[[0, 3, 4, 7]]).mean(axis=0)
-        up = (corners[4:] - corners[:4]).mean(axis=0)
+        edges = np.stack([corners[list(end)] - corners[list(start)] for end, start in _EDGES])
+        along, across, up = edges.mean(axis=1)
+        if np.abs(edges - edges.mean(axis=1, keepdims=True)).max() > _EDGE_TOLERANCE_M:
+            raise DataError(source, _NO_BOX, key=f"[{number}].world_8_points", way_out=_WAY_OUT)
         if np.linalg.norm(across) > np.linalg.norm(along):
             along, across = across, -along
         size = [float(np.linalg.norm(side)) for side in (along, across, up)]
         if min(size) < 1e-6:
             continue
         axes = np.column_stack([along, across, up]) / size
+        if np.linalg.det(axes) < 0:
+            axes[:, 1] *= -1  # clockwise: the sides of a box look the same, only left and right change their names
         left, _, right = np.linalg.svd(axes)
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = left @ right, corners.mean(axis=0)
-        if np.linalg.det(pose[:3, :3]) < 0 or np.abs(pose[:3, :3] - axes).max() > 0.1:
-            problem = "the eight corners are no box with its bottom face first"
-            raise DataError(source, problem, key=f"[{number}].world_8_points", way_out=_WAY_OUT)
+        if axes[2, 2] <= 0 or np.abs(pose[:3, :3] - axes).max() > 0.1:
+            raise DataError(source, _NO_BOX, key=f"[{number}].world_8_points", way_out=_WAY_OUT)
         poses.append(pose)
         sizes.append(size)
     return Labels(np.array(poses).reshape(-1, 4, 4), np.array(sizes).reshape(-1, 3))
@@ -129,9 +137,22 @@ def parse_offset(entry: Any, source: Path, at: str) -> tuple[float, float]:
     """`system_error_offset` of a pair in metres; a missing or empty one is zero, as the release leaves it.
 
     Raises:
-        DataError: it is there and no pair of numbers.
+        DataError: it is there and not a pair of numbers.
     """
-    offset = entry.get("system_error_offset") if isinstance(entry, dict) else None
+    return _deltas(entry, "system_error_offset", source, at)
+
+
+def parse_relative_error(content: bytes, source: Path) -> tuple[float, float]:
+    """`relative_error` of `virtuallidar_to_world` in metres; a missing or empty one is zero.
+
+    Raises:
+        DataError: it is there and not a pair of numbers.
+    """
+    return _deltas(parse_json(content, source, _WAY_OUT), "relative_error", source, "relative_error")
+
+
+def _deltas(entry: Any, name: str, source: Path, at: str) -> tuple[float, float]:
+    offset = entry.get(name) if isinstance(entry, dict) else None
     if offset in (None, ""):
         return 0.0, 0.0
     if not isinstance(offset, dict):

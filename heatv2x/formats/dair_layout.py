@@ -9,9 +9,11 @@ cooperative-vehicle-infrastructure/
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,9 @@ _STEM = re.compile(r"[0-9A-Za-z_]{1,32}")
 _FILE_OF_SPLIT = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 _WAY_OUT = "complete the download"
 
+SIDES = ("vehicle-side", "infrastructure-side")
+SUFFIXES = {"velodyne": ".pcd", "image": ".jpg"}
+KINDS = tuple(SUFFIXES)
 Splits = Literal["coalign", "official"]
 Annotations = Literal["auto", "complemented", "original"]
 Truth = Literal["sides", "cooperative"]
@@ -40,8 +45,10 @@ class Pair:
         batch: the recording both belong to: the scenario.
         vehicle, infrastructure: their file stems.
         sent: stem of the infrastructure frame whose data arrive, an earlier one if they are late.
-        offset: metres to add to x and y of the infrastructure's pose.
+        offset: `system_error_offset` of the pair, metres to add to x and y of the infrastructure's pose.
         labels: label files by "vehicle", "infrastructure", "cooperative", relative to the dataset's folder.
+        occurrence: 1, or how often this vehicle frame has come in the split: the release pairs some vehicle frames with
+            two roadside frames, and CoAlign's list names some twice.
     """
 
     batch: str
@@ -50,11 +57,13 @@ class Pair:
     sent: str
     offset: tuple[float, float]
     labels: Mapping[str, str]
+    occurrence: int = 1
 
     @property
     def name(self) -> str:
-        """ "batch/vehicle stem"."""
-        return f"{self.batch}/{self.vehicle}"
+        """ "batch/vehicle stem", with "-2" behind it where the vehicle frame comes for the second time."""
+        again = "" if self.occurrence == 1 else f"-{self.occurrence}"
+        return f"{self.batch}/{self.vehicle}{again}"
 
     @property
     def calibration(self) -> dict[str, str]:
@@ -137,7 +146,18 @@ class DairLayout:
         if missing := [stem for stem in wanted if stem not in listed]:
             problem = f"{len(missing)} frames of split '{split}' are not listed"
             raise DataError(self.root / "cooperative" / "data_info.json", problem, key=missing[0], way_out=_WAY_OUT)
-        pairs = [self._pair(stem, *listed[stem], labels, delay) for stem in dict.fromkeys(wanted)]
+        pairs = []
+        occurrences: Counter[str] = Counter()
+        for stem in wanted:
+            # HEAL keeps the last pair of a frame, and evaluates a frame as often as the split names it
+            for infrastructure, offset in listed[stem] if splits == "official" else listed[stem][-1:]:
+                occurrences[stem] += 1
+                pairs.append(self._pair(stem, infrastructure, offset, labels, delay, occurrences[stem]))
+        if twice := sum(len(listed[stem]) > 1 for stem in occurrences):
+            taken = "all their pairs are taken" if splits == "official" else "the last listed pair is taken, as by HEAL"
+            _log.info("%d vehicle frames of '%s' have more than one roadside frame: %s", twice, split, taken)
+        if repeated := len(wanted) - len(set(wanted)):
+            _log.info("split '%s' names %d frames more than once: they count each time", split, repeated)
         kept = [pair for pair in pairs if pair is not None]
         if len(kept) < len(pairs):
             _log.info(
@@ -145,10 +165,43 @@ class DairLayout:
             )
         if not kept:
             raise DataError(self.root, f"split '{split}' holds no pairs", way_out="choose another split or less delay")
-        return sorted(kept, key=lambda pair: (len(pair.batch), pair.batch, pair.vehicle))
+        return sorted(kept, key=lambda pair: (len(pair.batch), pair.batch, pair.vehicle, pair.occurrence))
+
+    def sensor_file(self, side: str, kind: str, stem: str) -> Path:
+        """Where a cloud ("velodyne") or an image ("image") of a side lies, or should lie."""
+        return self.root / side / kind / f"{stem}{SUFFIXES[kind]}"
+
+    def unmerged(self) -> dict[tuple[str, str], Path]:
+        """Folders of archives that were unpacked beside the dataset, by the (side, kind) whose files they hold.
+
+        The release comes as five archives: one with descriptions and labels, four with clouds and images. Unpacked side
+        by side they have to be put together.
+        """
+        found = {}
+        for side, kind in itertools.product(SIDES, KINDS):
+            if _holds(self.root / side / kind, kind):
+                continue
+            for beside in sorted({self.root.parent, self.root}):
+                archives = (entry for entry in beside.iterdir() if side in entry.name and kind in entry.name)
+                there = [folder for entry in sorted(archives) for folder in _below(entry) if _holds(folder, kind)]
+                if there:
+                    found[side, kind] = there[0]
+        return found
+
+    def not_merged(self, side: str, kind: str, folder: Path) -> DataError:
+        """What to say of such a folder."""
+        target = self.root / side / kind
+        problem = f"holds the files of {side}/{kind}, beside the dataset instead of in it"
+        return DataError(folder, problem, way_out=f"move them: mkdir -p '{target}' && mv '{folder}'/* '{target}'/")
 
     def _pair(
-        self, vehicle: str, infrastructure: str, offset: tuple[float, float], labels: Mapping[str, str], delay: int
+        self,
+        vehicle: str,
+        infrastructure: str,
+        offset: tuple[float, float],
+        labels: Mapping[str, str],
+        delay: int,
+        occurrence: int,
     ) -> Pair | None:
         if vehicle not in self.vehicle:
             path = self.root / "vehicle-side" / "data_info.json"
@@ -166,18 +219,20 @@ class DairLayout:
         }
         if "cooperative" in labels:
             files["cooperative"] = f"cooperative/{labels['cooperative']}/{vehicle}.json"
-        return Pair(batch, vehicle, infrastructure, sent, offset, files)
+        return Pair(batch, vehicle, infrastructure, sent, offset, files, occurrence)
 
-    def _listed(self) -> dict[str, tuple[str, tuple[float, float]]]:
-        """Infrastructure stem and offset by vehicle stem."""
+    def _listed(self) -> dict[str, list[tuple[str, tuple[float, float]]]]:
+        """Infrastructure stems and offsets by vehicle stem, in the order of the list, no pair twice."""
         path = self.root / "cooperative" / "data_info.json"
-        listed: dict[str, tuple[str, tuple[float, float]]] = {}
+        listed: dict[str, list[tuple[str, tuple[float, float]]]] = {}
         for number, entry in enumerate(_entries(path)):
             own = _stem(entry, "vehicle_pointcloud_path", number, path)
             other = _stem(entry, "infrastructure_pointcloud_path", number, path)
-            if own in listed:
-                raise DataError(path, f"lists vehicle frame {own} twice", key=f"[{number}]", way_out=_WAY_OUT)
-            listed[own] = other, parse_offset(entry, path, f"[{number}].system_error_offset")
+            pair = other, parse_offset(entry, path, f"[{number}].system_error_offset")
+            pairs = listed.setdefault(own, [])
+            if pair in pairs:
+                pairs.remove(pair)
+            pairs.append(pair)
         return listed
 
     def _side(self, side: str) -> dict[str, _Info]:
@@ -211,6 +266,23 @@ class DairLayout:
         if not isinstance(data, list) or not all(isinstance(stem, str) and _STEM.fullmatch(stem) for stem in data):
             raise DataError(path, "holds no list of frame ids", key=name, way_out=way_out)
         return data
+
+
+def _holds(folder: Path, kind: str) -> bool:
+    """Whether there is any file of a kind in a folder."""
+    if not folder.is_dir():
+        return False
+    names = (entry.name for entry in itertools.islice(folder.iterdir(), 1000))
+    return any(name.endswith(SUFFIXES[kind]) and not name.startswith(".") for name in names)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """A folder, and those in it down to the depth that archives pack their paths in."""
+    if not folder.is_dir():
+        return
+    yield folder
+    for pattern in ("*", "*/*", "*/*/*"):
+        yield from (entry for entry in itertools.islice(folder.glob(pattern), 1000) if entry.is_dir())
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """Own recordings: poses and boxes as CSV, calibration as JSON, one file per cloud and image (docs/datasets/folder.md).
 
 <split>/<recording>/boxes.csv                     frame,id,x,y,z,length,width,height,yaw[,speed], in the world; optional
-<split>/<recording>/<agent id>/poses.csv          frame,time_s,x,y,z and roll,pitch,yaw or qx,qy,qz,qw
-<split>/<recording>/<agent id>/calibration.json   {"camera0": {"size": [w, h], "K": 3x3, "T_agent_camera": 4x4}}
-<split>/<recording>/<agent id>/lidar/<frame>.pcd, .npy or .bin
-<split>/<recording>/<agent id>/camera0/<frame>.png or .jpg
+                                                  (a line with nothing but the frame: labelled, and empty)
+<split>/<recording>/<agent>/poses.csv          frame,time_s,x,y,z and roll,pitch,yaw or qx,qy,qz,qw
+<split>/<recording>/<agent>/calibration.json   {"camera0": {"size": [w, h], "K": 3x3, "T_agent_camera": 4x4}}
+<split>/<recording>/<agent>/lidar/<frame>.pcd, .npy or .bin
+<split>/<recording>/<agent>/camera0/<frame>.png or .jpg
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -23,15 +25,19 @@ import numpy as np
 
 from heatv2x.errors import DataError
 from heatv2x.files import parse_json, read_bytes
+from heatv2x.formats.folder_names import FRAME_NAMES, agent_id, is_frame_name, is_integer, sensor_file
+from heatv2x.formats.image import SAME_SIZE, intrinsics_fault
 from heatv2x.formats.opv2v_layout import agent_order
+from heatv2x.plurals import counted
 from heatv2x.structures import LIDARS, Float32, Float64, Int64, Pose
 
-CLOUDS = (".pcd", ".npy", ".bin")
+_log = logging.getLogger(__name__)
 IMAGES = (".png", ".jpg", ".jpeg")
 MAX_BYTES = 256_000_000
-_STEM = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z_.-]{0,63}")
-_AGENT = re.compile(r"-?\d{1,18}")
-_CAMERA = re.compile(r"camera\d{1,3}")
+_CAMERA = re.compile(r"camera\d{1,3}", re.ASCII)
+_TIMES = {"time_s": 1.0, "time_ms": 1e-3, "time_us": 1e-6, "time_ns": 1e-9}
+_LATEST_S = 1e11
+"""Seconds since 1970 have ten digits, milliseconds thirteen."""
 _ANGLES, _QUATERNION = ("roll", "pitch", "yaw"), ("qx", "qy", "qz", "qw")
 _BOX = ("x", "y", "z", "length", "width", "height", "yaw")
 
@@ -66,7 +72,7 @@ class RecordedAgent:
     """One agent of a recording.
 
     Attributes:
-        folder: its folder; named by its integer id, negative for roadside units.
+        folder: its folder; `agent_id` tells the id by its name.
         stances: by frame.
         cameras: of `calibration.json`, in the order of their numbers.
         lidars: names of the LiDARs it has a folder of.
@@ -79,8 +85,13 @@ class RecordedAgent:
 
     @property
     def agent_id(self) -> int:
-        """The integer its folder is named by."""
-        return int(self.folder.name)
+        """The integer its folder is named by, or one that stands for the name."""
+        return agent_id(self.folder.name)
+
+    def ignored(self) -> list[Path]:
+        """Folders in the agent's folder that no sensor of it is read from."""
+        known = {*self.lidars, *(camera.name for camera in self.cameras)}
+        return [path for path in _folders(self.folder) if path.name not in known]
 
     def sensor_file(self, sensor: str, frame: str, suffixes: Sequence[str]) -> Path:
         """The file of a sensor at a frame.
@@ -88,12 +99,7 @@ class RecordedAgent:
         Raises:
             DataError: there is none, or more than one.
         """
-        found = [path for suffix in suffixes if (path := self.folder / sensor / f"{frame}{suffix}").is_file()]
-        if len(found) != 1:
-            problem = "is missing" if not found else f"is there {len(found)} times: {', '.join(p.name for p in found)}"
-            way_out = f"write one of {', '.join(suffixes)}, or take the frame out of poses.csv"
-            raise DataError(self.folder / sensor / frame, problem, way_out=way_out)
-        return found[0]
+        return sensor_file(self.folder / sensor, frame, suffixes)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class RecordedBoxes:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording: agents in the order of `Frame.agents`, and boxes by frame (empty without `boxes.csv`)."""
+    """One recording: agents in the order of `Frame.agents`, and boxes by labelled frame."""
 
     name: str
     agents: tuple[RecordedAgent, ...]
@@ -136,21 +142,49 @@ def read_recordings(root: str | Path, split: str) -> tuple[list[Recording], str]
         raise DataError(folder, f"is no folder; {expected}", way_out=way_out)
     digest = hashlib.sha256()
     recordings = [_recording(path, folder, digest) for path in _folders(folder)]
+    if ignored := [path for recording in recordings for agent in recording.agents for path in agent.ignored()]:
+        names = ", ".join(sorted({path.name for path in ignored}))
+        _log.warning(
+            "%s: ignored sensor folders: %s (first: %s); LiDARs are called %s, and cameras by calibration.json",
+            folder,
+            names,
+            ignored[0],
+            ", ".join(LIDARS),
+        )
     if not any(recording.frames() for recording in recordings):
         raise DataError(folder, f"holds no frames; {expected}", way_out="give the folder that holds the splits")
     return recordings, digest.hexdigest()
 
 
 def _recording(path: Path, split: Path, digest: Any) -> Recording:
-    names = agent_order(folder.name for folder in _folders(path) if _AGENT.fullmatch(folder.name))
+    names = agent_order([folder.name for folder in _folders(path) if _is_agent(folder)], agent_id)
     if not names:
-        raise DataError(path, "has no agent folders (named by an integer id)", way_out="remove it or complete it")
-    if len({int(name) for name in names}) != len(names):
-        raise DataError(path, f"two agent folders are the same number: {', '.join(names)}", way_out="rename one")
+        raise DataError(path, "has no agent folders (those that hold poses.csv)", way_out="remove it or complete it")
+    ids = {name: agent_id(name) for name in names}
+    for name, number in ids.items():
+        if same := [other for other in names if other != name and ids[other] == number]:
+            problem = f"its agent folders {name} and {same[0]} stand for the same id, {number}"
+            raise DataError(path, problem, way_out="rename one")
+    if made := [f"{name} is agent {number}" for name, number in ids.items() if not is_integer(name)]:
+        _log.info("%s: %s", path, ", ".join(made))
     agents = tuple(_agent(path / name, split, digest) for name in names)
     boxes_file = path / "boxes.csv"
-    boxes = _boxes(_table(boxes_file, split, digest), boxes_file) if boxes_file.exists() else {}
+    boxes = _boxes(_table(boxes_file, split, digest), boxes_file, ids) if boxes_file.exists() else {}
     return Recording(path.name, agents, boxes)
+
+
+def _is_agent(folder: Path) -> bool:
+    """Whether a folder of a recording is an agent's: by its name, or by what it holds."""
+    if is_integer(folder.name) or (folder / "poses.csv").exists():
+        return True
+    inside = sorted(entry.name for entry in _folders(folder) if entry.name in LIDARS or _CAMERA.fullmatch(entry.name))
+    if inside or (folder / "calibration.json").exists():
+        problem = f"is missing, but the folder holds {', '.join(inside) or 'calibration.json'}, as an agent's does"
+        raise DataError(
+            folder / "poses.csv", problem, way_out="write it (docs/datasets/folder.md), or move the folder away"
+        )
+    _log.warning("%s is ignored: it is not an agent's folder, because it holds no poses.csv", folder)
+    return False
 
 
 def _agent(folder: Path, split: Path, digest: Any) -> RecordedAgent:
@@ -160,10 +194,24 @@ def _agent(folder: Path, split: Path, digest: Any) -> RecordedAgent:
         frame = _frame(row, line, poses)
         if frame in stances:
             raise DataError(poses, f"lists frame {frame} twice", key=f"line {line}", way_out="remove one")
-        stances[frame] = Stance(_pose(row, line, poses), _number(row, "time_s", line, poses))
+        stances[frame] = Stance(_pose(row, line, poses), _time_s(row, line, poses))
     calibration = folder / "calibration.json"
     cameras = _cameras(_content(calibration, split, digest), calibration) if calibration.exists() else ()
     return RecordedAgent(folder, stances, cameras, tuple(name for name in LIDARS if (folder / name).is_dir()))
+
+
+def _time_s(row: Mapping[str, str], line: int, source: Path) -> float:
+    """Seconds, from whichever column gives the time."""
+    name = next(name for name in _TIMES if name in row)
+    time_s = _number(row, name, line, source, 1e20) * _TIMES[name]
+    if abs(time_s) > _LATEST_S:
+        digits = abs(time_s)
+        unit = "nanoseconds" if digits > 1e17 else "microseconds" if digits > 1e14 else "milliseconds"
+        problem = f"'{row[name][:40]}' is no time in seconds; it looks like {unit}"
+        column = {"nanoseconds": "time_ns", "microseconds": "time_us", "milliseconds": "time_ms"}[unit]
+        way_out = f"write seconds, or name the column {column}"
+        raise DataError(source, problem, key=f"line {line}, {name}", way_out=way_out)
+    return time_s
 
 
 def _pose(row: Mapping[str, str], line: int, source: Path) -> Pose:
@@ -192,24 +240,35 @@ def _pose(row: Mapping[str, str], line: int, source: Path) -> Pose:
     return Pose(matrix)
 
 
-def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path) -> dict[str, RecordedBoxes]:
+def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path, agents: Mapping[str, int]) -> dict[str, RecordedBoxes]:
+    """The boxes by frame. A line of which only the frame is written says that the frame was labelled and is empty."""
     by_frame: dict[str, dict[int, list[float]]] = {}
+    empty: dict[str, int] = {}
     for line, row in rows:
-        boxes = by_frame.setdefault(_frame(row, line, source), {})
-        if not _AGENT.fullmatch(row["id"]):
+        frame = _frame(row, line, source)
+        if labelled_empty := not any(value for name, value in row.items() if name != "frame"):
+            empty[frame] = line
+        if frame in empty and (by_frame.get(frame) or not labelled_empty):
+            problem = f"frame {frame} is labelled as empty in line {empty[frame]} and has boxes as well"
+            raise DataError(source, problem, key=f"line {line}", way_out="remove the line without a box")
+        boxes = by_frame.setdefault(frame, {})
+        if labelled_empty:
+            continue
+        if row["id"] not in agents and not is_integer(row["id"]):
+            problem = f"'{row['id'][:40]}' is neither an integer id nor the folder of an agent"
             raise DataError(
-                source, f"'{row['id'][:40]}' is not an integer id", key=f"line {line}, id", way_out="mend it"
+                source, problem, key=f"line {line}, id", way_out="give every object an integer that it keeps"
             )
-        if int(row["id"]) in boxes:
-            raise DataError(
-                source, f"object {row['id']} is listed twice in one frame", key=f"line {line}", way_out="mend it"
-            )
+        number = agents[row["id"]] if row["id"] in agents else int(row["id"])
+        if number in boxes:
+            problem = f"object {row['id']} is listed twice in one frame"
+            raise DataError(source, problem, key=f"line {line}", way_out="remove one of the two lines")
         numbers = [_number(row, name, line, source) for name in _BOX]
         if min(numbers[3:6]) <= 0:
             problem = f"sizes must be above 0, got {numbers[3:6]}"
             raise DataError(source, problem, key=f"line {line}", way_out="mend or remove that box")
         speed = _number(row, "speed", line, source) if row.get("speed") else math.nan
-        boxes[int(row["id"])] = [*numbers, speed]
+        boxes[number] = [*numbers, speed]
     tables = {frame: np.array(list(boxes.values())).reshape(-1, 8) for frame, boxes in by_frame.items()}
     return {
         frame: RecordedBoxes(np.array(list(by_frame[frame]), np.int64), table[:, :7], table[:, 7].astype(np.float32))
@@ -236,6 +295,8 @@ def _cameras(content: bytes, source: Path) -> tuple[FolderCamera, ...]:
         width, height = (int(number) for number in size)
         if width < 1 or height < 1 or (width, height) != tuple(size):
             raise DataError(source, "is not a size in pixels", key=f"{name}.size", way_out="write [width, height]")
+        if (fault := intrinsics_fault(K, (width, height))) is not None:
+            raise DataError(source, fault, key=f"{name}.K", way_out=SAME_SIZE)
         cameras.append(FolderCamera(name, (width, height), K, T))
     return tuple(cameras)
 
@@ -259,8 +320,11 @@ def _table(path: Path, split: Path, digest: Any) -> list[tuple[int, dict[str, st
         lines = list(csv.reader(io.StringIO(text.decode("utf-8-sig")), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(path, f"is not a CSV file: {error}", way_out="write UTF-8 with commas") from error
+    if not text.strip():
+        raise DataError(path, "is empty", key="line 1", way_out="write it (docs/datasets/folder.md)")
     header = [name.strip() for name in lines[0]] if lines else []
-    common = ("frame", "id", *_BOX) if path.name == "boxes.csv" else ("frame", "time_s", "x", "y", "z")
+    time = next((name for name in _TIMES if name in header), "time_s")
+    common = ("frame", "id", *_BOX) if path.name == "boxes.csv" else ("frame", time, "x", "y", "z")
     turned = ((),) if path.name == "boxes.csv" else (_ANGLES, _QUATERNION)
     optional = {"speed"} if path.name == "boxes.csv" else set()
     wanted = [{*common, *more} for more in turned]
@@ -272,7 +336,7 @@ def _table(path: Path, split: Path, digest: Any) -> list[tuple[int, dict[str, st
         if not line:
             continue
         if len(line) != len(header):
-            problem = f"has {len(line)} values for {len(header)} columns"
+            problem = f"has {counted(len(line), 'value')} for {counted(len(header), 'column')}"
             raise DataError(path, problem, key=f"line {number}", way_out="complete or remove that line")
         rows.append((number, dict(zip(header, (value.strip() for value in line), strict=True))))
     return rows
@@ -285,22 +349,22 @@ def _content(path: Path, split: Path, digest: Any) -> bytes:
 
 
 def _frame(row: Mapping[str, str], line: int, source: Path) -> str:
-    if not _STEM.fullmatch(row["frame"]):
-        way_out = "name frames by the stems of their files"
-        raise DataError(
-            source, f"'{row['frame'][:40]}' is no name of a frame", key=f"line {line}, frame", way_out=way_out
-        )
-    return row["frame"]
+    frame = row["frame"]
+    if not is_frame_name(frame):
+        raise DataError(source, f"{frame[:40]!r} is no name of a frame", key=f"line {line}, frame", way_out=FRAME_NAMES)
+    return frame
 
 
-def _number(row: Mapping[str, str], name: str, line: int, source: Path) -> float:
+def _number(row: Mapping[str, str], name: str, line: int, source: Path, limit: float = 1e12) -> float:
     try:
         number = float(row[name])
     except ValueError:
         number = math.nan
-    if not abs(number) < 1e12:
+    if not abs(number) < limit:
         problem = f"expected a finite number, got '{row[name][:40]}'"
-        raise DataError(source, problem, key=f"line {line}, {name}", way_out="mend that line")
+        if math.isfinite(number):
+            problem = f"expected a number below {limit:g}, got '{row[name][:40]}'"
+        raise DataError(source, problem, key=f"line {line}, {name}", way_out="correct that line")
     return number
 
 

@@ -27,7 +27,7 @@ from heatv2x.files import atomic_path, read_bytes
 from heatv2x.structures import Bool, Float64, Int32, Int64, Objects
 
 _log = logging.getLogger(__name__)
-_VERSION = 2
+_VERSION = 3
 _MAX_INDEX_BYTES = 2_000_000_000
 MAX_FILE_BYTES = 64_000_000
 """Of a descriptive file; the largest that is known lists all frames of DAIR-V2X and has some megabytes."""
@@ -75,6 +75,7 @@ class FrameRecord:
         objects: union over the agents by id; the first agent that lists an object describes it.
         without_center: objects that lack the key `center`, summed over agents.
         stamps: the files this was read from.
+        labelled: somebody labelled it, be it as empty.
     """
 
     name: str
@@ -84,6 +85,7 @@ class FrameRecord:
     objects: Objects
     without_center: int
     stamps: tuple[FileStamp, ...]
+    labelled: bool = True
 
 
 class ListedFrame(Protocol):
@@ -256,6 +258,7 @@ def _pack(records: Sequence[FrameRecord], started_at: int) -> Arrays:
         "frame_files": np.array([len(record.stamps) for record in records]),
         "frame_without_center": np.array([record.without_center for record in records]),
         "frame_counted": np.array([record.objects.counted for record in records]),
+        "frame_labelled": np.array([record.labelled for record in records]),
         "agent_folder": _texts(folder for record in records for folder in record.folders),
         "agent_pose": np.concatenate([record.T_world_agent for record in records]),
         "agent_cameras": np.array([len(agent) for record in records for agent in record.cameras]),
@@ -319,6 +322,7 @@ class IndexedRecords(Sequence[FrameRecord]):
             ),
             without_center=int(arrays["frame_without_center"][row]),
             stamps=tuple(self._stamp(file) for file in range(*self._frame["files"][row].indices(len(self.paths)))),
+            labelled=bool(arrays["frame_labelled"][row]),
         )
 
     def find(self, name: str) -> FrameRecord | None:
@@ -366,7 +370,10 @@ class IndexedRecords(Sequence[FrameRecord]):
 
 def _check_lengths(arrays: Arrays) -> None:
     """Whatever lies in an index, the flat arrays must be as long as the counts say."""
-    frames = {name: arrays[f"frame_{name}"] for name in ("agents", "objects", "files", "without_center", "counted")}
+    frames = {
+        name: arrays[f"frame_{name}"]
+        for name in ("agents", "objects", "files", "without_center", "counted", "labelled")
+    }
     lengths = {
         "frame": len(arrays["frame_name"]),
         "agent": int(frames["agents"].sum()),

@@ -15,7 +15,12 @@ from heatv2x.files import read_bytes
 from heatv2x.structures import Bool, Float32, Float64, UInt8
 
 CAMERA_SIZE = (800, 600)
-"""Width and height in pixels for which OPV2V's intrinsics hold."""
+"""Width and height in pixels of OPV2V's images; recordings in its layout may have others."""
+
+SIMULATED_OFFSET = 0.05
+"""Of half an image: a simulated camera's optical axis meets the middle of its image."""
+REAL_OFFSET = 0.5
+_REAL_SCALE = 0.1
 
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 64_000_000
@@ -28,28 +33,71 @@ _RASTER_MODES = ("1", "L", "P", *_COLOUR_MODES)
 
 
 def read_rgb(
-    path: str | Path, size: tuple[int, int] | None = CAMERA_SIZE, formats: tuple[str, ...] = ("PNG",)
+    path: str | Path,
+    size: tuple[int, int] | None = None,
+    formats: tuple[str, ...] = ("PNG",),
+    *,
+    K: Float64 | None = None,
+    simulated: bool = False,
 ) -> UInt8:
     """(H, W, 3) uint8 colour image.
 
     Args:
         path: the file.
-        size: width and height for which the intrinsics hold; None takes what there is, up to `MAX_PIXELS`.
+        size: width and height that the image must have; None takes what there is, up to `MAX_PIXELS`.
         formats: what the file may be: "PNG", "JPEG".
+        K: (3, 3) intrinsics of the camera in pixels: they must be for an image of this size (`intrinsics_fault`).
+        simulated: the camera's optical axis is known to meet the middle of the image.
 
     Raises:
-        DataError: missing, corrupt, not a colour image of one of the formats, or not of `size`.
+        DataError: missing, corrupt, not a colour image of one of the formats, not of `size`, or not of the size that
+            the intrinsics are for.
     """
-    return _read_image(Path(path), size, _COLOUR_MODES, "RGB", formats)
+    return _read_image(Path(path), size, _COLOUR_MODES, "RGB", formats, K, simulated)
 
 
-def read_depth(path: str | Path, size: tuple[int, int] = CAMERA_SIZE) -> Float32:
+def read_depth(path: str | Path, size: tuple[int, int] | None = None, *, K: Float64 | None = None) -> Float32:
     """(H, W) float32 metres along the optical axis from an 8-bit PNG in whole metres; 0 where unknown, 255 saturates.
 
+    Args:
+        path: the file.
+        size: width and height that the image must have; None takes what there is, up to `MAX_PIXELS`.
+        K: (3, 3) intrinsics of the simulated camera: they must be for an image of this size.
+
     Raises:
-        DataError: missing, corrupt, not single-channel 8-bit, or not of `size` (width, height).
+        DataError: missing, corrupt, not single-channel 8-bit, not of `size` or not of the size that `K` is for.
     """
-    return _read_image(Path(path), size, ("L",), "L").astype(np.float32)
+    return _read_image(Path(path), size, ("L",), "L", K=K, simulated=True).astype(np.float32)
+
+
+def intrinsics_fault(K: Float64, size: tuple[int, int], *, simulated: bool = False) -> str | None:
+    """What is wrong if intrinsics and images of a size do not belong together; None if they can.
+
+    The principal point (cx, cy) of a simulated camera is the middle of its image. A real camera's lies near it; only
+    cropping moves it, and resizing an image without its intrinsics moves it in x and y by the same factor.
+
+    Args:
+        K: (3, 3) intrinsics in pixels.
+        size: width and height of the images.
+        simulated: the principal point must be the middle, to 5 %.
+    """
+    x, y = 2 * K[0, 2] / size[0], 2 * K[1, 2] / size[1]  # 1 is the middle
+    away = max(abs(x - 1), abs(y - 1))
+    both_ways = min(abs(x - 1), abs(y - 1)) > _REAL_SCALE and (x > 1) == (y > 1)
+    if away <= SIMULATED_OFFSET or (not simulated and away <= REAL_OFFSET and not both_ways):
+        return None
+    meant = f"{2 * K[0, 2]:.0f}x{2 * K[1, 2]:.0f}"
+    return (
+        f"images of {size[0]}x{size[1]} pixels contradict the camera's intrinsics, which are for about {meant} pixels "
+        f"(cx {K[0, 2]:.6g}, cy {K[1, 2]:.6g})"
+    )
+
+
+SAME_SIZE = (
+    "keep images and intrinsics of the same size: if you resize images, scale fx and cx by the new width over the old "
+    "one, fy and cy by the new height over the old one"
+)
+"""The way out of `intrinsics_fault`."""
 
 
 def read_visibility(path: str | Path) -> Bool:
@@ -84,9 +132,13 @@ def _read_image(
     modes: tuple[str, ...],
     wanted: str,
     formats: tuple[str, ...] = ("PNG",),
+    K: Float64 | None = None,
+    simulated: bool = False,
 ) -> UInt8:
-    way_out = "complete the download of this agent"
+    way_out = "complete the download or the recording of this agent"
     content = read_bytes(source, MAX_BYTES, missing="the image is missing", way_out=way_out)
+    if not content:
+        raise DataError(source, "is empty, not an image", way_out="download or write the file again")
     try:
         with warnings.catch_warnings():  # a header of 100 megapixels is only a warning to Pillow
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -94,19 +146,46 @@ def _read_image(
         with opened as image:
             # Size and mode come from the header: nothing is decompressed before they are what they should be.
             _check(source, image, size, modes)
+            if K is not None and (fault := intrinsics_fault(K, image.size, simulated=simulated)) is not None:
+                raise DataError(source, fault, key="size", way_out=SAME_SIZE)
             return np.array(image.convert(wanted) if image.mode != wanted else image, np.uint8)
-    except (OSError, SyntaxError, ValueError, zlib.error, *_BOMBS) as error:
-        problem = f"is not a readable {' or '.join(formats)} image: {error}"
+    except _BOMBS as error:
+        problem = f"has more pixels than the {MAX_PIXELS:,} that are read"
+        raise DataError(source, problem, key="size", way_out="write a smaller image") from error
+    except (OSError, SyntaxError, ValueError, zlib.error) as error:
+        kind = f"is not a readable {' or '.join(formats)} image"
+        problem = f"{kind}: it is {_other_kind(content, formats) or 'cut short or corrupt'}"
         raise DataError(source, problem, way_out="download or write the file again") from error
+
+
+_KINDS = {
+    b"\x89PNG\r\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WebP",
+}
+
+
+def _other_kind(content: bytes, wanted: tuple[str, ...]) -> str | None:
+    """What kind of file it is by its first bytes, if it is one that was not asked for."""
+    kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
+    return None if kind is None or kind in wanted else f"a {kind} file"
 
 
 def _check(source: Path, image: Image.Image, size: tuple[int, int] | None, modes: tuple[str, ...]) -> None:
     if size is None and image.width * image.height > MAX_PIXELS:
-        raise DataError(source, f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS}", key="size")
+        problem = f"has {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} that are read"
+        raise DataError(source, problem, key="size", way_out="write a smaller image")
     if size is not None and image.size != size:
         problem = f"is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}"
-        reason = "with another size the intrinsics or cells would be silently wrong; write it again at that size"
+        reason = (
+            "write it again at that size; if it is resized, its intrinsics must be scaled as well: "
+            "fx and cx by the new width over the old one, fy and cy by the new height over the old one"
+        )
         raise DataError(source, problem, key="size", way_out=reason)
     if image.mode not in modes:
         problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
-        raise DataError(source, problem, key="mode", way_out="write it again as 8-bit PNG of that kind")
+        raise DataError(source, problem, key="mode", way_out="write it again as that kind, 8 bits a channel")

@@ -57,6 +57,12 @@ def _read(frame: FrameFiles, files_of: Contents) -> FrameRecord:
         contents = {path: files_of.read(path) for path in files.present}
         agents.append(parse_agent_yaml(contents[files.yaml], root / files.yaml))
         seen.append(None if files.hits is None else parse_hits(contents[files.hits], root / files.hits))
+    labelled = any(agent.labelled for agent in agents)
+    for files, agent in zip(frame.agents, agents, strict=True):
+        if labelled and not agent.labelled:
+            problem = "the key is missing, but other agents of this frame have labels"
+            way_out = "write `vehicles: {}` if this agent sees none, or leave the key out for all agents of the frame"
+            raise DataError(root / files.yaml, problem, key="vehicles", way_out=way_out)
     return FrameRecord(
         name=frame.name,
         folders=tuple(files.folder for files in frame.agents),
@@ -65,6 +71,7 @@ def _read(frame: FrameFiles, files_of: Contents) -> FrameRecord:
         objects=_union(root, frame, agents, seen),
         without_center=sum(agent.without_center for agent in agents),
         stamps=tuple(files_of.stamps),
+        labelled=labelled,
     )
 
 

@@ -125,7 +125,7 @@ class Layout:
 
     def _scenario(self, scenario: str, complain: Complaint) -> list[FrameFiles]:
         path = self.opv2v / self.split / scenario
-        agents = agent_order(entry.name for entry in _folders(path, complain) if _is_agent(entry))
+        agents = agent_order(entry.name for entry in _folders(path, complain) if _is_agent(entry, complain))
         if not agents:
             problem = "has no agent folders (named by an integer id)"
             complain(DataError(path, problem, way_out="remove it or complete it"))
@@ -170,9 +170,9 @@ def _common_stems(path: Path, stems: dict[str, set[str]], complain: Complaint) -
     return sorted(every.intersection(*stems.values()))
 
 
-def agent_order(folders: Iterable[str]) -> list[str]:
+def agent_order(folders: Iterable[str], agent_id: Callable[[str], int] = int) -> list[str]:
     """Vehicles in lexicographic order of their id ("1045" before "641"), then roadside units (negative ids)."""
-    return sorted(folders, key=lambda folder: (folder.startswith("-"), folder))
+    return sorted(folders, key=lambda folder: (agent_id(folder) < 0, folder))
 
 
 def splits_of(opv2v: Path) -> list[str]:
@@ -200,10 +200,16 @@ def _is_split(folder: Path) -> bool:
     return any(_AGENT.fullmatch(agent.name) for scenario in _folders(folder) for agent in _folders(scenario))
 
 
-def _is_agent(folder: Path) -> bool:
+def _is_agent(folder: Path, complain: Complaint) -> bool:
     if _AGENT.fullmatch(folder.name):
         return True
-    _log.warning("%s is ignored: an agent's folder is named by an integer id", folder)
+    if described := [name for name in sorted(_names(folder)) if name.endswith(".yaml")]:
+        problem = f"holds {described[0]} as an agent's folder does, but its name is not an integer id"
+        complain(
+            DataError(folder, problem, way_out="name it by an integer, negative for a roadside unit, or move it away")
+        )
+    else:
+        _log.warning("%s is ignored: an agent's folder is named by an integer id", folder)
     return False
 
 

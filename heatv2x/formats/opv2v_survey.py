@@ -9,14 +9,14 @@ from pathlib import Path
 
 from heatv2x.errors import DataError
 from heatv2x.files import read_bytes
+from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.frame_index import FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb, read_visibility
 from heatv2x.formats.opv2v_index import read_record
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout, splits_of
 from heatv2x.formats.opv2v_yaml import parse_hits, read_agent_yaml
-from heatv2x.formats.pcd import read_pcd
 from heatv2x.formats.tagged_yaml import MAX_BYTES
-from heatv2x.structures import AgentFrame, Frame, PointCloud, Pose
+from heatv2x.structures import AgentFrame, Float64, Frame, PointCloud, Pose
 from heatv2x.survey import Recognised, SensorFile, Visit
 
 _OPV2V = {"train": 6764, "validate": 1981, "test": 2170, "test_culvercity": 549}
@@ -71,18 +71,28 @@ def survey(root: Path, split: str) -> Iterator[Visit]:
     frames = layout.frames(complain=complaints.append)
     for error in complaints:
         yield Visit(f"{split}/{error.path.name}", faults=(("description" if error.path.suffix else "folder", error),))
+    clouds = CloudFiles()
     for frame in frames:
-        yield replace(_visit(layout, frame), of=len(frames))
+        yield replace(_visit(layout, frame, clouds), of=len(frames))
 
 
-def _visit(layout: Layout, frame: FrameFiles) -> Visit:
-    files = tuple(file for agent in frame.agents for file in _files(layout, frame, agent))
+def _visit(layout: Layout, frame: FrameFiles, clouds: CloudFiles) -> Visit:
     sources = {agent.agent_id: layout.opv2v / agent.yaml for agent in frame.agents}
+    intrinsics: list[Mapping[str, Float64]] = [{} for _ in frame.agents]
+    fault: DataError | None = None
     try:
         record = read_record(layout, frame)
+        intrinsics = [{camera.name: camera.K for camera in cameras} for cameras in record.cameras]
     except DataError as error:
+        fault = error
+    files = tuple(
+        file
+        for agent, K in zip(frame.agents, intrinsics, strict=True)
+        for file in _files(layout, frame, agent, K, clouds)
+    )
+    if fault is not None:
         faults = [fault for agent in frame.agents for fault in _faults(layout, agent)]
-        return Visit(frame.name, None, files, tuple(faults) or (("description", error),), sources)
+        return Visit(frame.name, None, files, tuple(faults) or (("description", fault),), sources)
     return Visit(frame.name, _as_frame(frame, record), files, (), sources)
 
 
@@ -109,37 +119,42 @@ def _faults(layout: Layout, agent: AgentFiles) -> Iterator[tuple[str, DataError]
                 yield kind, error
 
 
-def _files(layout: Layout, frame: FrameFiles, agent: AgentFiles) -> Iterator[SensorFile]:
+def _files(
+    layout: Layout, frame: FrameFiles, agent: AgentFiles, K: Mapping[str, Float64], clouds: CloudFiles
+) -> Iterator[SensorFile]:
     def at(filename: str, hetero: bool = False) -> Path:
         return layout.sensor_file(frame.scenario, agent.folder, f"{frame.timestamp}{filename}", hetero=hetero)
 
     def file(kind: str, download: str, read: _Read, path: Path, needed: bool = False) -> SensorFile:
         return SensorFile(kind, agent.agent_id, download, needed, functools.partial(read, path), path)
 
-    yield file("64-beam cloud", "OPV2V", _sweep, at(".pcd"), needed=True)
-    yield file("32-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_32.pcd", hetero=True))
-    yield file("16-beam cloud", "OPV2V-H-LiDAR", _sweep, at("_16.pcd", hetero=True))
+    sweep = functools.partial(_sweep, clouds)
+    yield file("64-beam cloud", "OPV2V", sweep, at(".pcd"), needed=True)
+    yield file("32-beam cloud", "OPV2V-H-LiDAR", sweep, at("_32.pcd", hetero=True))
+    yield file("16-beam cloud", "OPV2V-H-LiDAR", sweep, at("_16.pcd", hetero=True))
     for number in range(_CAMERAS - (frame.scenario in WITHOUT_FOURTH_CAMERA)):
-        yield file("camera image", "OPV2V", _rgb, at(f"_camera{number}.png"))
-        yield file("depth image", "OPV2V-H-depth", _depth, at(f"_depth{number}.png", hetero=True))
+        own = K.get(f"camera{number}")
+        yield file("camera image", "OPV2V", functools.partial(_rgb, own), at(f"_camera{number}.png"))
+        depth = functools.partial(_depth, own)
+        yield file("depth image", "OPV2V-H-depth", depth, at(f"_depth{number}.png", hetero=True))
     stem = agent.yaml.removesuffix(".yaml")
     raster = layout.opv2v / (agent.visibility or f"additional/{stem}_bev_visibility.png")
     yield file("visibility raster", "OPV2V additional", _raster, raster)
     yield file("hit counts", "synthetic world", _hits, layout.opv2v / (agent.hits or f"{stem}_hits.json"))
 
 
-def _sweep(path: Path) -> PointCloud:
-    points = read_pcd(path)
-    points[:, 1] *= -1
-    return PointCloud(points)
+def _sweep(clouds: CloudFiles, path: Path) -> PointCloud:
+    cloud = clouds.read(path)
+    cloud.points[:, 1] *= -1
+    return cloud
 
 
-def _rgb(path: Path) -> None:
-    read_rgb(path)
+def _rgb(K: Float64 | None, path: Path) -> None:
+    read_rgb(path, K=K, simulated=True)
 
 
-def _depth(path: Path) -> None:
-    read_depth(path)
+def _depth(K: Float64 | None, path: Path) -> None:
+    read_depth(path, K=K)
 
 
 def _raster(path: Path) -> None:

@@ -42,6 +42,7 @@ class AgentRecord:
         size: (N, 3) float32 full length, width, height in metres.
         speed: (N,) float32 metres per second, NaN where the file does not say.
         without_center: how many objects lack the key `center`, so that their boxes sit on their reference point.
+        labelled: False if the file has no key `vehicles`; nothing below that key means that there is no vehicle.
     """
 
     T_world_agent: Float64
@@ -51,6 +52,7 @@ class AgentRecord:
     size: Float32
     speed: Float32
     without_center: int
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,18 @@ def read_agent_yaml(path: str | Path) -> AgentRecord:
         DataError: the file is missing or corrupt, or a key is missing or out of range; names file, key and way out.
     """
     source = Path(path)
-    return parse_agent_yaml(read_bytes(source, MAX_BYTES, way_out="complete the download of this agent"), source)
+    record = parse_agent_yaml(read_bytes(source, MAX_BYTES, way_out="complete the download of this agent"), source)
+    if not record.labelled:
+        raise DataError(source, "the key is missing", key="vehicles", way_out=_WAY_OUT)
+    return record
 
 
 def parse_agent_yaml(content: bytes, source: Path) -> AgentRecord:
-    """The same from bytes that were read already; `source` is for messages."""
+    """The same from bytes that were read already, labelled or not; `source` is for messages."""
     data = load_yaml(content, source)
     pose = from_carla(_numbers(data, "lidar_pose", 6, source))
-    vehicles = _mapping(data, "vehicles", source)
+    # no objects: a writer may leave nothing behind the colon, or write an empty list
+    vehicles: Mapping[Any, Any] = {} if data.get("vehicles") in (None, []) else _mapping(data, "vehicles", source)
     ids = [_object_id(key, "vehicles", source) for key in vehicles]
     if len(set(ids)) != len(ids):
         raise DataError(source, "an object is listed twice", key="vehicles", way_out=_WAY_OUT)
@@ -89,6 +95,7 @@ def parse_agent_yaml(content: bytes, source: Path) -> AgentRecord:
         size=np.array([size for _, size, _ in rows], np.float32).reshape(-1, 3),
         speed=np.array([speed for _, _, speed in rows], np.float32),
         without_center=sum("center" not in vehicle for vehicle in vehicles.values()),
+        labelled="vehicles" in data,
     )
 
 

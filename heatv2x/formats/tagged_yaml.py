@@ -112,10 +112,19 @@ def load_yaml(content: bytes, source: Path) -> dict[Any, Any]:
         for event in _events(content):
             reader.take(event)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reader.fail(f"is not valid YAML: {' '.join(str(error).split())}")
+        reader.fail(f"is not valid YAML: {_reason(error)}")
+    if not content.strip():
+        raise DataError(source, "is empty, not YAML", way_out="download or write the file again")
     if len(reader.documents) != 1 or not isinstance(reader.documents[0], dict):
         raise DataError(source, "does not hold one mapping of keys", way_out="download or write the file again")
     return reader.documents[0]
+
+
+def _reason(error: Exception) -> str:
+    """What the parser objects to and in which line, as far as it says."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return "it is not text" if isinstance(error, yaml.reader.ReaderError | UnicodeDecodeError) else "it is cut short"
 
 
 def _events(content: bytes) -> Iterator[Any]:

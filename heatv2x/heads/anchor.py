@@ -111,18 +111,33 @@ class Anchor(Head):
         self, maps: dict[str, Tensor], boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0
     ) -> dict[str, Tensor]:
         """{"score", "box", "direction"} losses."""
-        rows, columns = grids[0].shape
-        inner = torch.zeros(rows, columns, len(YAWS), dtype=torch.bool)
-        inner[margin : rows - margin, margin : columns - margin] = True
-        targets = [self._targets(b, g, inner.flatten()) for b, g in zip(boxes, grids, strict=True)]
-        together = Targets(*(torch.stack(part).to(maps["score"].device) for part in zip(*targets, strict=True)))
-        return anchor_losses(maps, together)
+        return anchor_losses(maps, self.targets(boxes, grids, margin, maps["score"].device))
 
-    def foreground(self, boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
-        """(Y, X) bool: one of the cell's anchors is positive; all of them are negative."""
-        positive, negative, _ = self._targets(boxes, grid, torch.ones(1))
-        shape = (*grid.shape, len(YAWS))
-        return (positive > 0).view(shape).any(dim=-1), (negative > 0).view(shape).all(dim=-1)
+    def targets(
+        self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0, device: torch.device | None = None
+    ) -> Targets:
+        """What the maps should say; see `loss` for the arguments.
+
+        Args:
+            device: where to compute; by default where the boxes are.
+        """
+        assigned = self._assigned(boxes, grids, device)
+        rows, columns = grids[0].shape
+        inner = torch.zeros(rows, columns, len(YAWS), device=assigned.positive.device)
+        inner[margin : rows - margin, margin : columns - margin] = 1
+        each = {grid: self._anchors(grid) for grid in set(grids)}
+        anchors = torch.stack([each[grid] for grid in grids]).to(inner.device)
+        return Targets(
+            assigned.positive * inner.flatten(), assigned.negative * inner.flatten(), box_terms(assigned, anchors)
+        )
+
+    def foreground(
+        self, boxes: Sequence[Tensor], grid: BevGrid, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, Y, X) bool: one of the cell's anchors is positive; all of them are negative."""
+        assigned = self._assigned(boxes, [grid] * len(boxes), device)
+        shape = (len(boxes), *grid.shape, len(YAWS))
+        return assigned.positive.view(shape).any(dim=-1), assigned.negative.view(shape).all(dim=-1)
 
     @torch.no_grad()
     def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
@@ -170,20 +185,21 @@ class Anchor(Head):
     def _anchors(self, grid: BevGrid) -> Tensor:
         return anchors_of(grid, self.config.size, self.config.z)
 
-    def _targets(self, boxes: Tensor, grid: BevGrid, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        anchors = self._anchors(grid)
-        boxes = boxes.to(anchors)
-        assigned = assign(anchors, boxes, self.config.positive_iou, self.config.negative_iou)
-        terms = box_terms(assigned, anchors, boxes)
-        return assigned.positive * inner.float(), assigned.negative * inner.float(), terms
+    def _assigned(self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], device: torch.device | None) -> Assignment:
+        config = self.config
+        return assign(grids, config.size, boxes, config.positive_iou, config.negative_iou, device)
 
 
-def box_terms(assigned: Assignment, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(A, 7) terms of the positive anchors' boxes, 0 elsewhere."""
-    terms = torch.zeros_like(anchors)
-    at = assigned.positive
-    terms[at] = encode_terms(boxes[assigned.matched[at]], anchors[at])
-    return terms
+def box_terms(assigned: Assignment, anchors: Tensor) -> Tensor:
+    """(B, A, 7) terms of the positive anchors' boxes, 0 elsewhere.
+
+    Args:
+        assigned: of B scenes.
+        anchors: (B, A, 7).
+    """
+    index = assigned.matched.clamp(min=0)[..., None].expand(-1, -1, BOX_TERMS)
+    boxes = torch.where(assigned.positive[..., None], assigned.boxes.gather(1, index), anchors)
+    return encode_terms(boxes.flatten(0, 1), anchors.flatten(0, 1)).view_as(anchors)
 
 
 def per_anchor(maps: Tensor) -> Tensor:

@@ -55,15 +55,21 @@ class Head(nn.Module, ABC):
 
         Args:
             maps: from `forward`.
-            boxes: B tensors (N, 7), ground truth in the frame of the grid.
+            boxes: B tensors (N, 7), ground truth in the frame of the grid; on the CPU nothing waits for the device.
             grids: B grids of the feature (the shared grid or windows of it).
             margin: shared cells at the border of a window that do not count, because their context was cut off.
         """
 
-    def foreground(self, boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor] | None:
-        """(Y, X) bool: cells that hold an object, and cells that hold none, as this head tells them apart.
+    def foreground(
+        self, boxes: Sequence[Tensor], grid: BevGrid, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """(B, Y, X) bool: cells that hold an object, and cells that hold none, as this head tells them apart.
 
         What a fusion's confidence learns from; None lets it learn from a heatmap of the boxes' centres.
+
+        Args:
+            boxes: B tensors (N, 7) in the frame of the grid.
+            device: where to compute; by default where the boxes are.
         """
         return None
 

@@ -73,7 +73,7 @@ class Center(Head):
         """{"heatmap", "box"} losses."""
         heatmap, box = maps["heatmap"].float(), maps["box"].float()
         fine = [grid.finer(self.config.upsample) for grid in grids]
-        target = torch.stack([heatmap_target(b, g) for b, g in zip(boxes, fine, strict=True)])[:, None].to(heatmap)
+        target = heatmap_targets(boxes, fine, device=heatmap.device)[:, None]
         weight = torch.zeros_like(target)
         cut = margin * self.config.upsample
         weight[:, :, cut : weight.shape[2] - cut, cut : weight.shape[3] - cut] = 1
@@ -109,32 +109,39 @@ class Center(Head):
         return found
 
 
-def heatmap_target(boxes: Tensor, grid: BevGrid, reach: int = 7) -> Tensor:
-    """(Y', X') heatmap: 1 in every centre's cell, around it a gaussian.
+@torch.no_grad()
+def heatmap_targets(
+    boxes: Sequence[Tensor], grids: Sequence[BevGrid], reach: int = 7, device: torch.device | None = None
+) -> Tensor:
+    """(B, Y', X') heatmaps: 1 in every centre's cell, around it a gaussian.
 
     The gaussian is as long and wide as a sixth of the object in each direction.
 
     Args:
-        boxes: (N, 7).
-        grid: the output grid.
+        boxes: B tensors (N, 7).
+        grids: B output grids of one shape and cell.
         reach: half size of the window a gaussian is drawn in, cells.
+        device: where to compute; by default where the boxes are.
     """
-    rows, columns = grid.shape
-    heat = torch.zeros(rows * columns, device=boxes.device)
-    if len(boxes) == 0:
-        return heat.view(rows, columns)
-    centre = _cell_of(boxes, grid)
-    offset = torch.arange(-reach, reach + 1, device=boxes.device)
+    (rows, columns), cell = grids[0].shape, grids[0].cell
+    centres = [_cell_of(each, grid) for each, grid in zip(boxes, grids, strict=True)]
+    scene = torch.cat([torch.full_like(rows_[:, 0], number) for number, rows_ in enumerate(centres)])
+    place = device or scene.device
+    scene, centre, every = scene.to(place), torch.cat(centres).to(place), torch.cat(list(boxes)).to(place)
+    offset = torch.arange(-reach, reach + 1, device=place)
     dy, dx = torch.meshgrid(offset, offset, indexing="ij")
     row = centre[:, 0, None, None] + dy
     column = centre[:, 1, None, None] + dx
-    c, s = boxes[:, 6].cos()[:, None, None], boxes[:, 6].sin()[:, None, None]
-    along, across = (c * dx + s * dy) * grid.cell, (-s * dx + c * dy) * grid.cell
-    sigma = (boxes[:, 3:5] / 6).clamp(min=0.6 * grid.cell)
+    c, s = every[:, 6].cos()[:, None, None], every[:, 6].sin()[:, None, None]
+    along, across = (c * dx + s * dy) * cell, (-s * dx + c * dy) * cell
+    sigma = (every[:, 3:5] / 6).clamp(min=0.6 * cell)
     value = torch.exp(-0.5 * ((along / sigma[:, 0, None, None]) ** 2 + (across / sigma[:, 1, None, None]) ** 2))
     inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    heat.scatter_reduce_(0, (row * columns + column)[inside], value[inside].to(heat), "amax")
-    return heat.view(rows, columns)
+    # what lies outside counts 0 in some cell, which changes nothing: so no size depends on the values
+    index = (scene[:, None, None] * rows + row.clamp(0, rows - 1)) * columns + column.clamp(0, columns - 1)
+    heat = torch.zeros(len(boxes) * rows * columns, device=place)
+    heat.scatter_reduce_(0, index.flatten(), (value * inside).to(heat).flatten(), "amax")
+    return heat.view(len(boxes), rows, columns)
 
 
 def decode_boxes(terms: Tensor, row: Tensor, column: Tensor, grid: BevGrid) -> Tensor:

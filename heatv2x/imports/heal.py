@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from heatv2x import __version__
 from heatv2x.assembly import agent_pack, base_pack
 from heatv2x.config import Config, merge, nearest
 from heatv2x.errors import ConfigError, PackError
+from heatv2x.files import refuse_stand_in
 from heatv2x.heads import anchor
 from heatv2x.imports.heal_names import (
     BASIC_BLOCK,
@@ -142,41 +144,65 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         PackError: the file cannot be read, or holds anything but tensors by name.
     """
+    refuse_stand_in(path)
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
-            # unpickles tensors and plain containers and nothing else; whatever could run ends in an error
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle's protocol: what it leads to is said below
+                # unpickles tensors and plain containers and nothing else; whatever could run ends in an error
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise PackError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnpicklingError as error:
-        raise PackError(
-            f"{path}: is not opened, for it holds something else than weights ({_first_line(error)}).\n"
-            "  Way out: let its owner save the state_dict alone, best as .safetensors"
-        ) from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"more than weights ({named[1]})" if named else "more than weights"
+        out = str(path.with_name(f"{path.stem}_weights.pth"))
+        raise PackError(_NOT_WEIGHTS.format(path=path, what=what, path_text=str(path), out=out)) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise PackError(f"{path}: is not a checkpoint, or is damaged ({_first_line(error)})") from error
     for wrapper in ("state_dict", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content:
-        raise PackError(f"{path}: holds a {type(content).__name__}, not tensors by name")
+        inside = "nothing" if not content else f"a {type(content).__name__}"
+        raise PackError(f"{path}: holds {inside}, not tensors by name. {_SAVE}")
     odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if odd:
-        raise PackError(f"{path}: entry '{odd[0]}' is no tensor: save the state_dict alone")
+        raise PackError(f"{path}: its entry '{odd[0]}' is not a tensor. {_SAVE}")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
+_SAVE = "Save the state_dict and nothing else: torch.save(model.state_dict(), FILE)"
+_NOT_WEIGHTS = """{path}: is not opened, because it holds {what}, and reading that would run code.
+  Way out: where you trust the file, save its weights alone, in the environment that wrote it:
+    model = torch.load({path_text!r}, map_location="cpu", weights_only=False)  # runs the code that the file names
+    torch.save(model.state_dict(), {out!r})  # or model["state_dict"], if it is a dict"""
+_READ = "`import heal` reads the pyramid models of HEAL (docs/published_models.md)"
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first line of an error's text, without the escape codes that make a terminal print it bold."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return (text or type(error).__name__).splitlines()[0]
 
 
 def convert(weights: Mapping[str, Tensor], config: HealImport, source: str = "checkpoint") -> Imported:
     """A model from HEAL's tensors by name."""
     agents, shared = _by_agent(weights)
     if not agents:
-        raise PackError(f"{source}: holds no encoder_m<number>: not a heterogeneous model of HEAL")
+        raise PackError(
+            f"{source}: holds no encoder_m<number>, so it is not a heterogeneous model of HEAL. {_READ}; "
+            "networks of other projects cannot be imported: train a base instead (docs/coming_from_opencood.md)"
+        )
+    if not any(name.startswith("pyramid_backbone.") for name in shared):
+        heads = sorted(name for name in shared if re.match(r"(cls|reg|dir)_head_m\d+\.", name))
+        kind = f"it is a late-fusion model, with heads for each type ({heads[0]})" if heads else "it has another fusion"
+        raise PackError(
+            f"{source}: holds no pyramid fusion (pyramid_backbone): {kind}. {_READ} and no others: take such a "
+            "checkpoint, or train a base instead (docs/coming_from_opencood.md)"
+        )
     _check_known(config, agents, source)
     notes: list[str] = []
     tensors, unknown = renamed(shared, SHARED)

@@ -41,22 +41,27 @@ class ApResult:
 
     Attributes:
         protocol: what the numbers mean.
-        ap: average precision by threshold, keys "0.3", "0.5", ...
-        ap_interval: low and high end of the 95 % bootstrap interval over frames, by threshold. It holds the spread of
-            the test frames only, not that of the training seed.
+        ap: average precision by threshold, keys "0.3", "0.5", ...; None without any ground truth.
+        ap_interval: low and high end of the 95 % bootstrap interval, by threshold; None without ground truth, and where
+            there is only one scenario to draw from. It holds the spread of the test data only, not that of the
+            training seed.
+        ap_interval_over: what is drawn again and again for the interval: whole "scenarios", whose frames are not
+            independent of one another, or "frames", where none came with its scenario.
         by_distance: average precision at `protocol.breakdown_threshold` by distance of the box centre from the ego,
             metres. A matched detection belongs to its ground truth's part, an unmatched one to that of its own centre.
         by_hits: *recall* at that threshold by the number of LiDAR returns on the ground truth, over all detections
             delivered (a false detection has no returns, so there is no precision). Ground truth without a known
             number is left out.
-        n_frames, n_ground_truth, n_detections: what went in.
+        n_scenarios, n_frames, n_ground_truth, n_detections: what went in; no scenarios where none were named.
     """
 
     protocol: Protocol
-    ap: dict[str, float]
-    ap_interval: dict[str, tuple[float, float]]
+    ap: dict[str, float | None]
+    ap_interval: dict[str, tuple[float, float] | None]
+    ap_interval_over: Literal["scenarios", "frames"]
     by_distance: dict[str, BinScore]
     by_hits: dict[str, BinScore]
+    n_scenarios: int
     n_frames: int
     n_ground_truth: int
     n_detections: int
@@ -65,7 +70,7 @@ class ApResult:
         """Everything by name, for JSON."""
         return {
             **asdict(self),
-            "ap_interval": {threshold: list(ends) for threshold, ends in self.ap_interval.items()},
+            "ap_interval": {key: None if ends is None else list(ends) for key, ends in self.ap_interval.items()},
             "protocol": self.protocol.to_dict(),
             "breakdown_threshold": self.protocol.breakdown_threshold,
         }
@@ -75,6 +80,7 @@ class ApResult:
 class _MatchedFrame:
     """One frame after matching; detections in descending score, `matches[h, d]` the ground truth's row or -1."""
 
+    scenario: str | None
     scores: Float64
     distances: Float64
     matches: Int64
@@ -97,12 +103,14 @@ class ApAccumulator:
         self._seed = seed
         self._frames: list[_MatchedFrame] = []
 
-    def add(self, detections: Boxes3D, ground_truth: Boxes3D) -> None:
+    def add(self, detections: Boxes3D, ground_truth: Boxes3D, scenario: str | None = None) -> None:
         """Match one frame. Either side may be empty; leaving a frame out instead would flatter the result.
 
         Args:
             detections: boxes with scores, in any order, in the ego's frame.
             ground_truth: boxes in the same frame; `hits` are used for the breakdown if they are there.
+            scenario: which recording the frame is from; its frames stay together in the interval. Without names every
+                frame stands for itself.
 
         Raises:
             ValueError: detections without scores, or a value that is not finite.
@@ -116,14 +124,14 @@ class ApAccumulator:
         ):
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} hold a NaN or infinite value; has the training diverged?")
-        self._frames.append(_match(_select(detections, self.protocol), ground_truth, self.protocol))
+        self._frames.append(_match(_select(detections, self.protocol), ground_truth, self.protocol, scenario))
 
-    def average_precision(self, threshold: float) -> float:
-        """Average precision in [0, 1] at one of the protocol's thresholds; 0 where there is no ground truth at all."""
+    def average_precision(self, threshold: float) -> float | None:
+        """Average precision in [0, 1] at one of the protocol's thresholds; None where there is no ground truth."""
         return self._ranking(threshold).average_precision()
 
-    def ap(self) -> dict[str, float]:
-        """Average precision by threshold, keys "0.3", "0.5", ..."""
+    def ap(self) -> dict[str, float | None]:
+        """Average precision by threshold, keys "0.3", "0.5", ...; None where there is no ground truth at all."""
         return {f"{threshold:g}": self.average_precision(threshold) for threshold in self.protocol.thresholds}
 
     def subset(self, rows: Sequence[int]) -> ApAccumulator:
@@ -146,12 +154,19 @@ class ApAccumulator:
             protocol=self.protocol,
             ap={key: ranking.average_precision() for key, ranking in rankings.items()},
             ap_interval={key: ranking.interval(self._resamples, self._seed) for key, ranking in rankings.items()},
+            ap_interval_over="frames" if self._scenarios() is None else "scenarios",
             by_distance=self._by_distance(),
             by_hits=self._by_hits(),
+            n_scenarios=len(set(self._scenarios() or ())),
             n_frames=len(self._frames),
             n_ground_truth=sum(len(frame.gt_distances) for frame in self._frames),
             n_detections=sum(len(frame.scores) for frame in self._frames),
         )
+
+    def _scenarios(self) -> list[str] | None:
+        """The scenario of every frame; None if one of them came without."""
+        names = [frame.scenario for frame in self._frames if frame.scenario is not None]
+        return names if names and len(names) == len(self._frames) else None
 
     def _row(self, threshold: float) -> int:
         if threshold not in self.protocol.thresholds:
@@ -173,15 +188,23 @@ class ApAccumulator:
             correct=_concatenate(correct, bool)[order],
             frames=frames[order],
             gt_counts=np.array([count for _, count in parts], dtype=np.int64),
+            groups=self._groups(),
             first_recall_step=self.protocol.first_recall_step,
         )
+
+    def _groups(self) -> Int64:
+        """(F,) number of the scenario of every frame, or of the frame itself."""
+        names = self._scenarios()
+        if names is None:
+            return np.arange(len(self._frames))
+        return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
 
     def _by_distance(self) -> dict[str, BinScore]:
         scores = {}
         for low, high in DISTANCE_BINS_M:
             ranking = self._ranking(self.protocol.breakdown_threshold, (low, high))
             count = int(ranking.gt_counts.sum())
-            scores[_bin_name(low, high)] = BinScore(ranking.average_precision() if count else None, count)
+            scores[_bin_name(low, high)] = BinScore(ranking.average_precision(), count)
         return scores
 
     def _by_hits(self) -> dict[str, BinScore]:
@@ -204,29 +227,37 @@ class _Ranking:
         correct: (D,) matched to a ground truth.
         frames: (D,) the frame of each.
         gt_counts: (F,) ground truth of each frame.
+        groups: (F,) numbers from 0; frames of the same number are drawn together.
         first_recall_step: see `Protocol`.
     """
 
     correct: Bool
     frames: Int64
     gt_counts: Int64
+    groups: Int64
     first_recall_step: bool
 
-    def average_precision(self) -> float:
-        """Area under the precision made monotone from the right, over all points (VOC 2010)."""
+    def average_precision(self) -> float | None:
+        """Area under the precision made monotone from the right, all points (VOC 2010); None without ground truth."""
+        if not self.gt_counts.any():
+            return None
         return float(self._weighted(np.ones((1, len(self.gt_counts)), dtype=np.int32))[0])
 
-    def interval(self, resamples: int, seed: int) -> tuple[float, float]:
-        """2.5 % and 97.5 % points of the average precision over resampled frames; (0, 0) without ground truth."""
-        n_frames = len(self.gt_counts)
-        if not self.gt_counts.any():
-            return 0.0, 0.0
+    def interval(self, resamples: int, seed: int) -> tuple[float, float] | None:
+        """2.5 % and 97.5 % points of the average precision over resampled groups of frames.
+
+        None without ground truth, and with one group only: its spread cannot be known.
+        """
+        n_groups = int(self.groups.max(initial=-1)) + 1
+        if n_groups < 2 or not self.gt_counts.any():
+            return None
         draw = np.random.default_rng(seed)
-        chance = np.full(n_frames, 1 / n_frames)
-        block = max(1, _RESAMPLE_CHUNK // max(len(self.correct), n_frames))
+        chance = np.full(n_groups, 1 / n_groups)
+        block = max(1, _RESAMPLE_CHUNK // max(len(self.correct), len(self.groups)))
         sampled = []
         for first in range(0, resamples, block):
-            weights = draw.multinomial(n_frames, chance, size=min(block, resamples - first))
+            drawn = draw.multinomial(n_groups, chance, size=min(block, resamples - first))
+            weights = drawn[:, self.groups]
             sampled.append(self._weighted(weights.astype(np.int32))[weights @ self.gt_counts > 0])
         low, high = np.quantile(np.concatenate(sampled), (0.025, 0.975))
         return float(low), float(high)
@@ -267,7 +298,7 @@ def _select(detections: Boxes3D, protocol: Protocol) -> Boxes3D:
     return detections[np.argsort(-detections.scores, kind="stable")[: protocol.max_detections]]
 
 
-def _match(detections: Boxes3D, ground_truth: Boxes3D, protocol: Protocol) -> _MatchedFrame:
+def _match(detections: Boxes3D, ground_truth: Boxes3D, protocol: Protocol, scenario: str | None) -> _MatchedFrame:
     assert detections.scores is not None
     overlap = rotated_iou_3d if protocol.iou == "3d" else rotated_iou_bev
     boxes, truth = (_tensor(side.boxes) for side in (detections, ground_truth))
@@ -275,6 +306,7 @@ def _match(detections: Boxes3D, ground_truth: Boxes3D, protocol: Protocol) -> _M
     matches = np.stack([_greedy(iou, threshold, protocol.matching) for threshold in protocol.thresholds])
     hits = ground_truth.hits
     return _MatchedFrame(
+        scenario=scenario,
         scores=detections.scores.astype(np.float64),
         distances=np.hypot(*detections.boxes[:, :2].T).astype(np.float64),
         matches=matches,

@@ -3,13 +3,14 @@
 Two anchors per cell, along x and along y (Lang et al. 2019, PointPillars). Assignment, order and normalisation are
 those of OpenCOOD and HEAL as public documentation describes them, so that their weights mean the same here.
 
-Shapes: A anchors, row by row, in a row cell by cell, in a cell along x before along y; N boxes.
+Shapes: B scenes; A anchors, row by row, in a row cell by cell, in a cell along x before along y; N boxes.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,17 +25,19 @@ _FRONT = 0.7853  # where the two directions are told apart: just under pi / 4, a
 
 @dataclass
 class Assignment:
-    """What each anchor stands for; anchors that are neither positive nor negative do not count.
+    """What the anchors of B scenes stand for; anchors that are neither positive nor negative do not count.
 
     Attributes:
-        positive: (A,) bool, it stands for an object.
-        negative: (A,) bool, it stands for nothing.
-        matched: (A,) int64 index of its box, -1 where not positive.
+        positive: (B, A) bool, the anchor stands for an object.
+        negative: (B, A) bool, the anchor stands for background.
+        matched: (B, A) int64 index of its box among those of its scene, -1 where not positive.
+        boxes: (B, N, 7) float32 boxes of the scenes, scenes with fewer are filled up with zeros.
     """
 
     positive: Tensor
     negative: Tensor
     matched: Tensor
+    boxes: Tensor
 
 
 def anchors_of(grid: BevGrid, size: tuple[float, float, float], z: float) -> Tensor:
@@ -71,30 +74,107 @@ def upright(boxes: Tensor) -> Tensor:
     return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
 
 
-def assign(anchors: Tensor, boxes: Tensor, positive: float, negative: float) -> Assignment:
-    """Which box each anchor stands for.
+@torch.no_grad()
+def assign(
+    grids: Sequence[BevGrid],
+    size: tuple[float, float, float],
+    boxes: Sequence[Tensor],
+    positive: float,
+    negative: float,
+    device: torch.device | None = None,
+) -> Assignment:
+    """Which box each anchor stands for, for several scenes at once.
 
     Positive: the overlap with some box is above `positive`; besides, every box claims the anchor that overlaps it most
     (the first of several). Negative: all overlaps are below `negative`, and no box claims it. Of several boxes the
     lowest index wins, an overlap above the threshold before a claim.
 
+    A box is compared with the anchors of a window around it, for it cannot reach any other; and as anchors stand on a
+    lattice, the overlap along x depends on the column alone, that along y on the row. Nothing waits for the device as
+    long as the boxes are on the CPU.
+
     Args:
-        anchors: (A, 7).
-        boxes: (N, 7).
+        grids: B grids of one shape and cell.
+        size: length, width, height of the anchors, metres.
+        boxes: B tensors (N, 7).
+        positive, negative: thresholds of the overlap.
+        device: where to compute; by default where the boxes are.
     """
-    count = len(anchors)
-    matched = torch.full((count,), -1, dtype=torch.long, device=anchors.device)
-    if len(boxes) == 0:
-        return Assignment(matched >= 0, matched < 0, matched)
-    overlap = upright_iou(upright(anchors), upright(boxes))
-    best, claimed = overlap.max(dim=0)
-    for index in reversed(range(len(boxes))):
-        if best[index] > 0:
-            matched[claimed[index]] = index
-    far = (overlap < negative).all(dim=1) & (matched < 0)
-    above = overlap > positive
-    matched = torch.where(above.any(dim=1), above.int().argmax(dim=1), matched)
-    return Assignment(matched >= 0, far, matched)
+    rows, columns = grids[0].shape
+    yaws, most = len(YAWS), max(1, *(len(rows_) for rows_ in boxes))
+    here = boxes[0].device
+    padded = torch.zeros(len(boxes), most, 7, device=here)
+    for scene, each in enumerate(boxes):
+        padded[scene, : len(each)] = each.float()
+    there = torch.arange(most) < torch.tensor([len(each) for each in boxes])[:, None]
+    target = upright(padded.flatten(0, 1)).view(len(boxes), most, 4)
+    lines = [_lines(grid, size) for grid in grids]
+    x_line, y_line = (torch.stack([line[axis] for line in lines]) for axis in (0, 1))
+    x_place, x_inside = _window(padded[..., 0], target[..., 0::2], x_line, [g.x_min for g in grids], grids[0].cell)
+    y_place, y_inside = _window(padded[..., 1], target[..., 1::2], y_line, [g.y_min for g in grids], grids[0].cell)
+    place = device or here
+    padded, there, target, x_line, y_line = (part.to(place) for part in (padded, there, target, x_line, y_line))
+    x_place, x_inside, y_place, y_inside = (part.to(place) for part in (x_place, x_inside, y_place, y_inside))
+
+    x_shared, x_long = _overlap(x_line, x_place, target[..., 0::2])
+    y_shared, y_long = _overlap(y_line, y_place, target[..., 1::2])
+    shared = y_shared[:, :, :, None] * x_shared[:, :, None]  # (B, N, rows of the window, its columns, yaws)
+    area, other = y_long[:, :, :, None] * x_long[:, :, None], (target[..., 2:] - target[..., :2] + 1).prod(dim=-1)
+    overlap = shared / (area + other[:, :, None, None, None] - shared)
+    counts = there[:, :, None, None] & y_inside[:, :, :, None] & x_inside[:, :, None]
+    overlap = overlap.masked_fill(~counts[..., None], -1.0).flatten(2)
+
+    cell = y_place[:, :, :, None] * columns + x_place[:, :, None]
+    anchor = (cell[..., None] * yaws + torch.arange(yaws, device=place)).flatten(1)  # (B, N M)
+    none = torch.full((len(boxes), rows * columns * yaws), most, dtype=torch.long, device=place)
+    index = torch.arange(most, device=place)[None, :, None]
+    above = none.scatter_reduce(1, anchor, torch.where(overlap > positive, index, most).flatten(1), "amin")
+    near = torch.zeros_like(none).scatter_reduce(1, anchor, (overlap >= negative).long().flatten(1), "amax")
+    best, first = overlap.max(dim=2)
+    claims = torch.where(best > 0, index[..., 0], most)
+    claimed = none.scatter_reduce(1, anchor.view(*overlap.shape).gather(2, first[..., None])[..., 0], claims, "amin")
+    matched = torch.where(above < most, above, claimed)
+    found = matched < most
+    return Assignment(found, (near == 0) & (claimed == most), matched.masked_fill(~found, -1), padded)
+
+
+def _lines(grid: BevGrid, size: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    """(X, yaws, 2) lowest and highest x of the anchors of every column, and (Y, yaws, 2) y of those of every row."""
+    row = replace(grid, y_max=grid.y_min + grid.cell)
+    column = replace(grid, x_max=grid.x_min + grid.cell)
+    along, across = (upright(anchors_of(line, size, 0.0)).view(-1, len(YAWS), 4) for line in (row, column))
+    return along[..., 0::2], across[..., 1::2]
+
+
+def _window(centre: Tensor, reach: Tensor, line: Tensor, start: Sequence[float], cell: float) -> tuple[Tensor, Tensor]:
+    """(B, N, W) places on a line of anchors that boxes can overlap, and which of them are on the line.
+
+    Args:
+        centre: (B, N) of the boxes.
+        reach: (B, N, 2) where they begin and end.
+        line: (B, L, yaws, 2) where the anchors begin and end.
+        start: of the B lines.
+        cell: distance of the anchors.
+    """
+    length = line.shape[1]
+    half = float((reach[..., 1] - reach[..., 0]).max()) / 2 + float((line[..., 1] - line[..., 0]).max()) / 2
+    cells = math.ceil((half + 1) / cell) + 1  # the rule of pixels lets a gap of a metre pass
+    if 2 * cells + 1 >= length:
+        place = torch.arange(length, device=centre.device).expand(*centre.shape, length)
+    else:
+        origin = torch.tensor(start, dtype=torch.float64, device=centre.device)[:, None]
+        # far away boxes reach no anchor wherever their window lies; as integers they might overflow
+        middle = ((centre.double() - origin) / cell).floor().clamp(-length, 2 * length).long()
+        place = middle[..., None] + torch.arange(-cells, cells + 1, device=centre.device)
+    return place.clamp(0, length - 1), (place >= 0) & (place < length)
+
+
+def _overlap(line: Tensor, place: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, W, yaws) length that boxes share with the anchors at the given places, and the anchors' own length."""
+    batch = torch.arange(len(line), device=line.device)[:, None, None]
+    low, high = line[batch, place].unbind(dim=-1)
+    first, last = reach[:, :, None, None].unbind(dim=-1)
+    return (torch.minimum(high, last) - torch.maximum(low, first) + 1).clamp(min=0), high - low + 1
 
 
 def encode_terms(boxes: Tensor, anchors: Tensor) -> Tensor:

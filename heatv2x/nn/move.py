@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
@@ -42,15 +43,31 @@ def in_precision(precision: str, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
+ON_HOST = {"on_host": True}
+"""Metadata of a dataclass field that `to_device` leaves where it is: small, and read by Python, not by kernels."""
+
+
 def to_device(content: Any, device: torch.device) -> Any:
-    """Tensors, and lists, dicts and dataclasses of them, on the device; everything else as it is."""
+    """Tensors, and lists, dicts and dataclasses of them, on the device; everything else as it is.
+
+    Fields of a dataclass that are marked `ON_HOST` stay. What lies in page-locked memory is not waited for.
+    """
+    return _mapped(content, lambda tensor: tensor.to(device, non_blocking=tensor.device.type == "cpu"))
+
+
+def pinned(content: Any) -> Any:
+    """Tensors, and lists, dicts and dataclasses of them, in page-locked memory, but for fields marked `ON_HOST`."""
+    return _mapped(content, Tensor.pin_memory)
+
+
+def _mapped(content: Any, move: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(content, Tensor):
-        return content.to(device)
+        return move(content)
     if isinstance(content, dict):
-        return {key: to_device(value, device) for key, value in content.items()}
+        return {key: _mapped(value, move) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return type(content)(to_device(value, device) for value in content)
+        return type(content)(_mapped(value, move) for value in content)
     if is_dataclass(content) and not isinstance(content, type):
-        tensors = {f.name: to_device(getattr(content, f.name), device) for f in fields(content) if f.init}
-        return replace(content, **tensors)
+        moved = [f.name for f in fields(content) if f.init and not f.metadata.get("on_host")]
+        return replace(content, **{name: _mapped(getattr(content, name), move) for name in moved})
     return content

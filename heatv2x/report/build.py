@@ -13,13 +13,22 @@ import jinja2
 from markupsafe import Markup
 
 from heatv2x import files
-from heatv2x.report import charts, contract, words
+from heatv2x.config import Config
+from heatv2x.report import charts, contract, measure, words
 from heatv2x.report.results import Results, Row
 from heatv2x.report.scene import Scenes
 from heatv2x.report.story import tell
 
 FILE_NAME = "report.html"
 TEMPLATES = Path(__file__).parent
+
+
+class ReportConfig(Config):
+    """Attributes:
+    run: the folder with metrics.json and scenes.json, as the demo leaves it.
+    """
+
+    run: Path
 
 
 def build_report(run_folder: Path) -> Path:
@@ -55,8 +64,11 @@ def render(results: Results, scenes: Scenes) -> str:
         "seconds": words.seconds,
         "size": words.size,
         "sensor": words.sensor,
-        "sentence": _readable,
+        "readable": measure.readable,
+        "sentences": measure.sentences,
     }
+    precision = [(iou, charts.precision_bars(results, iou)) for iou in ("0.5", "0.3", "0.7")]
+    by_distance = charts.panels(results, "ap_by_distance")
     return environment.get_template("page.html").render(
         results=results,
         story=tell(results),
@@ -69,8 +81,10 @@ def render(results: Results, scenes: Scenes) -> str:
         role=charts.role,
         key_methods=charts.KEY_METHODS,
         stage_label=words.stage_label,
-        precision=[(iou, charts.precision_bars(results, iou)) for iou in ("0.5", "0.3", "0.7")],
-        by_distance=charts.panels(results, "ap_by_distance"),
+        precision=precision,
+        has_reference=any(group.reference is not None for _, groups in precision for group in groups),
+        by_distance=by_distance,
+        has_ghosts=any(column.ghost is not None for panel in by_distance for column in panel.columns),
         by_hits=charts.panels(results, "recall_by_hits"),
         costs=charts.cost_bars(results),
         plots=charts.training_plots(results),
@@ -99,15 +113,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return value
-
-
-def _readable(value: Any) -> str:
-    """A setting's value as text: nested ones flattened, underscores opened."""
-    if isinstance(value, dict):
-        return ", ".join(f"{str(key).replace('_', ' ')} {_readable(inner)}" for key, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_readable(inner) for inner in value)
-    return "–" if value is None else str(value)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ ROLES = {
 }
 STAGE_ROLES = {"local": "adapted-part", "collaborative": "adapted", "full_finetune": "reference"}
 KEY_METHODS = ("no_fusion", "unaligned", "lhft_gcft", "full_finetune")
-PANEL_METHODS = ("unaligned", "lhft", "lhft_gcft", "backward_alignment", "full_finetune", "homogeneous")
+PANEL_METHODS = ("unaligned", "late", "lhft", "lhft_gcft", "backward_alignment", "full_finetune", "homogeneous")
+MOST_PANELS = 8
 RIVALS = ("backward_alignment", "full_finetune", "scratch_mix")
 
 
@@ -81,12 +82,13 @@ def _clip(percent: float) -> float:
 def precision_bars(results: Results, iou: str) -> list[BarGroup]:
     """AP of every row at one IoU threshold, with its interval and a line at what the ego sees alone."""
     groups = []
-    for prefix, rows in grouped(results.rows).items():
+    by_prefix = grouped(results.rows)
+    for prefix, rows in by_prefix.items():
         bars = [bar for row in rows if (bar := _precision_bar(row, iou)) is not None]
         if bars:
             alone = story.alone(results, rows[-1])
             reference = None if alone is None or alone.points(iou) is None else _clip(alone.points(iou) or 0.0)
-            groups.append(BarGroup(words.group_label(prefix), bars, reference))
+            groups.append(BarGroup(words.group_label(prefix) if len(by_prefix) > 1 else "", bars, reference))
     return groups
 
 
@@ -137,6 +139,8 @@ def panels(results: Results, attribute: str) -> list[Panel]:
     alone = results.row("no_fusion") or results.row("single_agent")
     ghosts = _by_category(alone, attribute) if alone else {}
     chosen = [results.row(name) for name in PANEL_METHODS]
+    if alone is None and not any(chosen):  # no story, but an evaluation of its own
+        chosen = list(results.rows[:MOST_PANELS])
     drawn = [(row, _by_category(row, attribute)) for row in chosen if row is not None]
     if alone and not any(values for _, values in drawn):
         drawn = [(alone, ghosts)]

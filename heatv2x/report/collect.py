@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
-from heatv2x.evaluation import SceneResult
+from heatv2x.evaluation_results import SceneResult
 from heatv2x.ground_truth import ground_truth
 from heatv2x.handedness import maps_on
 from heatv2x.message import Message
@@ -25,34 +27,42 @@ from heatv2x.structures import AgentFrame, Float32
 
 
 def collect_scenes(
-    model: Collaboration, alone: dict[int, SceneResult], together: dict[int, SceneResult], types: dict[int, list[str]]
+    model: Collaboration, alone: Mapping[int, SceneResult], together: Mapping[int, SceneResult] | None = None
 ) -> Scenes:
     """The frames of the report's browser.
 
     Args:
         model: the model that collaborated; it is asked what each sender contributed.
-        alone, together: the same frames without and with messages, by index.
-        types: by index, the type of every agent of the frame.
+        alone, together: the same frames without and with messages, by index; without `together` nobody was heard.
     """
+    views = [scene_view(model, alone[i], None if together is None else together[i]) for i in sorted(alone)]
+    return Scenes(extent_of(model), views)
+
+
+def extent_of(model: Collaboration) -> GridExtent:
+    """The ground that a model looks at."""
     grid = model.grid
-    extent = GridExtent(grid.x_min, grid.x_max, grid.y_min, grid.y_max, grid.cell)
-    return Scenes(extent, [_scene(model, alone[index], together[index], types[index]) for index in sorted(together)])
+    return GridExtent(grid.x_min, grid.x_max, grid.y_min, grid.y_max, grid.cell)
 
 
-def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, types: list[str]) -> SceneView:
-    frame, truth = together.frame, together.truth
-    members = [0, *together.heard]
-    hits = _hits_by_agent(together, members)
-    sizes = dict(zip(together.heard, together.message_bytes, strict=True))
+def scene_view(model: Collaboration, alone: SceneResult, together: SceneResult | None = None) -> SceneView:
+    """One frame of the browser, from the same frame evaluated without and with messages."""
+    scene = alone if together is None else together
+    frame, truth = scene.frame, scene.truth
+    ego = frame.agents[scene.ego]
+    members = [scene.ego, *scene.heard]
+    types = [scene.ego_message.agent_type, *(message.agent_type for message in scene.messages)]
+    sizes = [None, *scene.message_bytes]
+    hits = _hits_by_agent(scene, members)
     agents = []
     for column, member in enumerate(members):
         sole = (hits[:, column] > 0) & ((hits > 0).sum(axis=1) == 1)
         view = AgentView.at(
             frame.agents[member],
-            frame.agents[0],
-            types[member],
-            message_bytes=sizes.get(member),
-            points=pack_points(_points_in_ego(frame.agents[member], frame.agents[0])),
+            ego,
+            types[column],
+            message_bytes=sizes[column],
+            points=pack_points(_points_in_ego(frame.agents[member], ego)),
             sole_objects=int(sole.sum()),
         )
         agents.append(view)
@@ -61,20 +71,20 @@ def _scene(model: Collaboration, alone: SceneResult, together: SceneResult, type
         for member in members
         for camera in frame.agents[member].cameras
     ]
-    visible = ground_truth(frame, 0, [0])
+    visible = ground_truth(frame, scene.ego, [scene.ego])
     seen = set() if visible.ids is None else set(visible.ids.tolist())
+    detections = {"ego_alone": DetectionSet.of(alone.detections)}
+    if together is not None:
+        detections["collaborative"] = DetectionSet.of(together.detections)
     return SceneView(
         frame.name,
         agents,
         ground_truth=truth.boxes.tolist(),
         visible_to_ego=[bool(i in seen) for i in ([] if truth.ids is None else truth.ids.tolist())],
         hits=[] if truth.hits is None else truth.hits.tolist(),
-        hits_by_agent=hits.tolist(),
-        detections={
-            "ego_alone": DetectionSet.of(alone.detections),
-            "collaborative": DetectionSet.of(together.detections),
-        },
-        contribution=list(contributions(model, together)),
+        hits_by_agent=hits.tolist() if frame.objects.counted else [],
+        detections=detections,
+        contribution=list(contributions(model, scene)),
         cameras=cameras,
     )
 

@@ -1,4 +1,4 @@
-"""metrics.json: every number of a run, each beside the protocol that produced it (DESIGN §6, §8.5, §8.6)."""
+"""metrics.json: every number of a run, each beside the protocol that produced it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
         protocol: what the AP means: "name" and its settings (iou, sort, range, ground truth, split ...).
         trained_parameters: tensors' elements trained in this row's last stage.
         cumulative_parameters: elements of all distinct tensors trained since encoder pretraining.
-        train_seconds: process CPU-seconds (DESIGN §8.5), None for a row that comes from a shipped pack.
+        train_seconds: process CPU-seconds, None for a row that comes from a shipped pack.
         train_wall_seconds: the same work by the clock on the wall.
         provenance_seconds: CPU-seconds that the shipped pack once took, where `train_seconds` is None.
         peak_memory_mb: of the training process, megabytes.
@@ -163,6 +163,7 @@ class Results:
         code_version: of heatv2x, e.g. "0.1.0+g0712c6b".
         command: that regenerates this run.
         date: ISO 8601.
+        pending: parts of the run whose rows are not here yet: "full_finetune", or the type of a newcomer.
     """
 
     rows: list[Row]
@@ -174,6 +175,7 @@ class Results:
     code_version: str = ""
     command: str = ""
     date: str = ""
+    pending: list[str] = field(default_factory=list)
 
     def row(self, name: str) -> Row | None:
         """The row of that full name, None if the run has no such row."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heatv2x.report import words
 from heatv2x.report.results import Results, Row
 
-NO_DIFFERENCE_POINTS = 1.0  # two spikes: seeds alone move AP50 by up to about a point (SPIKES.md)
+NO_DIFFERENCE_POINTS = 1.0  # measured: the training seed alone moves AP50 by up to about a point
 
 ADAPTED = ("lhft_gcft", "lhft", "gcft_only")
 
@@ -36,7 +36,7 @@ class Milestone:
     """One large number of the page's head.
 
     Attributes:
-        role: "alone", "unaligned", "adapted" or "reference": decides its colour.
+        role: "alone", "unaligned", "late", "adapted" or "reference": decides its colour.
         label: what the number is.
         value: AP50 in points.
         note: one line under it.
@@ -57,6 +57,7 @@ class Story:
         lead: what happened to the newcomer.
         context: how that compares, and what did not change.
         warning: what the reader must know first; "" if nothing.
+        pending: which parts of the run are missing, and how to get them; "" if none.
         milestones: the numbers that carry the story.
     """
 
@@ -64,6 +65,7 @@ class Story:
     lead: str
     context: str
     warning: str
+    pending: str
     milestones: list[Milestone]
 
 
@@ -76,6 +78,7 @@ class _Cast:
     adapted: Row | None
     full: Row | None
     homogeneous: Row | None
+    late: Row | None
 
     @classmethod
     def of(cls, results: Results, prefix: str = "") -> _Cast:
@@ -91,7 +94,8 @@ class _Cast:
             return row if row is None or anchor is None or comparable(row, anchor) else None
 
         baseline = alone(results, anchor) if anchor else by_method.get("no_fusion")
-        return cls(baseline, unaligned, adapted, find("full_finetune"), find("homogeneous", borrow=True))
+        full, homogeneous = find("full_finetune"), find("homogeneous", borrow=True)
+        return cls(baseline, unaligned, adapted, full, homogeneous, find("late"))
 
 
 def tell(results: Results) -> Story:
@@ -99,10 +103,11 @@ def tell(results: Results) -> Story:
     cast = _Cast.of(results)
     kept, warning = _frozen(results)
     return Story(
-        headline=_headline(cast, _newcomer(results)),
+        headline=_headline(results, cast),
         lead=" ".join([*_opening(results, cast), *_before(cast), *_after(cast)]),
-        context=" ".join([*_rival(cast), *_upper(cast), *kept, *_others(results)]),
+        context=" ".join([*_late(cast), *_rival(cast), *_upper(cast), *kept, *_others(results)]),
         warning=warning,
+        pending=_pending(results),
         milestones=_milestones(cast),
     )
 
@@ -114,19 +119,43 @@ def _newcomer(results: Results) -> str | None:
     )
 
 
-def _headline(cast: _Cast, newcomer: str | None) -> str:
-    who = "A camera-only newcomer" if newcomer == "camera" else f"A {words.sensor(newcomer)} newcomer"
+def _headline(results: Results, cast: _Cast) -> str:
     told = cast.adapted or cast.unaligned
     if told is None:
-        return "What this run measured"
+        measured = [row for row in results.rows if row.points() is not None]
+        if len(measured) != 1:
+            return "What this run measured"
+        return f"{words.wording(measured[0].name).label}: AP50 {words.points(measured[0].points())}"
+    newcomer = _newcomer(results)
+    who = "A camera-only newcomer" if newcomer == "camera" else f"A {words.sensor(newcomer)} newcomer"
     joins = f"{who} joins" if cast.adapted else f"{who} joins, not adapted"
+    against = _against_late(told, cast.late)
     if cast.alone is None:
-        return f"{joins}: AP50 {words.points(told.points())}"
+        return f"{joins}: AP50 {words.points(told.points())}{against}"
     before, after = cast.alone.points() or 0.0, told.points() or 0.0
     if abs(after - before) < NO_DIFFERENCE_POINTS:
-        return f"{joins}, but it did not help: AP50 {words.points(before)} before, {words.points(after)} after"
+        return f"{joins}, but it did not help: AP50 {words.points(before)} before, {words.points(after)} after{against}"
     verb = "rises" if after > before else "falls"
-    return f"{joins}: AP50 {verb} from {words.points(before)} to {words.points(after)}"
+    return f"{joins}: AP50 {verb} from {words.points(before)} to {words.points(after)}{against}"
+
+
+def _against_late(told: Row, late: Row | None) -> str:
+    """How late fusion of the same agents does, for the headline; "" if it was not measured."""
+    if late is None:
+        return ""
+    gap = (told.points() or 0.0) - (late.points() or 0.0)
+    if abs(gap) < NO_DIFFERENCE_POINTS:
+        return f", level with late fusion ({words.points(late.points())})"
+    if gap < 0:
+        return f", but late fusion reaches {words.points(late.points())}"
+    return f"; late fusion reaches {words.points(late.points())}"
+
+
+def _pending(results: Results) -> str:
+    if not results.pending:
+        return ""
+    missing = words.listed([words.work(name) for name in results.pending])
+    return f"Not in this report yet: {missing}. The command under \u201cHow it was measured\u201d adds what is missing."
 
 
 def _opening(results: Results, cast: _Cast) -> list[str]:
@@ -196,6 +225,23 @@ def _after(cast: _Cast) -> list[str]:
     return [f"{reached}, {verdict}."]
 
 
+def _late(cast: _Cast) -> list[str]:
+    """Late fusion beside the adapted newcomer, with everything that speaks for either."""
+    late, told = cast.late, cast.adapted or cast.unaligned
+    if late is None or told is None:
+        return []
+    verdict = _verdict(late, told, better="better", same="no difference to speak of", worse="less")
+    sentence = f"Late fusion, where everyone sends boxes instead of features, reaches {words.points(late.points())}"
+    strict = [row.points("0.7") for row in (late, told)]
+    if None not in strict:
+        sentence += f" (AP70 {words.points(strict[0])} against {words.points(strict[1])})"
+    sentence += f": {verdict}"
+    if late.message_bytes is not None and told.message_bytes is not None:
+        sizes = [words.size(row.message_bytes) for row in (late, told)]
+        sentence += f". Its messages have {sizes[0]}, those with features {sizes[1]}"
+    return [sentence + "."]
+
+
 def _rival(cast: _Cast) -> list[str]:
     if cast.full is None or cast.adapted is None:
         return []
@@ -253,6 +299,7 @@ def _milestones(cast: _Cast) -> list[Milestone]:
     named = (
         ("alone", "Ego alone", cast.alone, "no message used"),
         ("unaligned", "Newcomer joins", cast.unaligned, "nothing trained"),
+        ("late", "Late fusion", cast.late, "boxes, no features"),
         ("adapted", "Adapted", cast.adapted, _cost_note(cast.adapted)),
         ("reference", "Full fine-tuning", cast.full, _cost_note(cast.full)),
     )

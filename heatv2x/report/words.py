@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 TYPES = {
@@ -10,6 +11,8 @@ TYPES = {
     "lidar16": "16-beam LiDAR",
     "camera": "cameras, no LiDAR",
 }
+HEARS = "<-"
+"""Between the ego's type and the senders' types in the name of an evaluation's row."""
 STAGES = {
     "base": "Base training",
     "local": "Local adapters (LHFT)",
@@ -75,7 +78,19 @@ ROWS = {
 def wording(name: str) -> Wording:
     """Label and explanation of a row; an unknown name is shown as it is."""
     method = name.rpartition("/")[2]
+    if HEARS in method:
+        return Wording(heard(method), "")
     return ROWS.get(method, Wording(method, ""))
+
+
+def heard(name: str) -> str:
+    """Who hears whom: "lidar64<-lidar16+camera" is "64-beam LiDAR hears 16-beam LiDAR, cameras"."""
+    ego, _, senders = name.partition(HEARS)
+    return f"{_short(ego)} hears {', '.join(map(_short, senders.split('+')))}"
+
+
+def _short(agent_type: str) -> str:
+    return "cameras" if agent_type == "camera" else sensor(agent_type)
 
 
 def sensor(agent_type: str | None) -> str:
@@ -89,10 +104,31 @@ def stage_label(name: str) -> str:
     return STAGES.get(stage, stage) + (f" · {prefix}" if prefix else "")
 
 
+def work(name: str) -> str:
+    """A part of a run in words, inside a sentence: full fine-tuning, or the newcomer of that type; else as it is."""
+    if name == "full_finetune":
+        return "full fine-tuning (the yardstick)"
+    if name.rpartition("/")[2] == "controls":
+        return "the controls" + (f" of {newcomer(name.partition('/')[0])}" if "/" in name else "")
+    return newcomer(name) if name in TYPES else name
+
+
+def newcomer(agent_type: str | None) -> str:
+    """A newcomer of that type, inside a sentence: "the 16-beam LiDAR newcomer"."""
+    return "the camera-only newcomer" if agent_type == "camera" else f"the {sensor(agent_type)} newcomer"
+
+
+def listed(items: Sequence[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return f" {last} ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
+
+
 def group_label(prefix: str) -> str:
     """The heading over rows that share a prefix."""
     if not prefix:
         return "The main story"
+    if HEARS in prefix:
+        return heard(prefix)
     if prefix == "control":
         return "Controls"
     if prefix.startswith("ego_"):

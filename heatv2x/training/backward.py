@@ -7,7 +7,7 @@ can be cached, because the first trainable tensor comes first. HEAL's rule is fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
+from heatv2x.nn.move import ON_HOST
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Scene, SceneConfig, draw_scene
 from heatv2x.training.stage import Stage, names_below
@@ -29,12 +30,12 @@ class AloneBatch:
 
     Attributes:
         inputs: collated sensor inputs of N agents of the newcomer's type.
-        boxes: N tensors (M, 7), what each agent sees, in its own frame.
+        boxes: N tensors (M, 7), what each agent sees, in its own frame; stay on the CPU.
         windows: N grids on which the loss is computed.
     """
 
     inputs: Any
-    boxes: list[Tensor]
+    boxes: list[Tensor] = field(metadata=ON_HOST)
     windows: list[BevGrid]
 
 

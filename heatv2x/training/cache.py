@@ -25,7 +25,7 @@ from torch import Tensor
 from heatv2x import processes
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.files import atomic_path
-from heatv2x.model import Collaboration
+from heatv2x.model import ENCODES, Collaboration
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored_world
@@ -103,6 +103,7 @@ def fill_cache(
         kept: of an earlier stage, made from the same frames with the same seed; what it holds is not computed again.
     """
     model.eval()
+    model.require([*shared, *encoded, *(() if teacher is None else teacher[:1])], ENCODES)
     device = next(model.parameters()).device
     known = set(kept.features) if kept is not None else set()
     types = [name for name in (*shared, *encoded) if name not in known]

@@ -24,7 +24,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     Args:
         record: what the loop knows (step, seconds, curve, settings); becomes JSON metadata.
     """
-    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in _on_host(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
     write_bytes(path, safetensors.torch.save(tensors, {"record": json.dumps(record)}))
@@ -53,3 +53,33 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return record
+
+
+def save_weights(path: Path, model: nn.Module, about: dict[str, Any]) -> None:
+    """Write the weights alone, and what is known of them, as a whole or not at all."""
+    write_bytes(path, safetensors.torch.save(_on_host(model), {"about": json.dumps(about, sort_keys=True)}))
+
+
+def load_weights(path: Path, model: nn.Module, about: dict[str, Any]) -> None:
+    """Restore weights that `save_weights` kept.
+
+    Args:
+        about: what was said of them.
+
+    Raises:
+        DataError: the file is missing or corrupt, or holds other weights.
+    """
+    way_out = "the weights of the last step are in checkpoint.safetensors: start the same command with keep=last"
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            known = json.loads((file.metadata() or {})["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if known != about:
+            raise ValueError(f"holds the weights of {known}, not those of {about}")
+        model.load_state_dict(tensors)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise DataError(path, f"the best weights cannot be read: {error}", way_out=way_out) from error
+
+
+def _on_host(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heatv2x import processes
 from heatv2x.agents.base import Agent
-from heatv2x.heads.center import heatmap_target
+from heatv2x.heads.center import heatmap_targets
 from heatv2x.losses import heatmap_focal, pyramid_foreground
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.pool import Pool
@@ -128,12 +128,11 @@ class CollaborativeTraining(Stage):
         every level.
         """
         grid = self.model.grid
-        cells = [told for boxes in own_boxes if (told := self.model.head.foreground(boxes, grid)) is not None]
-        if cells:
-            positive, negative = (torch.stack(part) for part in zip(*cells, strict=True))
-            return pyramid_foreground(levels, positive, negative)
+        told = self.model.head.foreground(own_boxes, grid, levels[0].device)
+        if told is not None:
+            return pyramid_foreground(levels, *told)
         terms = []
         for level, logits in enumerate(levels):
-            target = torch.stack([heatmap_target(boxes, grid.coarser(2**level)) for boxes in own_boxes])[:, None]
-            terms.append(self.occupancy_weight / 2**level * heatmap_focal(logits.float(), target.to(logits.device)))
+            target = heatmap_targets(own_boxes, [grid.coarser(2**level)] * len(own_boxes), device=logits.device)
+            terms.append(self.occupancy_weight / 2**level * heatmap_focal(logits.float(), target[:, None]))
         return torch.stack(terms).sum()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pydantic
 
-from heatv2x.model_config import ModelConfig, PartConfig
+from heatv2x.datasets.base import DatasetConfig
+from heatv2x.model_config import ModelConfig, PartConfig, check_type_name
 from heatv2x.nn.move import Device
+from heatv2x.pretrained import PackPath
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.windows import WindowConfig
@@ -19,33 +21,49 @@ class JobConfig(LoopConfig):
 
     Attributes:
         data: the dataset's folder.
-        dataset: the dataset part that reads it; with settings of its own: dataset.part=NAME dataset.settings.KEY=VALUE.
+        dataset: the dataset part that reads it, where the folder is not recognised; dataset.settings.KEY=VALUE are the
+            part's own settings.
         hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        frames: use only so many training frames, spread evenly; None uses all.
-        hold_data: keep their sensor data in memory; false reads them from the disk whenever they are drawn, with the
-            same result.
-        out: the run folder.
-        device: "auto" takes CUDA if there is one.
-        batch_size: scenes (or agents) per step, of all processes together.
+        frames: train on so many labelled frames only, spread evenly over the split; None takes all of them.
+        hold_data: keep the frames' sensor data in memory; false reads them from the disk whenever they are drawn, with
+            the same result.
+        out: the run folder: settings, log, record, checkpoint and packs are written here.
+        overwrite: replace the results of another run in that folder, its checkpoint included.
+        device: "auto" takes CUDA if there is a GPU.
+        batch_size: scenes (or agents) in one step, of all processes together.
         scenes: how training scenes are drawn.
+        validate_frames: so many frames of the validation split are evaluated while it trains; 0 evaluates none. An
+            encoder, and a newcomer in local or backward training, is evaluated alone; else the base hears the others.
+        validate_every: steps between those evaluations; the last step is evaluated, too.
+        keep: what the packs hold: the weights of the "last" step, or the "best" ones by AP50 on the validation frames.
     """
 
     data: Path
-    dataset: str | PartConfig = "opv2v"
+    dataset: str | DatasetConfig | None = None
     hetero_root: Path | None = None
     frames: int | None = pydantic.Field(None, gt=0)
     hold_data: bool = True
     out: Path
+    overwrite: bool = False
     device: Device = "auto"
     batch_size: int = pydantic.Field(4, gt=0)
     scenes: SceneConfig = SceneConfig()
+    validate_frames: int = pydantic.Field(0, ge=0)
+    validate_every: int = pydantic.Field(50, gt=0)
+    keep: Literal["last", "best"] = "last"
+
+    @pydantic.model_validator(mode="after")
+    def _best_needs_validation(self) -> Self:
+        if self.keep == "best" and not self.validate_frames:
+            raise ValueError("keep=best needs validation: write validate_frames=50, for example, or keep=last")
+        return self
 
 
 class BaseConfig(JobConfig):
     """Training a base with its own agents, collaboratively.
 
     Attributes:
-        model: sizes and parts.
+        model: the sizes and parts of the network.
     """
 
     out: Path = Path("runs/base")
@@ -57,9 +75,10 @@ class EncoderConfig(JobConfig):
     """Pretraining a newcomer's encoder in its own single-agent network, without any base.
 
     Attributes:
-        name: the type's name.
-        agent: its kind.
-        model: sizes; cells and channels must be those of the base it will join, whose grid may reach further.
+        name: the name of the new type.
+        agent: its kind: the part that encodes its sensor data.
+        model: the sizes of the network; cells and channels must be those of the base that the type will join, whose
+            grid may reach further.
     """
 
     out: Path = Path("runs/encoder")
@@ -70,6 +89,12 @@ class EncoderConfig(JobConfig):
     agent: PartConfig
     model: ModelConfig = ModelConfig()
 
+    @pydantic.field_validator("name")
+    @classmethod
+    def _possible(cls, name: str) -> str:
+        check_type_name(name)
+        return name
+
 
 class AdaptConfig(JobConfig):
     """Letting a newcomer join a base.
@@ -77,25 +102,28 @@ class AdaptConfig(JobConfig):
     Attributes:
         base: the base pack.
         agents: agent packs: the base types' encoders, and the newcomer's.
+        allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
         newcomer: the type that joins.
-        like: the deployed type whose typed parameters it starts from.
-        before, after, received: its adapters; null leaves one out.
-        adapter: an adapter pack to start from (the result of `local`), for `collaborative`.
-        window: crop and margin of a training step.
+        like: the deployed type whose typed fusion parameters the newcomer starts from.
+        before, after: the newcomer's adapters before and after the shared backbone; null leaves one out.
+        received: the adapter that egos apply to what they receive from the newcomer; null leaves it out.
+        adapter: the adapter pack to start from: the result of `adapt local`, for `adapt collaborative`.
+        window: how much of the map one training step sees.
         teacher: whose data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
             the base type's sensor on the same vehicle, or "none"; "auto" is own for a newcomer with one LiDAR, else
             companion.
         distill: weight of the distance from that lesson.
     """
 
-    base: Path
-    agents: tuple[Path, ...]
+    base: PackPath
+    agents: tuple[PackPath, ...]
+    allow_parts: tuple[str, ...] = ()
     newcomer: str
     like: str = "lidar64"
     before: PartConfig | None = PartConfig(part="hetero_aware")
     after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
     received: PartConfig | None = PartConfig(part="multi_cognitive")
-    adapter: Path | None = None
+    adapter: PackPath | None = None
     window: WindowConfig = WindowConfig()
     teacher: Literal["auto", "own", "companion", "none"] = "auto"
     distill: float = pydantic.Field(2.0, ge=0)
@@ -151,8 +179,6 @@ class FullConfig(AdaptConfig):
     Attributes:
         together: further newcomers that join in the same training; their encoders are among `agents`.
         deployed_share: as in collaborative fine-tuning.
-        validate_frames: validation frames for the curve that says when it was good enough; 0 measures nothing.
-        validate_every: steps between those measurements.
     """
 
     out: Path = Path("runs/full_finetune")
@@ -163,5 +189,3 @@ class FullConfig(AdaptConfig):
     before: PartConfig | None = None
     after: PartConfig | None = None
     received: PartConfig | None = None
-    validate_frames: int = pydantic.Field(0, ge=0)
-    validate_every: int = pydantic.Field(50, gt=0)

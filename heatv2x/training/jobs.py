@@ -7,23 +7,35 @@ that finds its own finished result there gives that back; one that finds a check
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from heatv2x import __version__, processes
-from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, assemble, base_pack
+from heatv2x import __version__, plugins, processes
+from heatv2x.assembly import (
+    adapter_pack,
+    add_adapter,
+    add_agent,
+    agent_pack,
+    assemble,
+    base_pack,
+    compare_with_encoder,
+    refuse_twins,
+)
+from heatv2x.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator, open_part
+from heatv2x.evaluation import named_dataset, open_part
+from heatv2x.evaluator import Evaluator
 from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
-from heatv2x.model import Collaboration
+from heatv2x.model import ENCODES, Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.nn.move import find_device
 from heatv2x.packs import Pack, read_pack, write_pack
@@ -32,6 +44,7 @@ from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache, load_cache, save_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
+from heatv2x.training.events import EventWriter
 from heatv2x.training.job_config import (
     AdaptConfig,
     BackwardConfig,
@@ -90,7 +103,7 @@ def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
         encoders = {name: agent_pack(model, name, provenance) for name in types}
         return {"base": base_pack(model, provenance), **encoders}
 
-    return _run(config, "base", model, list(types), stage, packs, report)
+    return _run(config, "base", model, list(types), stage, packs, report, Roster(next(iter(types)), tuple(types)))
 
 
 def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobResult:
@@ -99,7 +112,8 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
     Its own backbone, neck and head are kept beside it as a base pack: the dedicated single-agent network.
     """
     alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
-    model = _seeded(config, lambda: Collaboration(ModelConfig(**{**config.model.model_dump(), **alone})))
+    sizes = build(ModelConfig, {**config.model.model_dump(), **alone}, complete=True)
+    model = _seeded(config, lambda: Collaboration(sizes))
     if config.scenes.senders:
         raise ConfigError("scenes.senders must be 0: an encoder is pretrained alone, without collaborators")
 
@@ -109,13 +123,14 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
         return {"base": base_pack(model, provenance), config.name: agent_pack(model, config.name, provenance)}
 
-    return _run(config, "encoder", model, [config.name], stage, packs, report)
+    return _run(config, "encoder", model, [config.name], stage, packs, report, _alone(config.name))
 
 
 def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
     """Local Heterogeneous Fine-Tuning: the newcomer's adapters, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
     newcomer, whose = config.newcomer, teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require([newcomer] if whose == "none" else [newcomer, config.like], ENCODES)
 
     def stage(pool: Pool, report: Report) -> Stage:
         cache = fill_cache(
@@ -137,7 +152,7 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
         return LocalFineTuning(model, newcomer, cache, config.batch_size, config.window, min_hits, config.distill)
 
     types = [newcomer, config.like] if whose == "companion" else [newcomer]
-    return _run(config, "local", model, types, stage, lambda p: _adapter(model, config, p), report)
+    return _run(config, "local", model, types, stage, lambda p: _adapter(model, config, p), report, _alone(newcomer))
 
 
 def adapt_collaborative(config: CollaborativeConfig, report: Report | None = None) -> JobResult:
@@ -145,6 +160,7 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
     model = load_for_adaptation(config)
     types = _mix(config)
     whose = teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require(types, ENCODES)
 
     def stage(pool: Pool, report: Report) -> Stage:
         kept = None
@@ -167,7 +183,8 @@ def adapt_collaborative(config: CollaborativeConfig, report: Report | None = Non
         )
 
     read = [config.like] if config.cache is not None else list(types)
-    return _run(config, "collaborative", model, read, stage, lambda p: _adapter(model, config, p), report)
+    heard = Roster(config.like, config.newcomer)
+    return _run(config, "collaborative", model, read, stage, lambda p: _adapter(model, config, p), report, heard)
 
 
 def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult:
@@ -180,6 +197,7 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
     types = {config.like: config.deployed_share}
     types |= {name: (1 - config.deployed_share) / len(newcomers) for name in newcomers}
     required = None if config.together else config.newcomer
+    model.require(types, ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
         return CollaborativeTraining(
@@ -191,15 +209,14 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
         adapters = {f"adapter_{name}": adapter_pack(model, name, provenance) for name in config.together}
         return {"base": base_pack(model, provenance), **encoders, **_adapter(model, config, provenance), **adapters}
 
-    measure = None
-    if config.validate_frames:
-        measure = _validation(config, model)
-    return _run(config, "full_finetune", model, list(types), stage, packs, report, measure)
+    heard = Roster(config.like, config.newcomer)
+    return _run(config, "full_finetune", model, list(types), stage, packs, report, heard)
 
 
 def align_backward(config: BackwardConfig, report: Report | None = None) -> JobResult:
     """Backward alignment after HEAL: the newcomer's whole encoder, on its own data, against the frozen base."""
     model = load_for_adaptation(config)
+    model.require([config.newcomer], ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
         return BackwardAlignment(model, config.newcomer, pool, config.scenes, config.batch_size, config.window)
@@ -207,7 +224,8 @@ def align_backward(config: BackwardConfig, report: Report | None = None) -> JobR
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
         return {config.newcomer: agent_pack(model, config.newcomer, provenance)}
 
-    return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report)
+    alone = _alone(config.newcomer)
+    return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report, alone)
 
 
 def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Collaboration:
@@ -220,7 +238,9 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         ConfigError: no agent pack of a newcomer was given.
         PackError: a pack does not fit.
     """
-    packs = {pack.agent_type: pack for pack in (read_pack(path, "agent") for path in config.agents)}
+    given = [read_pack(path, "agent") for path in config.agents]
+    refuse_twins(given)
+    packs = {pack.agent_type: pack for pack in given}
     newcomers = (config.newcomer, *together)
     for name in newcomers:
         if name not in packs:
@@ -231,14 +251,23 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         model = assemble(read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers])
         parts = {"before": config.before, "after": config.after, "received": config.received}
         for name in newcomers:
-            encoder = PartConfig(**packs[name].config)
-            model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
+            with plugins.from_a_pack(str(packs[name].path)):
+                encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
+                compare_with_encoder(encoder, packs[name], model)
+                model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, packs[name])
         if config.adapter is not None:
-            add_adapter(model, read_pack(config.adapter, "adapter"))
+            adapter = read_pack(config.adapter, "adapter")
+            if adapter.agent_type != config.newcomer:
+                raise ConfigError(
+                    f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
+                    "name the newcomer's own adapter pack"
+                )
+            add_adapter(model, adapter)
         return model
 
-    return _seeded(config, build_model)
+    with plugins.allowing(config.allow_parts):
+        return _seeded(config, build_model)
 
 
 def seconds_to_plateau(curve: Sequence[dict[str, Any]], tolerance: float = 0.005) -> float | None:
@@ -258,27 +287,37 @@ def _run(
     make_stage: Callable[[Pool, Report], Stage],
     make_packs: Callable[[dict[str, Any]], dict[str, Pack]],
     report: Report | None,
-    measure: Measure | None = None,
+    roster: Roster,
 ) -> JobResult:
-    """Read, prepare, train, write: the same for every job."""
+    """Read, prepare, train, write: the same for every job.
+
+    Args:
+        roster: who plays what in validation.
+    """
     tell = report or (lambda *_: None)
+    config = _settled(config)
     dataset = open_split(config, "train")
     identity = _identity(config, dataset)
+    _refuse_to_overwrite(config, identity)
     model.to(find_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
         pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data)
         stage = make_stage(pool, tell)
-    with _log_to(config.out / "log.txt") if processes.index() == 0 else nullcontext():
+    speaks = processes.index() == 0
+    events = EventWriter(config.out if speaks else None)
+    with _log_to(config.out / "log.txt") if speaks else nullcontext(), closing(events):
         log.debug("%s: %s", name, identity)
         record = train(
             stage,
             config,
             config.out / "checkpoint.safetensors",
-            progress=lambda done, total, _: tell("training", done, total),
-            measure=measure,
+            progress=lambda done, total, terms: tell(_with_loss("training", terms), done, total),
+            measure=_validation(config, model, roster) if config.validate_frames else None,
             measure_at=_measure_at(config),
             identity=identity,
+            best=config.out / "best.safetensors" if config.keep == "best" else None,
+            watch=events.add,
         )
         log.debug("finished after %.1f CPU seconds; frozen: %s", record.cpu_seconds, record.frozen_proof)
     model.eval().to("cpu")
@@ -308,7 +347,41 @@ def finished(config: JobConfig) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record: dict[str, Any] = read_json(path)
+    config = _settled(config)
     return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
+
+
+def _refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
+    """See that the run folder holds no results but those of this very job; with `overwrite` the others go.
+
+    Raises:
+        ConfigError: it does; says what differs and the way out.
+    """
+    path = config.out / "record.json"
+    if not path.exists():
+        return
+    record = read_json(path)
+    before = record.get("identity") if isinstance(record, dict) else None
+    before = before if isinstance(before, dict) else {}
+    wanted = json.loads(json.dumps(identity))
+    differs = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
+    if not differs:
+        return
+    if not config.overwrite:
+        raise ConfigError(
+            f"the results in {config.out} were made with other settings ({', '.join(differs)}).\n"
+            "  Way out: another out=FOLDER, or overwrite=true to replace them"
+        )
+    processes.total_of(0)  # everybody has looked before anything goes, and nothing is looked for before it is gone
+    if processes.index() == 0:
+        (config.out / "checkpoint.safetensors").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    processes.total_of(0)
+
+
+def _settled(config: JobConfig) -> JobConfig:
+    """The settings with the name of the part that reads the data, so that what is written down says it."""
+    return config.model_copy(update={"dataset": named_dataset(config.dataset, config.data)})
 
 
 def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:
@@ -356,21 +429,31 @@ def _mix(config: CollaborativeConfig) -> dict[str, float]:
     return {config.like: config.deployed_share, config.newcomer: 1 - config.deployed_share}
 
 
-def _validation(config: FullConfig, model: Collaboration) -> Measure:
+def _alone(name: str) -> Roster:
+    return Roster(name, name, drop=True)
+
+
+def _validation(config: JobConfig, model: Collaboration, roster: Roster) -> Measure:
+    """Average precision on frames of the validation split."""
     evaluator = Evaluator(open_split(config, "validate"), limit=config.validate_frames)
-    roster = Roster(config.like, config.newcomer)
 
     def measure(_: int) -> dict[str, float]:
-        evaluator.forget()
-        return {"ap50": evaluator.evaluate(model, roster).result.ap["0.5"]}
+        ap = evaluator.evaluate(model, roster).result.ap
+        # an evaluation without ground truth does not end
+        return {f"ap{round(100 * float(threshold))}": value for threshold, value in ap.items() if value is not None}
 
     return measure
 
 
 def _measure_at(config: JobConfig) -> tuple[int, ...]:
-    if not isinstance(config, FullConfig) or not config.validate_frames:
+    if not config.validate_frames:
         return ()
     return tuple({*range(config.validate_every, config.steps, config.validate_every), config.steps})
+
+
+def _with_loss(what: str, terms: Mapping[str, float]) -> str:
+    """What is being done, and how large the loss is as far as that is known."""
+    return f"{what} · loss {sum(terms.values()):.3f}" if terms else what
 
 
 def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaboration:
@@ -381,7 +464,21 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
 
 
 def _portable(config: JobConfig) -> dict[str, Any]:
-    """The settings without the places of files and of data in memory, for a pack's provenance."""
+    """The settings that decide the weights, for a pack's provenance: no places of files, nothing that only watches."""
     settings = config.model_dump(mode="json")
-    places = {"data", "out", "hetero_root", "base", "agents", "adapter", "cache", "keep_cache", "hold_data"}
-    return {k: v for k, v in settings.items() if k not in places}
+    places = {
+        "data",
+        "out",
+        "overwrite",
+        "hetero_root",
+        "base",
+        "agents",
+        "adapter",
+        "cache",
+        "keep_cache",
+        "hold_data",
+        "allow_parts",
+        "workers",
+    }
+    watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
+    return {k: v for k, v in settings.items() if k not in places | watching}

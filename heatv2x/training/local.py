@@ -8,7 +8,7 @@ is ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
+from heatv2x.nn.move import ON_HOST
 from heatv2x.training.cache import FeatureCache
 from heatv2x.training.lesson import LessonLoss
 from heatv2x.training.stage import Stage, names_below
@@ -29,13 +30,13 @@ class LocalBatch:
 
     Attributes:
         encoded: (N, C, Yw, Xw) encoder outputs.
-        boxes: N tensors (M, 7), what each agent sees, in its own frame.
+        boxes: N tensors (M, 7), what each agent sees, in its own frame; stay on the CPU.
         windows: N grids of the crops.
         lesson: (N, C, Yw, Xw) what the base would have said, if it teaches.
     """
 
     encoded: Tensor
-    boxes: list[Tensor]
+    boxes: list[Tensor] = field(metadata=ON_HOST)
     windows: list[BevGrid]
     lesson: Tensor | None = None
 

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pydantic
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,8 @@ from heatv2x.metrics.cost import peak_memory
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.packs import tensors_digest
-from heatv2x.training.checkpoint import load_checkpoint, save_checkpoint
+from heatv2x.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from heatv2x.training.loading import batches
 from heatv2x.training.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class LoopConfig(Config):
     clip: largest norm of the gradient.
     seed: of every draw.
     checkpoint_every: steps between checkpoints; 0 writes none.
-    measure_every: steps between points of the curve.
+    measure_every: steps between points of the curve, and between looks at the loss: only then a GPU is waited for.
+    workers: processes that prepare batches ahead of the steps that need them; the weights are the same for any number.
     precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
     """
 
@@ -54,6 +55,7 @@ class LoopConfig(Config):
     seed: int = 0
     checkpoint_every: int = pydantic.Field(100, ge=0)
     measure_every: int = pydantic.Field(10, gt=0)
+    workers: int = pydantic.Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -66,10 +68,12 @@ class TrainingRecord:
         steps: optimiser steps done.
         trained_parameters: number of values that were free to change.
         cpu_seconds, wall_seconds: of this stage's own work, batches included; CPU seconds of all processes together.
+        waiting_seconds: how much of the wall time the steps waited for their batches.
         peak_memory_mb: highest memory of a process.
         processes: how many shared each batch.
         precision: of the matrix products.
         curve: points with step, cpu_seconds, loss, the terms, and whatever a measurement added.
+        best: step and AP50 of the best validation, if the best weights were to be kept.
         frozen_proof: how many tensors were frozen, and the SHA-256 over them before and after.
     """
 
@@ -78,10 +82,12 @@ class TrainingRecord:
     trained_parameters: int = 0
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+    waiting_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     processes: int = 1
     precision: str = "float32"
     curve: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
     frozen_proof: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,16 +96,23 @@ class TrainingRecord:
 
 
 Measure = Callable[[int], dict[str, float]]
+Watch = Callable[[dict[str, float]], None]
+
+
+def _nobody(*_: Any) -> None:
+    """Whoever need not be told."""
 
 
 def train(
     stage: Stage,
     config: LoopConfig,
     checkpoint: Path | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] = _nobody,
     measure: Measure | None = None,
     measure_at: tuple[int, ...] = (),
     identity: Mapping[str, Any] | None = None,
+    best: Path | None = None,
+    watch: Watch = _nobody,
 ) -> TrainingRecord:
     """Train a stage, from its checkpoint if there is one.
 
@@ -108,6 +121,10 @@ def train(
         identity: what a checkpoint must have been made with to be continued, as JSON; the settings if None.
         progress: called after every step with (steps done, steps in all, loss terms).
         measure: called after the steps in `measure_at`, for example to evaluate; its time is not counted as training.
+        best: where the weights with the highest "ap50" of `measure` are kept; the model ends with those instead of the
+            last ones. Of equal ones the first counts.
+        watch: called with every new point of the curve, besides its content with "seconds_per_step" and the share of
+            them that steps waited for batches, "waiting_share", since the point before.
 
     Of several processes only the first one writes the checkpoint.
 
@@ -116,7 +133,7 @@ def train(
         LostProcessError: another process is gone.
         RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
     """
-    identity = dict(identity) if identity is not None else config.model_dump(mode="json")
+    identity = dict(identity) if identity is not None else config.model_dump(mode="json", exclude={"workers"})
     model = stage.model
     parameters = _free(model, stage.trainable())
     device = parameters[0].device
@@ -125,55 +142,129 @@ def train(
     processes.make_alike(model.state_dict().values())
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
     record.processes = processes.number()
-    frozen = frozen_digest(model)
-    identity["frozen"] = frozen[1]
+    identity["frozen"] = (frozen := frozen_digest(model))[1]
     if checkpoint is not None and _everywhere(checkpoint):
         _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
     written = checkpoint if processes.index() == 0 and config.checkpoint_every else None
     stage.set_mode()
+    clock = _Clock(record)
+    terms: dict[str, float] = {}
     with shared_norms(model):
-        for step in range(record.steps, config.steps):
-            cpu, wall = time.process_time(), time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config.steps, config.lr)
-            batch = to_device(stage.batch(np.random.default_rng([config.seed, step, 0])), device)
-            with in_precision(precision, device):
-                loss = stage(batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            processes.sum_gradients(parameters)
-            nn.utils.clip_grad_norm_(parameters, config.clip)
-            optimizer.step()
-            record.steps = step + 1
-            seconds, whole_loss, terms = _of_all(time.process_time() - cpu, loss, stage.last_terms)
-            record.cpu_seconds += seconds
-            record.wall_seconds += time.perf_counter() - wall
-            if not math.isfinite(whole_loss):
-                raise ConfigError(
-                    f"{stage.name}: the loss is not finite at step {step}: {terms}; lower lr (now {config.lr})"
-                )
+        for prepared in batches(stage, config.seed, record.steps, config.steps, config.workers, device):
+            clock.batch_arrived(prepared.cpu_seconds)
+            rate = learning_rate(record.steps, config.steps, config.lr)
+            loss, norm = _update(stage, optimizer, to_device(prepared.batch, device), rate, config.clip, precision)
+            record.steps += 1
+            point = record.steps % config.measure_every == 0 or record.steps in (1, config.steps)
+            keep = checkpoint is not None and config.checkpoint_every and record.steps % config.checkpoint_every == 0
+            measured = measure is not None and record.steps in measure_at
+            if point or keep or measured:
+                whole_loss, terms = clock.look(loss, stage)
+            clock.step_done()
             at = {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3)}
-            if record.steps % config.measure_every == 0 or record.steps in (1, config.steps):
-                record.curve.append({**at, "loss": whole_loss, **terms})
-                log.debug("step %d of %d: %s", record.steps, config.steps, {k: round(v, 4) for k, v in terms.items()})
-            if measure and record.steps in measure_at:
+            if point:
+                record.curve.append({**at, "loss": whole_loss, **terms, "lr": rate, "gradient_norm": float(norm)})
+                watch({**record.curve[-1], **clock.pace()})
+            if measured and measure is not None:
                 record.curve.append({**at, **measure(record.steps)})
+                watch(record.curve[-1])
+                _keep_best(best, record, model)
                 stage.set_mode()
-            if progress:
-                progress(record.steps, config.steps, terms)
-            if written and record.steps % config.checkpoint_every == 0:
+            progress(record.steps, config.steps, terms)
+            if keep and written is not None:
                 save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
+            clock.go_on()
     model.eval()
+    model.has_trained(stage.trainable())
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
     if written:
         save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
+    if best is not None and record.best:
+        _take_best(best, record, model)
+        record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     return record
 
 
-def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, float]) -> tuple[float, float, dict[str, float]]:
-    """CPU seconds, loss and loss terms of all processes together."""
-    mine = torch.tensor([seconds, float(loss.detach()), *terms.values()], dtype=torch.float64)
+def _update(
+    stage: Stage, optimizer: torch.optim.Optimizer, batch: Any, rate: float, clip: float, precision: str
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; gives the loss and the norm of its gradient."""
+    (group,) = optimizer.param_groups
+    group["lr"] = rate
+    with in_precision(precision, group["params"][0].device):
+        loss: Tensor = stage(batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    processes.sum_gradients(group["params"])
+    norm = nn.utils.clip_grad_norm_(group["params"], clip)
+    optimizer.step()
+    return loss, norm
+
+
+class _Clock:
+    """Counts a record's seconds: those of steps and their batches, not of measurements and checkpoints."""
+
+    def __init__(self, record: TrainingRecord) -> None:
+        self.record = record
+        self.elsewhere = 0.0  # CPU seconds of workers since the last look
+        self.paced = (record.steps, record.wall_seconds, record.waiting_seconds)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """What was done since `step_done` does not count."""
+        self.cpu, self.wall = time.process_time(), time.perf_counter()
+
+    def batch_arrived(self, cpu_seconds: float) -> None:
+        self.elsewhere += cpu_seconds
+        self.record.waiting_seconds += time.perf_counter() - self.wall
+
+    def step_done(self) -> None:
+        self.elsewhere += time.process_time() - self.cpu
+        self.record.wall_seconds += time.perf_counter() - self.wall
+
+    def look(self, loss: Tensor, stage: Stage) -> tuple[float, dict[str, float]]:
+        """Wait for the device and the other processes: the loss and its terms over all of them.
+
+        Raises:
+            ConfigError: the loss is not finite.
+        """
+        now = time.process_time()
+        seconds, whole_loss, terms = _of_all(self.elsewhere + now - self.cpu, loss, stage.last_terms)
+        self.elsewhere, self.cpu = 0.0, now
+        self.record.cpu_seconds += seconds
+        log.debug("step %d: %s", self.record.steps, {name: round(value, 4) for name, value in terms.items()})
+        if not math.isfinite(whole_loss):
+            raise ConfigError(f"{stage.name}: the loss is not finite at step {self.record.steps}: {terms}; lower lr")
+        return whole_loss, terms
+
+    def pace(self) -> dict[str, float]:
+        """How fast the steps since the last call followed one another."""
+        before, self.paced = self.paced, (self.record.steps, self.record.wall_seconds, self.record.waiting_seconds)
+        steps, wall, waiting = (now - then for now, then in zip(self.paced, before, strict=True))
+        return {"seconds_per_step": wall / steps, "waiting_share": waiting / wall if wall > 0 else 0.0}
+
+
+def _keep_best(path: Path | None, record: TrainingRecord, model: nn.Module) -> None:
+    """Write the weights down, if they are wanted and the last point of the curve is the best so far."""
+    point = record.curve[-1]
+    if path is not None and point["ap50"] > record.best.get("ap50", -math.inf):
+        record.best = {"step": point["step"], "ap50": point["ap50"]}
+        if processes.index() == 0:
+            save_weights(path, model, record.best)
+
+
+def _take_best(path: Path, record: TrainingRecord, model: nn.Module) -> None:
+    """Give the model the best weights."""
+    if processes.index() == 0:
+        load_weights(path, model, record.best)
+    processes.make_alike(model.state_dict().values())
+
+
+def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[float, float, dict[str, float]]:
+    """CPU seconds, loss and loss terms of all processes together; waits for the device once."""
+    here = torch.stack([loss.detach().double(), *(term.double() for term in terms.values())]).cpu()
+    mine = torch.cat([torch.tensor([seconds], dtype=torch.float64), here])
     seconds, whole_loss, *values = processes.total(mine).tolist()
     return seconds, whole_loss, dict(zip(terms, values, strict=True))
 
@@ -235,7 +326,7 @@ def _continue(record: TrainingRecord, saved: dict[str, Any], identity: Mapping[s
         before = saved.get("identity") or {}
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it, or use another out=")
-    for key in ("steps", "cpu_seconds", "wall_seconds", "curve"):
+    for key in ("steps", "cpu_seconds", "wall_seconds", "waiting_seconds", "curve", "best"):
         setattr(record, key, saved[key])
     log.info("continuing %s at step %d from %s", record.stage, record.steps, path)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from heatv2x.agents.base import Agent
-from heatv2x.datasets.base import Dataset
+from heatv2x.datasets.base import Dataset, labelled_frames
 from heatv2x.handedness import frame_on
 from heatv2x.structures import AgentFrame, Frame
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,19 +61,25 @@ def load_pool(
     progress: Callable[[int, int], None] | None = None,
     hold: bool = True,
 ) -> Pool:
-    """Read a split once, decoding only the sensors that the given types declare.
+    """Read the labelled frames of a split once, decoding only the sensors that the given types declare.
 
     Args:
         dataset: the split.
         agents: the types by name; each decides what it keeps of a frame.
-        limit: read only so many frames, spread evenly over the split.
+        limit: read only so many frames, spread evenly over those that are labelled.
         progress: called with (frames read, frames in all).
         hold: keep the sensor data in memory; otherwise they are read again whenever an agent is drawn.
+
+    Raises:
+        HeatError: no frame is labelled.
     """
+    labelled = labelled_frames(dataset)
+    if len(labelled) < len(dataset):
+        log.warning("%d of %d frames are not labelled and not trained on", len(dataset) - len(labelled), len(dataset))
     sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors}) if hold else []
     grid = next(iter(agents.values())).grid
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    chosen = [(2 * place + 1) * len(dataset) // (2 * total) for place in range(total)]
+    total = len(labelled) if limit is None else min(limit, len(labelled))
+    chosen = [labelled[(2 * place + 1) * len(labelled) // (2 * total)] for place in range(total)]
     frames: list[Frame] = []
     sensed: dict[str, list[list[AgentFrame]]] = {name: [] for name in agents}
     for done, index in enumerate(chosen, start=1):

@@ -23,6 +23,7 @@ from heatv2x.fusion.early import pooled
 from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Links
+from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored, mirrored_world, thinned, turned
 from heatv2x.training.pool import Pool
@@ -32,9 +33,9 @@ class SceneConfig(Config):
     """How training scenes are drawn.
 
     Attributes:
-        senders: most agents an ego hears.
-        alone: share of scenes in which it hears nobody.
-        range_m: communication range.
+        senders: how many agents an ego hears at most.
+        alone: share of the scenes in which it hears nobody.
+        range_m: communication range, metres.
         turn_rad: standard deviation of the turn of every agent's frame.
         mirror: mirror half of the scenes.
         thin: greatest share of points dropped from a sweep.
@@ -80,8 +81,8 @@ class Batch:
         inputs: by type, the collated sensor inputs (empty when features come from a cache).
         types: (A,) types of the flat list.
         links: who hears whom.
-        boxes: B tensors (N, 7) float32, what the participants of each scene see, in the ego's frame.
-        own_boxes: A tensors (N, 7), what each agent itself sees, in its own frame.
+        boxes: B tensors (N, 7) float32, what the participants of each scene see, in the ego's frame; stay on the CPU.
+        own_boxes: A tensors (N, 7), what each agent itself sees, in its own frame; stay on the CPU.
         features: by type, (N, C, Y, X) cached features, if there are any.
         lesson: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
         stand_ins: types whose inputs are no agents of these scenes, see `CollaborativeTraining.collate`.
@@ -90,8 +91,8 @@ class Batch:
     inputs: dict[str, Any]
     types: list[str]
     links: Links
-    boxes: list[Tensor]
-    own_boxes: list[Tensor]
+    boxes: list[Tensor] = field(metadata=ON_HOST)
+    own_boxes: list[Tensor] = field(metadata=ON_HOST)
     features: dict[str, Tensor] = field(default_factory=dict)
     lesson: Tensor | None = None
     stand_ins: tuple[str, ...] = ()

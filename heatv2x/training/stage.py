@@ -72,7 +72,7 @@ class Stage(nn.Module, ABC):
     def forward(self, batch: Any) -> Tensor:
         """The sum of the loss terms; of several processes the sum of theirs is that of the whole batch."""
         terms = self.losses(batch)
-        self.last_terms = {name: float(value.detach()) for name, value in terms.items()}
+        self.last_terms = {name: value.detach() for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from heatv2x import plugins
 from heatv2x.adapters.base import Adapter
 from heatv2x.nn.residual import ResidualBlock
+from tests.parts import parts
 from tests.scene_factory import CHANNELS, same_state, shaken, state_copy
 
 SHAPES = [(1, CHANNELS, 16, 16), (3, CHANNELS, 7, 12), (2, CHANNELS, 1, 1), (1, CHANNELS, 40, 40)]
@@ -27,7 +28,7 @@ def features(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=plugins.available("adapters"))
+@pytest.fixture(params=parts("adapters"))
 def part(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import plugins
 from heatv2x.agents.base import Agent
 from heatv2x.errors import HeatError
 from heatv2x.structures import SENSORS, AgentFrame, PointCloud
+from tests.parts import parts
 from tests.scene_factory import CHANNELS, GRID, agent_frame, build_agent
 
-KINDS = plugins.available("agents")
+KINDS = parts("agents")
 AHEAD_LEFT = np.array([[8.0, 5.0, -0.6]])
 NOTHING = np.zeros((0, 3))
 

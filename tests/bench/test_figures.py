@@ -162,14 +162,38 @@ def test_colours_of_curves_differ() -> None:
     assert len({style.marker for style in looks}) >= len(CURVES) - 1
 
 
-def test_growth_names_every_line_at_its_end_and_starts_costs_at_zero(tmp_path: Path, drawn: list[Figure]) -> None:
-    lines = {"graph": {2: 30.0, 10: 50.0}, "maximum": {2: 30.0, 10: 49.9}}
-    panels = [Growth("cost", "agents", lines), Growth("AP", "types", {"graph": {1: 70.0, 2: 70.1}}, from_zero=False)]
+def test_growth_names_a_rows_lines_once_and_starts_costs_at_zero(tmp_path: Path, drawn: list[Figure]) -> None:
+    lines = {"graph": {2: 30.0, 10: 50.0}, "maximum": {2: 30.0, 10: 40.0}}
+    panels = [
+        Growth("cost", "agents", lines, y_label="CPU ms"),
+        Growth("AP", "types", {"graph": {1: 70.0, 2: 70.1}}, from_zero=False),
+        Growth("seconds", "types", {"joining": {1: 3.0, 2: 4.0}}),
+    ]
     check_image(growth(panels, tmp_path / "growth.png"))
-    left, right = drawn[0].axes
-    assert left.get_ylim()[0] == 0 < right.get_ylim()[0]
-    assert [list(line.get_ydata()) for line in left.lines] == [[30.0, 50.0], [30.0, 49.9]]
+    left, right, lonely, empty = drawn[0].axes
+    assert left.get_ylim()[0] == 0 < right.get_ylim()[0] and left.get_ylabel() == "CPU ms"
+    assert [list(line.get_ydata()) for line in left.lines] == [[30.0, 50.0], [30.0, 40.0]]
     assert left.lines[0].get_color() == right.lines[0].get_color() != left.lines[1].get_color()
-    places = {text.get_text(): text.xy[1] for text in left.texts}
-    assert set(places) == {"graph", "maximum"} and abs(places["graph"] - places["maximum"]) > 3
-    assert max(places.values()) <= left.get_ylim()[1]
+    above, below = drawn[0].subfigs
+    assert [text.get_text() for text in above.legends[0].get_texts()] == ["graph", "maximum"]
+    assert not below.legends and len(lonely.lines) == 1 and not empty.get_visible()
+    # the lines have the width: no names beside them
+    assert left.get_position().width + right.get_position().width > 0.8
+
+
+def test_a_line_under_another_one_shows_on_both_sides_of_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    same = {2: 30.0, 10: 50.0}
+    lines = {"below": same, "above": same, "apart": {2: 10.0, 10: 20.0}, "touching": {10: 20.0}}
+    growth([Growth("cost", "agents", lines)], tmp_path / "growth.png")
+    widths = {line.get_label(): line.get_linewidth() for line in drawn[0].axes[0].lines}
+    assert widths["below"] > 2 * widths["above"]
+    assert widths["above"] == widths["apart"] == widths["touching"]
+
+
+def test_a_variant_is_dashed_in_its_methods_colour(tmp_path: Path, drawn: list[Figure]) -> None:
+    panel = Panel("pose noise", "metres", [Curve(m, [0, 1], [[0.8], [0.6]]) for m in ("maximum", "maximum_refined")])
+    curves([panel], tmp_path / "robustness.png")
+    plain, corrected = drawn[0].axes[0].lines[:2]
+    assert plain.get_color() == corrected.get_color()
+    assert plain.get_linestyle() == "-" != corrected.get_linestyle()
+    assert legend(drawn[0]) == ["maximum fusion", "maximum fusion, poses corrected"]

@@ -67,7 +67,7 @@ def test_bad_poses_are_ignored_when_the_rule_says_so() -> None:
 
 
 def test_the_film_is_long_enough_for_the_latest_message() -> None:
-    latest = max(channel.latency_frames for panel in channels().values() for channel in panel.values())
+    latest = max(channel.latency_ms // 100 for panel in channels().values() for channel in panel.values())
     film = film_of(RobustnessConfig(clips=3))
     assert film.clip_frames > latest and film.stride == 1 and film.frames_of("test") == 3 * film.clip_frames
 

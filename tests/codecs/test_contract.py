@@ -15,8 +15,9 @@ from torch import Tensor
 from heatv2x import plugins
 from heatv2x.codecs.base import Codec
 from heatv2x.errors import MessageError
+from tests.parts import parts
 
-PARTS = plugins.available("codecs")
+PARTS = parts("codecs")
 SHAPE = (3, 8, 10)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from heatv2x.datasets.dair_v2x import DairV2x
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats.dair_json import parse_cooperative_labels, parse_offset, parse_side_labels, parse_transform
 from heatv2x.ground_truth import boxes_in_frame, ground_truth
+from heatv2x.inspection import inspect
 from heatv2x.structures import Frame
 from tests.formats.dair_writer import (
     BATCHES,
+    DOUBLE,
+    NAMED_TWICE,
     OFFSETS,
     POLE,
     T_LIDAR_CAMERA,
@@ -60,7 +64,8 @@ class TestFrames:
     def test_names_agents_and_poses_of_the_whole_chain(self, written: Path) -> None:
         dataset = opened(written)
         assert plugins.find("datasets", "dair_v2x") is DairV2x
-        assert [dataset.name(i) for i in range(len(dataset))] == [f"7/{n:06d}" for n in BATCHES["7"].vehicle]
+        names = [f"7/{n:06d}" for n in BATCHES["7"].vehicle]
+        assert [dataset.name(i) for i in range(len(dataset))] == [*names, f"7/{NAMED_TWICE}-2"]
         for index in range(4):  # with an offset, with another, without one, with an empty one
             frame = dataset.read(index, [])
             assert [agent.agent_id for agent in frame.agents] == [0, -1] == list(dataset.agent_ids(index))
@@ -98,7 +103,7 @@ class TestFrames:
         dataset = opened(written)
         assert dataset.capture_us(1, 0) - dataset.capture_us(0, 0) == 100_000
         assert dataset.capture_us(0, -1) - dataset.capture_us(0, 0) == 30_000
-        assert dataset.earlier(3, 2) == 1 and dataset.earlier(1, 2) is None
+        assert dataset.earlier(3, 200) == 1 and dataset.earlier(1, 200) is None
 
     def test_late_infrastructure(self, written: Path, caplog: pytest.LogCaptureFixture) -> None:
         now, late = opened(written), opened(written, infrastructure_delay=2)
@@ -117,8 +122,8 @@ class TestFrames:
             counted(frame, 1, "lidar")[moving].sum() < 0.9 * counted(now.read(1, ["lidar"]), 1, "lidar")[moving].sum()
         )
         with caplog.at_level("INFO"):
-            assert len(opened(written, infrastructure_delay=3)) == 3
-        assert "1 of 4 pairs have no infrastructure frame 3 earlier" in caplog.text
+            assert len(opened(written, infrastructure_delay=3)) == 4
+        assert "1 of 5 pairs have no infrastructure frame 3 earlier" in caplog.text
         with pytest.raises(DataError, match="holds no pairs"):
             opened(written, infrastructure_delay=30)
 
@@ -170,9 +175,11 @@ class TestLabels:
         listed[0]["type"] = "CAR"
         assert len(parse_side_labels(json.dumps(listed).encode(), path)) == len(listed) - 3
 
+    @pytest.mark.parametrize("clockwise", [False, True])
     @pytest.mark.parametrize("shift", [0, 1])
-    def test_corners_in_another_turn(self, shift: int) -> None:
-        signs = [[x, y, z] for z in (-0.5, 0.5) for x, y in ((0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))]
+    def test_corners_in_another_turn(self, shift: int, clockwise: bool) -> None:
+        turn = ((0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))
+        signs = [[x, y if not clockwise else -y, z] for z in (-0.5, 0.5) for x, y in turn]
         T = place((10.0, 20.0, 1.0)) @ rotation(0.4, 0.02)
         corners = np.array(signs) * [4.4, 1.8, 1.5] @ T[:3, :3].T + T[:3, 3]
         turned = np.concatenate([np.roll(corners[:4], shift, axis=0), np.roll(corners[4:], shift, axis=0)])
@@ -181,12 +188,142 @@ class TestLabels:
         np.testing.assert_allclose(labels.size, [[4.4, 1.8, 1.5]], atol=1e-9)
         yaw = np.arctan2(labels.T_frame_object[0, 1, 0], labels.T_frame_object[0, 0, 0])
         assert np.sin(yaw - 0.4) == pytest.approx(0, abs=1e-9) and np.linalg.det(labels.T_frame_object[0]) > 0
+        assert shift or np.cos(yaw - 0.4) > 0, "0 and 1 are the front"
+
+    @pytest.mark.parametrize("order", [(4, 5, 6, 7, 0, 1, 2, 3), (0, 2, 1, 3, 4, 6, 5, 7), (0, 4, 1, 5, 2, 6, 3, 7)])
+    def test_corners_that_are_no_box(self, own: Path, order: tuple[int, ...]) -> None:
+        path = own / "cooperative" / "label_world" / "000002.json"
+        listed = json.loads(path.read_text())
+        listed[1]["world_8_points"] = [listed[1]["world_8_points"][corner] for corner in order]
+        with pytest.raises(DataError, match=r"key '\[1\].world_8_points': the eight corners are not those of a box"):
+            parse_cooperative_labels(json.dumps(listed).encode(), path)
+
+
+class TestDoubleFrames:
+    """The release pairs some vehicle frames with two roadside frames."""
+
+    def pairs(self, dataset: DairV2x) -> dict[str, tuple[str, str]]:
+        """File stems of both sides by name."""
+        frames = [dataset.read(index, []) for index in range(len(dataset))]
+        return {f"{f.scenario}/{f.timestamp}": (f.agents[0].timestamp, f.agents[1].timestamp) for f in frames}
+
+    def test_coalign_takes_the_last_pair(self, written: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level("INFO"):
+            dataset = opened(written)
+        assert self.pairs(dataset)["7/000004"] == ("000004", "000021")
+        assert "1 vehicle frames of 'train' have more than one roadside frame: the last" in caplog.text
+        assert "'train' names 1 frames more than once" in caplog.text
+
+    def test_official_takes_them_all(self, written: Path) -> None:
+        pairs = self.pairs(opened(written, splits="official"))
+        assert pairs["7/000004"] == ("000004", "000020") and pairs["7/000004-2"] == ("000004", "000021")
+        assert pairs["12/002000"] == ("002000", "004999") and pairs["12/002000-2"] == ("002000", "005000")
+        assert len(pairs) == 7, "names are unique"
+
+    def test_each_pair_has_its_own_offset(self, written: Path) -> None:
+        dataset = opened(written, splits="official")
+        for name, step in (("7/000004", 1), ("7/000004-2", 2)):
+            frame = dataset.read([dataset.name(i) for i in range(7)].index(name), [])
+            np.testing.assert_allclose(frame.agents[0].pose.matrix, lidar_matrix(moment(2), VEHICLE), atol=1e-8)
+            np.testing.assert_allclose(frame.agents[1].pose.matrix, lidar_matrix(moment(step), POLE), atol=1e-8)
+
+    def test_a_frame_that_a_split_names_twice_counts_twice(self, own: Path) -> None:
+        (own / "val.json").write_text(json.dumps(["002000", "002001", "002002", "002001", "002001"]))
+        dataset = opened(own, "validate")
+        names = ["12/002000", "12/002001", "12/002001-2", "12/002001-3", "12/002002"]
+        assert [dataset.name(i) for i in range(5)] == names
+        assert len({pair for name, pair in self.pairs(dataset).items() if "002001" in name}) == 1
+        assert dataset.capture_us(1, VEHICLE) == dataset.capture_us(3, VEHICLE)
+
+    def test_the_same_pair_twice_is_one(self, own: Path) -> None:
+        path = own / "cooperative" / "data_info.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) * 2))
+        assert len(opened(own, splits="official")) == 7 and len(opened(own)) == 5
+
+    def test_the_index_notices_another_offset(self, own: Path) -> None:
+        """No file that a frame is read from has changed, only the list that names them."""
+        before = opened(own)
+        path = own / "cooperative" / "data_info.json"
+        pairs = json.loads(path.read_text())
+        pairs[0]["system_error_offset"] = {"delta_x": 5.0, "delta_y": 0.0}
+        path.write_text(json.dumps(pairs))
+        after = opened(own)
+        moved = after.read(0, []).agents[1].pose.matrix - before.read(0, []).agents[1].pose.matrix
+        np.testing.assert_allclose(moved[:2, 3], [5.0 - OFFSETS[0]["delta_x"], -OFFSETS[0]["delta_y"]], atol=1e-9)
+        assert after.fingerprint != before.fingerprint
+
+    def test_double_frames_are_late_like_all_others(self, written: Path) -> None:
+        late = self.pairs(opened(written, splits="official", infrastructure_delay=1))
+        assert late["7/000004"] == ("000004", "000019") and late["7/000004-2"] == ("000004", "000020")
+
+    def test_the_writer_has_some(self, written: Path) -> None:
+        listed = json.loads((written / "cooperative-vehicle-infrastructure/cooperative/data_info.json").read_text())
+        stems = [Path(pair["vehicle_pointcloud_path"]).stem for pair in listed]
+        assert sorted({stem for stem in stems if stems.count(stem) > 1}) == sorted(DOUBLE)
+
+
+class TestCorrection:
+    """The official tool and HEAL correct the roadside unit's position by different numbers."""
+
+    def test_relative_error(self, written: Path) -> None:
+        heal, official = opened(written), opened(written, correction="relative_error")
+        for index, error in ((0, (0.0, 0.0)), (1, (0.11, -0.07))):  # roadside frames 19, with empty texts, and 20
+            offset = OFFSETS[index]
+            assert offset is not None
+            moved = official.read(index, []).agents[1].pose.matrix - heal.read(index, []).agents[1].pose.matrix
+            np.testing.assert_allclose(moved[:2, 3], np.array(error) - list(offset.values()), atol=1e-9)
+        assert official.fingerprint != heal.fingerprint
+
+    def test_it_must_be_numbers(self, own: Path) -> None:
+        path = own / "infrastructure-side/calib/virtuallidar_to_world/000019.json"
+        edit(lambda T: T.update(relative_error={"delta_x": "far"}))(path)
+        assert len(opened(own)) == 5, "HEAL does not look at it"
+        with pytest.raises(DataError, match=r"000019\.json, key 'relative_error.delta_x': expected a finite number"):
+            opened(own, correction="relative_error")
+
+
+class TestPartialDownloads:
+    def test_lidar_work_needs_no_images(self, own: Path) -> None:
+        for image in own.rglob("*.jpg"):
+            image.unlink()
+        dataset = opened(own)
+        assert dataset.available(0) == {0: ("lidar", "lidar64"), -1: ("lidar", "lidar64")}
+        assert len(dataset.read(0, ["lidar64"]).agents[1].lidars["lidar64"].points) > 100
+        with pytest.raises(DataError, match=r"vehicle-side/image/000002\.jpg: .*there is no such file|is missing"):
+            dataset.read(0, ["camera"])
+        inspection = inspect(own)
+        assert inspection.ok, inspection.faults
+        assert {file.kind: file.state for file in inspection.files if "image" in file.kind} == {
+            "vehicle camera image": "not there",
+            "roadside camera image": "not there",
+        }
+
+    def test_some_missing_images_are_a_fault(self, own: Path) -> None:
+        (own / "infrastructure-side/image/000019.jpg").unlink()
+        inspection = inspect(own)
+        assert not inspection.ok and {fault.kind for fault in inspection.faults} == {"roadside camera image"}
+
+    @pytest.mark.parametrize("inside", ["", "image", "cooperative-vehicle-infrastructure/vehicle-side/image"])
+    def test_an_archive_beside_the_dataset(self, own: Path, inside: str) -> None:
+        beside = own.parent / "cooperative-vehicle-infrastructure-vehicle-side-image"
+        (beside / inside).parent.mkdir(parents=True, exist_ok=True)
+        (own / "vehicle-side/image").rename(beside / inside)
+        with pytest.raises(DataError, match=r"holds the files of vehicle-side/image.*\n.*move them: mkdir") as caught:
+            opened(own).read(0, ["camera"])
+        assert caught.value.path == beside / inside
+        faults = inspect(own.parent).faults
+        (fault,) = faults
+        assert (fault.kind, fault.path) == ("archive of vehicle-side/image", str(beside / inside))
+        target = own / "vehicle-side/image"
+        subprocess.run(caught.value.way_out.removeprefix("move them: "), shell=True, check=True)
+        assert target.is_dir() and inspect(own.parent).ok
 
 
 class TestSplits:
     def test_coaligns_and_the_official_ones(self, written: Path) -> None:
         assert len(opened(written, "validate")) == len(opened(written, "val")) == 3
-        assert len(opened(written, splits="official")) == 5 and len(opened(written, "validate", splits="official")) == 2
+        # two of the five vehicle frames have two pairs
+        assert len(opened(written, splits="official")) == 7 and len(opened(written, "validate", splits="official")) == 2
         with pytest.raises(DataError, match="has no split 'test'; DAIR-V2X has no labelled test split"):
             opened(written, "test")
         with pytest.raises(DataError, match="does not list a frame of the split"):
@@ -206,7 +343,7 @@ class TestSplits:
         first = opened(own)
         monkeypatch.setattr(DairV2x, "_parse", lambda *_: pytest.fail("parsed again"))
         second = opened(own.parent)  # the parent will do
-        assert second.fingerprint == first.fingerprint and len(second) == 4
+        assert second.fingerprint == first.fingerprint and len(second) == 5
         np.testing.assert_array_equal(second.read(0, []).objects.hits, first.read(0, []).objects.hits)
         assert not second.read(0, []).objects.counted
         monkeypatch.undo()
@@ -260,6 +397,11 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         edit(lambda T: T["transform"].update(translation=[1.0])),
         "expected 3 numbers",
     ),
+    "K of images of half the size": (
+        f"{CALIB}/camera_intrinsic/000002.json",
+        edit(lambda K: K.update(cam_K=[1000, 0, 480, 0, 1000, 270, 0, 0, 1])),
+        "1920x1080 pixels contradict the camera's intrinsics, which are for about 960x540",
+    ),
     "cam_K": (
         f"{CALIB}/camera_intrinsic/000002.json",
         edit(lambda K: K.update(cam_K=[0.0] * 9)),
@@ -270,7 +412,6 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         edit(lambda pairs: pairs[0].pop("vehicle_pointcloud_path") and None),
         "expected the path",
     ),
-    "twice": ("cooperative/data_info.json", edit(lambda pairs: pairs + pairs[:1]), "lists vehicle frame 000002 twice"),
     "offset": (
         "cooperative/data_info.json",
         edit(lambda pairs: pairs[0].update(system_error_offset=[1, 2])),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from heatv2x import plugins
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.datasets.base import Dataset, labelled_frames, open_dataset
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats import frame_index, opv2v_index
@@ -28,6 +28,7 @@ from tests.formats.opv2v_tree import (
     write_tree,
     write_yaml,
 )
+from tests.formats.pcd_writer import cloud, pcd_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -123,6 +124,36 @@ class TestSensors:
         assert Opv2v(root, "train").read(0, ["camera"]).agents[1].cameras[0].depth is None
         with pytest.raises(DataError, match=r"000068_depth0\.png: the image is missing"):
             Opv2v(root, "train", depth=True).read(0, ["camera"])
+
+    def test_images_of_another_size_with_intrinsics_for_it(self, tmp_path: Path) -> None:
+        folder = write_tree(tmp_path / "data", images=True)
+        K = [[805.5, 0.0, 960.0], [0.0, 805.5, 540.0], [0.0, 0.0, 1.0]]
+        for description in folder.glob("*/0*.yaml"):
+            content = agent_yaml(int(description.parent.name))
+            for number in range(4):
+                content[f"camera{number}"]["intrinsic"] = K
+            write_yaml(description, content)
+        with pytest.raises(DataError, match=r"800x600 pixels contradict .* about 1920x1080"):
+            opened(folder).read(0, ["camera"])
+        depths = list((folder.parents[2] / "OPV2V_Hetero").rglob("*_depth?.png"))
+        for path in [*folder.rglob("*_camera?.png"), *depths]:
+            Image.open(path).resize((1920, 1080)).save(path)
+        for camera in opened(folder).read(0, {641: ["camera"]}).agents[1].cameras:
+            assert camera.image.shape == (1080, 1920, 3) and camera.K.tolist() == K
+            assert camera.depth is not None and camera.depth.shape == (1080, 1920)
+        Image.open(depths[0]).resize((960, 540)).save(depths[0])
+        with pytest.raises(DataError, match="960x540 pixels, expected 1920x1080"):
+            [opened(folder).read(index, ["camera"]) for index in (0, 1)]
+
+    def test_a_cloud_with_an_intensity_of_its_own(self, scenario: Path) -> None:
+        points = np.array([[10, 5, -1, 51], [np.nan, 0, 0, 0], [-20, -3, 0, 300]], np.float32)
+        (scenario / "641" / "000068.pcd").write_bytes(pcd_file(cloud(points, intensity=points[:, 3])))
+        with pytest.raises(DataError, match=r"dataset\.settings\.intensity_max=65535"):
+            opened(scenario).read(0, {641: ["lidar64"]})
+        dataset = Opv2v(scenario.parents[2], "train", intensity_max=255)
+        read = dataset.read(0, {641: ["lidar64"]}).agents[1].lidars["lidar64"]
+        np.testing.assert_allclose(read.points, [[10, -5, -1, 0.2], [-20, 3, 0, 1]])
+        assert (read.left_out, read.clipped) == (1, 1)
 
     def test_sensors_by_agent(self, scenario: Path) -> None:
         frame = opened(scenario).read(0, {641: ["lidar32"], 7: ["camera"]})
@@ -395,8 +426,22 @@ class TestBadInput:
         with pytest.raises(DataError, match=r"1045/000068_camera0\.png: the image is missing"):
             dataset.read(0, ["camera"])
         (scenario / "1045" / "000068_camera0.png").write_bytes(png_bytes("RGB", (640, 480), (0, 0, 0)))
-        with pytest.raises(DataError, match="is 640x480 pixels, expected 800x600"):
+        with pytest.raises(DataError, match=r"640x480 pixels contradict the camera's intrinsics, .* about 800x600"):
             dataset.read(0, ["camera"])
+
+    def test_an_agent_that_is_not_named_by_an_integer(self, scenario: Path) -> None:
+        (scenario / "641").rename(scenario / "car_641")
+        with pytest.raises(DataError, match=r"car_641: holds 000068\.yaml as an agent's folder does"):
+            opened(scenario)
+
+    @pytest.mark.parametrize("nothing", [None, [], {}])
+    def test_an_agent_that_sees_nothing(self, scenario: Path, nothing: object) -> None:
+        for agent in AGENTS:
+            write_yaml(scenario / str(agent) / "000068.yaml", agent_yaml(agent) | {"vehicles": nothing})
+        assert len(opened(scenario).read(0, []).objects) == 0
+        write_yaml(scenario / "641" / "000068.yaml", agent_yaml(641) | {"vehicles": [1]})
+        with pytest.raises(DataError, match="key 'vehicles': is list, expected a mapping"):
+            opened(scenario)
 
     def test_an_agent_without_cameras(self, scenario: Path) -> None:
         write_yaml(scenario / "1045" / "000068.yaml", agent_yaml(1045, cameras=False))
@@ -479,7 +524,23 @@ class TestSettings:
     def test_times_and_earlier_frames(self, scenario: Path) -> None:
         dataset = opened(scenario)
         assert dataset.capture_us(1, 641) - dataset.capture_us(0, 641) == 100_000
-        assert dataset.earlier(1, 1) == 0 and dataset.earlier(1, 2) is None
+        assert dataset.earlier(1, 100) == 0 and dataset.earlier(1, 200) is None
+
+    def test_unlabelled_is_not_empty(self, scenario: Path) -> None:
+        """A file without `vehicles` was not labelled; one with nothing below that key was, and is empty."""
+        for agent, content in ((a, agent_yaml(a)) for a in AGENTS):
+            del content["vehicles"]
+            write_yaml(scenario / str(agent) / "000068.yaml", content)
+            write_yaml(scenario / str(agent) / "000070.yaml", content | {"vehicles": None if agent == 641 else {}})
+        for _ in range(2):  # from the files, then from the index
+            dataset = opened(scenario)
+            assert [dataset.labelled(index) for index in range(2)] == [False, True]
+            assert [len(dataset.read(index, []).objects) for index in range(2)] == [0, 0]
+            assert labelled_frames(dataset) == [1]
+        write_yaml(scenario / "641" / "000068.yaml", agent_yaml(641))
+        with pytest.raises(DataError, match="other agents of this frame have labels") as caught:
+            opened(scenario)
+        assert caught.value.key == "vehicles" and caught.value.path.parts[-2:] == ("1045", "000068.yaml")
 
     def test_listed_objects_are_seen_whatever_count_is_asked_for(self, scenario: Path) -> None:
         frame = opened(scenario).read(0, [])

@@ -1,7 +1,9 @@
 """A small DAIR-V2X-C in the real layout: two batches of a vehicle and a roadside unit, with labels that agree.
 
-The infrastructure has frames before its first pair (for late messages), the list of pairs names pairs whose files are
-not part of the release, labels come in the original and in the complemented form.
+As in the release: the infrastructure has frames before its first pair (for late messages), the list of pairs names
+pairs whose files are not part of it and some vehicle frames twice, with consecutive roadside frames and offsets of
+their own, CoAlign's list names a frame twice, labels come in the original and in the complemented form, corners of
+cooperative labels go around clockwise.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ BATCHES = {
     "12": Batch("val", range(2000, 2003), range(5000, 5003)),
 }
 UNRELEASED = [("000900", "000901")]
+DOUBLE = ("000004", "002000")
+"""Vehicle frames that are paired with the roadside frame before theirs, too: listed first, as in the release."""
+NAMED_TWICE = "000005"
+"""A frame that CoAlign's list names twice; the release has some in val.json."""
 
 
 def write_dair_v2x(out: Path, *, images: bool = True, complemented: bool = True) -> Path:
@@ -74,6 +80,8 @@ def write_dair_v2x(out: Path, *, images: bool = True, complemented: bool = True)
             labels = _side(root, moment, VEHICLE, own, images, complemented, None) | labels
             bounds = (min(what.vehicle), max(what.vehicle))
             infos["vehicle-side"].append(_info("vehicle-side", own, batch, at_us, *bounds))
+            if own in DOUBLE:
+                pairs.append(_pair(own, f"{first + step - 1:06d}", OFFSETS[max(step - 1, 0) % len(OFFSETS)]))
             pairs.append(_pair(own, stem, offset))
             _cooperative(root, moment, own, sorted(labels), offset, complemented)
     pairs += [_pair(own, other, OFFSETS[0]) for own, other in UNRELEASED]
@@ -142,18 +150,28 @@ def _calibration(folder: Path, moment: Street, agent: int, stem: str, offset: An
     published = T.copy()  # the pair's offset corrects it
     if offset is not None and offset["delta_x"] != "":
         published[:2, 3] -= offset["delta_x"], offset["delta_y"]
-    error = {"delta_x": "", "delta_y": ""} if int(stem) % 2 else {"delta_x": "0.11", "delta_y": -0.07}
+    error = {"delta_x": "", "delta_y": ""} if int(stem) % 2 else {"delta_x": 0.11, "delta_y": -0.07}
     _json(folder / "virtuallidar_to_world" / f"{stem}.json", {**_transform(published), "relative_error": error})
 
 
 def _cooperative(root: Path, moment: Street, stem: str, rows: list[int], offset: Any, complemented: bool) -> None:
-    corners = [[x, y, z] for z in (-0.5, 0.5) for x, y in ((0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))]
+    corners = [[x, y, z] for z in (-0.5, 0.5) for x, y in ((0.5, 0.5), (0.5, -0.5), (-0.5, -0.5), (-0.5, 0.5))]
     entries = []
     for n in rows:
         if n == 0:
             continue  # the connected vehicle itself
-        world = np.c_[np.array(corners) * moment.size[n], np.ones(8)] @ (T_WORLD_STREET @ moment.T_world_car[n]).T
-        entry: dict[str, Any] = {"type": ("car", "Van", "Truck", "bus")[n % 4], "world_8_points": world[:, :3].tolist()}
+        T = T_WORLD_STREET @ moment.T_world_car[n]
+        world = np.c_[np.array(corners) * moment.size[n], np.ones(8)] @ T.T
+        length, width, height = moment.size[n].tolist()
+        entry: dict[str, Any] = {
+            "type": ("car", "Van", "Truck", "bus")[n % 4],
+            "occluded_state": 0,
+            "truncated_state": 0,
+            "3d_dimensions": {"h": height, "w": width, "l": length},
+            "3d_location": dict(zip("xyz", T[:3, 3].tolist(), strict=True)),
+            "rotation": float(np.arctan2(T[1, 0], T[0, 0])),
+            "world_8_points": world[:, :3].tolist(),
+        }
         entries.append(entry | ({} if offset is None else {"system_error_offset": offset}))
     _json(root / "cooperative" / "label_world" / f"{stem}.json", entries)
     if complemented:
@@ -232,7 +250,7 @@ def _splits(root: Path) -> None:
     ids: dict[str, list[str]] = {"train": [], "val": [], "test": [own for own, _ in UNRELEASED]}
     for what in BATCHES.values():
         ids[what.split] += [f"{number:06d}" for number in what.vehicle]
-    _json(root / "train.json", ids["train"])
+    _json(root / "train.json", [*ids["train"], NAMED_TWICE])
     _json(root / "val.json", ids["val"])
     # the official split differs a little from CoAlign's, as it really does
     official = {"train": ids["train"] + ids["val"][:1], "val": ids["val"][1:], "test": ids["test"], "test_A": []}

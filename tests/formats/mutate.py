@@ -38,11 +38,13 @@ from heatv2x.errors import DataError
 from heatv2x.files import MAX_JSON_BYTES, read_bytes, read_json
 from heatv2x.formats import dair_json, frame_index, image, opv2v_index, opv2v_yaml, pcd, tagged_yaml
 from heatv2x.formats.arrays import read_bin, read_npy
+from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.folder_layout import read_recordings
 from heatv2x.formats.opv2v_layout import Layout
 from tests.formats import opv2v_tree
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.folder_writer import write_folder
+from tests.formats.pcd_writer import cloud, pcd_file, real_files
 
 SECONDS = 10.0
 """No single file may take longer, on a busy machine either; a normal one takes milliseconds."""
@@ -165,13 +167,24 @@ def clouds() -> tuple[bytes, ...]:
     rng = np.random.default_rng(5)
     points = np.column_stack([rng.uniform(-50, 50, (60, 3)), rng.integers(0, 256, 60) / 255]).astype(np.float32)
     red = np.rint(points[:, 3] * 255).astype(np.uint32) << 16
-    cloud = Pypcd4Cloud.from_points([*points[:, :3].T, red], ("x", "y", "z", "rgb"), (np.float32,) * 3 + (np.uint32,))
+    written = Pypcd4Cloud.from_points([*points[:, :3].T, red], ("x", "y", "z", "rgb"), (np.float32,) * 3 + (np.uint32,))
     files = []
     for encoding in Encoding:
         stream = io.BytesIO()
-        cloud.save(stream, encoding)
+        written.save(stream, encoding)
         files.append(stream.getvalue())
     return (opv2v_tree.pcd_bytes(points), *files)
+
+
+@functools.cache
+def foreign_clouds() -> tuple[bytes, ...]:
+    """A small cloud as many programs write it."""
+    rng = np.random.default_rng(6)
+    points = np.column_stack([rng.uniform(-50, 50, (25, 3)), rng.integers(0, 256, 25) / 255]).astype(np.float32)
+    nothing = np.full((25, 4), np.nan, np.float32)
+    nothing[::2] = points[::2]
+    organised = pcd_file(cloud(nothing, intensity=nothing[:, 3]), width=5, height=5)
+    return (*real_files(points).values(), organised, pcd_file(cloud(points)), pcd_file(cloud(points[:0])))
 
 
 @functools.cache
@@ -181,6 +194,7 @@ def cloud_bombs() -> tuple[bytes, ...]:
     wide = head.replace(b"SIZE", b"COUNT 1 1 1 900\nSIZE")
     huge = np.array([100, 3612 * 1_100_000], "<u4").tobytes()
     not_numbers = np.full((5, 4), np.nan, "<f4").tobytes()
+    lines = (b"FIELDS x y z intensity", b"SIZE 4 4 4 4", b"TYPE F F F F", b"POINTS 20000000")
     return (
         b"",
         wide + b"POINTS 1100000\nDATA binary_compressed\n" + huge + bytes(100),
@@ -190,6 +204,16 @@ def cloud_bombs() -> tuple[bytes, ...]:
         head + b"POINTS 2\nDATA ascii\nnan nan nan nan\n1 2 3 inf\n",
         head + b"POINTS 1\nDATA ascii\n" + b"9" * 100_000 + b" 2 3 0\n",
         b"VERSION 0.7\n" * 100_000,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
+        b"<!DOCTYPE html>" + b" " * 5000,
+        head + b"WIDTH 99999999999\nHEIGHT 99999999999\nDATA binary\n" + not_numbers,
+        head + b"WIDTH 999999999999\nHEIGHT 0\nDATA ascii\n" + b"1 2 3 4\n",
+        head.replace(b"SIZE", b"COUNT 0 0 0 0\nSIZE") + b"POINTS 20000000\nDATA binary\n",
+        head.replace(b"SIZE", b"COUNT 0 0 0 0\nSIZE") + b"POINTS 20000000\nDATA ascii\n",
+        head.replace(b"SIZE", b"COUNT 0 0 0 0\nSIZE") + b"POINTS 20000000\nDATA binary_compressed\n" + bytes(8),
+        head.replace(b"4 4 4 4", b"0 0 0 0") + b"POINTS 20000000\nDATA binary\n",
+        head + b"POINTS 0\nDATA binary_compressed\n",
+        b"\n".join([*(line + b" 1" * 20_000 for line in lines), b"DATA ascii\n"]),
     )
 
 
@@ -379,7 +403,10 @@ def arrays() -> tuple[bytes, ...]:
     """A cloud as .npy, of three and four columns, and other types."""
     points = np.random.default_rng(2).uniform(0, 1, (60, 4))
     files = []
-    for array in (points.astype(np.float32), points[:, :3], np.asfortranarray(points), (points > 0.5).astype(np.int16)):
+    structured = np.zeros(60, [("x", "<f4"), ("y", "<f8"), ("z", "<f4"), ("intensity", "u1"), ("ring", "<u2")])
+    others = (np.asfortranarray(points), (points > 0.5).astype(np.int16), points.reshape(6, 10, 4), structured)
+    others = (*others, points.astype(np.float16), np.hstack([points, points]), points.astype(">f8"))
+    for array in (points.astype(np.float32), points[:, :3], *others):
         stream = io.BytesIO()
         np.save(stream, array)
         files.append(stream.getvalue())
@@ -393,7 +420,7 @@ def array_bombs() -> tuple[bytes, ...]:
     np.save(trapped, np.array([[_Trap()] * 4], object))
     good = arrays()[0]
     odd = []
-    for array in (np.zeros(4), np.zeros((2, 5)), np.zeros((2, 4), complex), np.full((2, 4), np.nan), np.array(3.0)):
+    for array in (np.zeros(4), np.zeros((2, 17)), np.zeros((2, 4), complex), np.full((2, 4), np.nan), np.array(3.0)):
         stream = io.BytesIO()
         np.save(stream, array)
         odd.append(stream.getvalue())
@@ -405,6 +432,11 @@ def array_bombs() -> tuple[bytes, ...]:
 def bins() -> tuple[bytes, ...]:
     """KITTI's form: float32, four a point."""
     return (np.random.default_rng(3).uniform(0, 1, (60, 4)).astype("<f4").tobytes(),)
+
+
+def five_columns() -> tuple[bytes, ...]:
+    """nuScenes' form: x, y, z, intensity and ring."""
+    return (np.random.default_rng(3).uniform(0, 1, (60, 5)).astype("<f4").tobytes(),)
 
 
 @functools.cache
@@ -487,6 +519,7 @@ RASTER = (image.RASTER_CELLS, image.RASTER_CELLS)
 COLOUR, DEPTH, VISIBLE = ("RGB", image.CAMERA_SIZE), ("L", image.CAMERA_SIZE), ("L", RASTER)
 FORMATS = (
     Format("pcd", "000068.pcd", clouds, pcd.read_pcd, cloud_bombs),
+    Format("foreign_pcd", "1532402927.647951.PCD", foreign_clouds, CloudFiles(255.0).read, cloud_bombs),
     Format("rgb", "000068_camera0.png", lambda: pictures(*COLOUR), image.read_rgb, lambda: picture_bombs(*COLOUR)),
     Format("depth", "000068_depth0.png", lambda: pictures(*DEPTH), image.read_depth, lambda: picture_bombs(*DEPTH)),
     Format(
@@ -509,6 +542,7 @@ FORMATS = (
     Format("jpg", "000001.jpg", photos, lambda path: image.read_rgb(path, (192, 108), ("JPEG",))),
     Format("npy", "1000.npy", arrays, read_npy, array_bombs),
     Format("bin", "1000.bin", bins, read_bin),
+    Format("nuscenes_bin", "LIDAR_TOP__1532402927647951.pcd.bin", five_columns, CloudFiles().read),
     Format("poses", "poses.csv", lambda: (recording_files()["poses.csv"],), read_recording, csv_bombs, recording),
     Format("boxes", "boxes.csv", lambda: (recording_files()["boxes.csv"],), read_recording, csv_bombs, recording),
     Format(

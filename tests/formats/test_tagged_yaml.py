@@ -68,7 +68,7 @@ BAD = {
     "tab": (b"a:\n\t- 1\n", "a", "not valid YAML"),
     "binary": (bytes(range(256)), None, "not valid YAML"),
     "zeros": (b"\0" * 100, None, "not valid YAML"),
-    "empty": (b"", None, "one mapping"),
+    "empty": (b"", None, "is empty"),
     "a list": (b"- 1\n- 2\n", None, "one mapping"),
     "two documents": (b"a: 1\n---\nb: 2\n", None, "one mapping"),
 }

@@ -13,9 +13,10 @@ from torch import Tensor
 from heatv2x import plugins
 from heatv2x.fusion.base import Edges, Fusion, Received, maximum_with
 from heatv2x.structures import Pose
+from tests.parts import parts
 from tests.scene_factory import CHANNELS, changed, shaken, state_copy
 
-PARTS = plugins.available("fusion")
+PARTS = parts("fusion")
 TYPES = ["lidar64", "camera"]
 SIZE = (12, 16)
 SELECTING = ("early", "late", "maximum", "none")  # add nothing up, so no order can be seen in the last bit

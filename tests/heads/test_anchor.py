@@ -13,6 +13,7 @@ from heatv2x.geometry import boxes_from_corners, corners_3d, wrap_angle
 from heatv2x.grid import BevGrid
 from heatv2x.heads.anchor import PUBLISHED, Anchor, Targets, anchor_losses, box_terms, per_anchor
 from heatv2x.nn.anchors import (
+    Assignment,
     anchors_of,
     assign,
     decode_terms,
@@ -37,6 +38,44 @@ def grid_of(limits: np.ndarray, cell: float = 0.8) -> BevGrid:
     return BevGrid(float(low[0]), float(high[0]), float(low[1]), float(high[1]), cell)
 
 
+def assigned_alone(grid: BevGrid, boxes: Tensor) -> Assignment:
+    """The assignment of one scene, with the published thresholds."""
+    return assign([grid], SIZE, [boxes], 0.6, 0.45)
+
+
+def assigned_one_by_one(anchors: Tensor, boxes: Tensor, positive: float, negative: float) -> tuple[Tensor, Tensor]:
+    """(A,) matched box or -1, and whether negative, as the rule is written: every anchor against every box."""
+    matched = torch.full((len(anchors),), -1, dtype=torch.long)
+    overlap = upright_iou(upright(anchors), upright(boxes))
+    if len(boxes) == 0:
+        return matched, matched < 0
+    best, claimed = overlap.max(dim=0)
+    for index in reversed(range(len(boxes))):
+        if best[index] > 0:
+            matched[claimed[index]] = index
+    far = (overlap < negative).all(dim=1) & (matched < 0)
+    above = overlap > positive
+    return torch.where(above.any(dim=1), above.int().argmax(dim=1), matched), far
+
+
+@pytest.mark.parametrize("cell", [0.4, 0.8, 3.2])
+@pytest.mark.parametrize("thresholds", [(0.6, 0.45), (0.3, 0.1)])
+def test_a_batch_is_assigned_as_the_rule_is_written(cell: float, thresholds: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(round(10 * cell))
+    grids = [BevGrid(-25.6 + shift, 25.6 + shift, -12.8, 12.8, cell) for shift in (0.0, 6.4, -3.2, 0.0)]
+    spread = torch.tensor([70.0, 40.0, 2.0, 14.0, 3.0, 2.0, 7.0])
+    low = torch.tensor([-35.0, -20.0, -2.0, 0.5, 0.5, 1.0, -3.5])
+    scenes = [torch.rand(n, 7, generator=generator) * spread + low for n in (30, 0, 1, 7)]
+    scenes[3] = torch.cat([scenes[3], scenes[3][:3], torch.tensor([[1e7, -1e7, 0, 4, 2, 1.5, 0]])])  # twins, far away
+    assigned = assign(grids, SIZE, scenes, *thresholds)
+    for scene, (grid, boxes) in enumerate(zip(grids, scenes, strict=True)):
+        matched, negative = assigned_one_by_one(anchors_of(grid, SIZE, -1.0), boxes, *thresholds)
+        assert torch.equal(assigned.matched[scene], matched)
+        assert torch.equal(assigned.negative[scene], negative)
+        assert torch.equal(assigned.positive[scene], matched >= 0)
+    assert int(assigned.positive.sum()) > 10
+
+
 @pytest.mark.parametrize("name", ["m1_full", "m1_train", "small"])
 def test_assignment_and_terms_are_the_references(golden: Path, name: str) -> None:
     vectors = load(golden, f"c_anchor_target_{name}")
@@ -47,11 +86,11 @@ def test_assignment_and_terms_are_the_references(golden: Path, name: str) -> Non
     np.testing.assert_allclose(anchors.view(*shape, 7)[0, :, 0, 0], vectors["anchor_x"], atol=1e-5)
     np.testing.assert_allclose(anchors.view(*shape, 7)[:, 0, 0, 1], vectors["anchor_y"], atol=1e-5)
     boxes = torch.from_numpy(vectors["gt"][vectors["mask"] > 0][:, LWH])
-    assigned = assign(anchors, boxes, 0.6, 0.45)
+    assigned = assigned_alone(grid, boxes)
     assert torch.nonzero(assigned.positive.view(shape)).tolist() == vectors["pos_index_yxa"].tolist()
     negative = np.unpackbits(vectors["neg_bits"])[: assigned.negative.numel()]
-    assert np.array_equal(assigned.negative.numpy(), negative.astype(bool))
-    terms = box_terms(assigned, anchors, boxes.float())
+    assert np.array_equal(assigned.negative[0].numpy(), negative.astype(bool))
+    terms = box_terms(assigned, anchors[None])
     np.testing.assert_allclose(terms[assigned.positive], vectors["targets_at_pos"], rtol=1e-5, atol=1e-5)
     assert not terms[~assigned.positive].any()
 
@@ -62,15 +101,15 @@ def test_among_tied_anchors_any_may_be_claimed(golden: Path) -> None:
     boxes = torch.from_numpy(vectors["gt"][vectors["mask"] > 0][:, LWH])
     overlap = upright_iou(upright(anchors), upright(boxes))
     np.testing.assert_allclose(overlap.amax(dim=0), vectors["best_iou_per_gt"], rtol=1e-5)
-    assigned = assign(anchors, boxes, 0.6, 0.45)
+    assigned = assigned_alone(grid_of(vectors["range"]), boxes)
     for index in range(len(boxes)):  # the claimed anchor may belong to another box that overlaps it more than 0.6
-        assert assigned.positive[overlap[:, index] > overlap[:, index].max() - 1e-4].any()
+        assert assigned.positive[0, overlap[:, index] > overlap[:, index].max() - 1e-4].any()
     assert int(assigned.positive.sum()) == int(vectors["num_pos"])
 
 
 def test_nothing_to_find_makes_every_anchor_negative(golden: Path) -> None:
     vectors = load(golden, "c_anchor_target_small")
-    assigned = assign(anchors_of(grid_of(vectors["range"]), SIZE, -1.0), torch.zeros(0, 7), 0.6, 0.45)
+    assigned = assigned_alone(grid_of(vectors["range"]), torch.zeros(0, 7))
     assert int(assigned.positive.sum()) == int(vectors["empty_num_pos"])
     assert int(assigned.negative.sum()) == int(vectors["empty_num_neg"])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heatv2x.grid import BevGrid
-from heatv2x.heads.center import Center, decode_boxes, encode_boxes, heatmap_target
+from heatv2x.heads.center import Center, decode_boxes, encode_boxes, heatmap_targets
 from tests.heads.test_contract import BOXES, NOTHING, build_head
 from tests.scene_factory import CHANNELS, GRID
 
@@ -88,6 +88,11 @@ def test_terms_and_boxes_are_two_ways_to_say_the_same(
     decoded = decode_boxes(encode_boxes(box, row, column, FINE), row, column, FINE)
     torch.testing.assert_close(decoded[:, :6], box[:, :6], rtol=1e-4, atol=1e-4)
     assert float((decoded[:, 6] - box[:, 6]).sin().abs()) < 1e-4
+
+
+def heatmap_target(boxes: Tensor, grid: BevGrid) -> Tensor:
+    """(Y', X') the heatmap of one scene."""
+    return heatmap_targets([boxes], [grid])[0]
 
 
 class TestHeatmap:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from heatv2x import plugins
 from heatv2x.heads.base import Head
+from tests.parts import parts
 from tests.scene_factory import CHANNELS, GRID, shaken
 
 BOXES = torch.tensor(
@@ -33,7 +34,7 @@ def features(batch: int = 2, seed: int = 0) -> Tensor:
     return torch.randn(batch, CHANNELS, *GRID.shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=plugins.available("heads"))
+@pytest.fixture(params=parts("heads"))
 def head(request: pytest.FixtureRequest) -> Head:
     return build_head(request.param)
 
@@ -139,14 +140,13 @@ def test_half_precision_maps_are_no_problem(head: Head) -> None:
 
 def test_foreground_is_where_objects_are(head: Head) -> None:
     """What a fusion's confidence learns from, if the head tells: cells at centres hold something, far ones nothing."""
-    told = head.foreground(BOXES, GRID)
+    told = head.foreground([BOXES, NOTHING], GRID)
     if told is None:
         return
-    positive, negative = told
+    (positive, none), (negative, everywhere) = told
     assert positive.shape == negative.shape == GRID.shape and not (positive & negative).any()
     distance = (GRID.centres()[:, :, None] - BOXES[:, :2]).norm(dim=-1)
     assert negative[distance.amin(dim=-1) > 6].all()
     for index in range(len(BOXES)):
         assert positive[distance[..., index] < 4].any()  # a long box may claim any anchor inside it
-    nothing = head.foreground(NOTHING, GRID)
-    assert nothing is not None and not nothing[0].any() and nothing[1].all()
+    assert not none.any() and everywhere.all()

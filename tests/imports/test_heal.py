@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -211,8 +213,13 @@ class TestRefused:
             convert(few, HealImport())
 
     def test_other_models(self, weights: dict[str, Tensor]) -> None:
-        with pytest.raises(PackError, match="encoder_m"):
+        with pytest.raises(PackError, match=r"encoder_m.*pyramid models"):
             convert({"conv.weight": torch.zeros(1)}, HealImport())
+        others = {name: value for name, value in weights.items() if not name.startswith("pyramid_backbone")}
+        with pytest.raises(PackError, match="another fusion"):
+            convert(others, HealImport())
+        with pytest.raises(PackError, match=r"late-fusion model, with heads for each type \(cls_head_m1\.bias\)"):
+            convert({**others, "cls_head_m1.bias": torch.zeros(2)}, HealImport())
         unknown = {**weights, "encoder_m9.transformer.weight": torch.zeros(1)}
         with pytest.raises(PackError, match="m9"):
             convert(unknown, HealImport())
@@ -227,8 +234,9 @@ class TestRefused:
         for number, new_format in enumerate((True, False)):
             path = tmp_path / f"evil{number}.pth"
             torch.save({"cls_head.bias": Evil()}, path, _use_new_zipfile_serialization=new_format)
-            with pytest.raises(PackError, match=r"something else than weights"):
+            with pytest.raises(PackError, match=r"more than weights \(\w+\.system\)") as refused:
                 read_weights(path)
+            assert "\x1b" not in str(refused.value) and "Weights only load failed" not in str(refused.value)
         assert not trace.exists()
         torch.load(path, weights_only=False)  # the trap is real
         assert trace.exists()
@@ -255,6 +263,17 @@ class TestRefused:
             path.write_text("no weights" if name.startswith("text") else "")
         with pytest.raises(PackError, match=name.partition(".")[0]):
             read_weights(path)
+
+
+def test_the_two_lines_that_a_refusal_gives_save_weights_that_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "it's a model.pth"
+    network = torch.nn.Linear(3, 2)
+    torch.save(network, path)
+    with pytest.raises(PackError, match=r"torch\.nn\.modules\.linear\.Linear") as refused:
+        read_weights(path)
+    lines = "\n".join(line.strip() for line in str(refused.value).splitlines()[2:])
+    subprocess.run([sys.executable, "-c", f"import torch\n{lines}"], check=True)
+    assert same_state(read_weights(tmp_path / "it's a model_weights.pth"), network.state_dict())
 
 
 def test_safetensors_and_wrapped_states_are_read(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_checkpoint_is_imported_and_evaluated(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "250")
     torch.save(reference_weights("m_e2e_m1_state_dict_shapes.json"), tmp_path / "net.pth")
-    extent = ["half_extent_m=12.8", "half_extent_y_m=6.4"]
+    extent = ["half_extent_m=25.6", "half_extent_y_m=25.6"]
     assert call(monkeypatch, "import", "heal", tmp_path / "net.pth", f"out={tmp_path}/packs", *extent) == 0
     said = capsys.readouterr().out
     assert "m1 is lidar64_pillars: 226,944 parameters" in said
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_imported_and_evaluated(
     types = ["ego=lidar64_pillars", "senders=lidar64_pillars"]
     assert call(monkeypatch, "eval", f"data={tmp_path}/data", files, *types, f"out={tmp_path}/eval") == 0
     row = json.loads((tmp_path / "eval" / "metrics.json").read_text())["rows"][0]
-    assert row["message_bytes"] > 2 * 64 * 16 * 32 and set(row["ap"]) == {"0.3", "0.5", "0.7"}
+    assert row["message_bytes"] > 2 * 64 * 64 * 64 and set(row["ap"]) == {"0.3", "0.5", "0.7"}
 
 
 def test_what_does_not_fit_is_told_in_a_table(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from heatv2x.errors import ConfigError
 from heatv2x.geometry import boxes_from_corners, rotated_iou_bev
-from heatv2x.metrics.average_precision import ApAccumulator
+from heatv2x.metrics.average_precision import ApAccumulator, ApResult
 from heatv2x.metrics.protocols import (
     DAIR_OFFICIAL_3D,
     DAIR_OFFICIAL_BEV,
@@ -200,17 +200,15 @@ def test_max_detections_keeps_the_best() -> None:
 def test_empty_frames_count(name: str) -> None:
     nothing, truth, found = Boxes3D.empty(), at(10, 20), at(10, 20, scores=[0.9, 0.8])
     protocol = replace(PROTOCOLS[name], first_recall_step=True)
-    assert evaluate([], protocol).average_precision(0.5) == 0
-    assert evaluate([(nothing, nothing)], protocol).average_precision(0.5) == 0
-    assert evaluate([(found, nothing)], protocol).average_precision(0.5) == 0
+    for frames in ([], [(nothing, nothing)], [(found, nothing)]):
+        assert evaluate(frames, protocol).average_precision(0.5) is None, "no ground truth: there is no such number"
     assert evaluate([(nothing, truth)], protocol).average_precision(0.5) == 0
     assert evaluate([(found, truth), (nothing, truth)], protocol).average_precision(0.5) == pytest.approx(0.5)
     false_first = [(at(90, scores=[0.95]), nothing), (found, truth)]
     assert evaluate(false_first, protocol).average_precision(0.5) == pytest.approx(2 / 3)
     for frames in ([], [(nothing, nothing)], [(found, nothing)]):
         result = evaluate(frames, protocol).result()
-        assert set(result.ap.values()) == {0.0}
-        assert set(result.ap_interval.values()) == {(0.0, 0.0)}
+        assert set(result.ap.values()) == {None} and set(result.ap_interval.values()) == {None}
         assert all(part.score is None for part in (*result.by_distance.values(), *result.by_hits.values()))
 
 
@@ -246,14 +244,48 @@ def test_weighted_frames_equal_repeated_frames(protocol: Protocol) -> None:
 
 def test_interval_holds_the_score_and_narrows_with_frames() -> None:
     few, many = (evaluate(random_frames(5, count)).result() for count in (10, 90))
-    for result in (few, many):
-        low, high = result.ap_interval["0.5"]
-        assert 0 <= low < result.ap["0.5"] < high <= 1
-    width = {len_: high - low for len_, (low, high) in ((10, few.ap_interval["0.5"]), (90, many.ap_interval["0.5"]))}
-    assert width[90] < 0.6 * width[10]
+    assert width_of(many) < 0.6 * width_of(few)
     assert evaluate(random_frames(5, 10)).result() == few, "same seed, same numbers"
     alone = evaluate([(at(10, scores=[0.9]), at(10, 20))]).result()
-    assert alone.ap_interval["0.5"] == (pytest.approx(0.5), pytest.approx(0.5))
+    assert alone.ap == dict.fromkeys(alone.ap, 0.5) and alone.ap_interval["0.5"] is None, "one frame has no spread"
+    assert few.ap_interval_over == "frames" and few.n_scenarios == 0
+
+
+def width_of(result: ApResult) -> float:
+    """How wide the interval is; the score lies in it."""
+    score, ends = result.ap["0.5"], result.ap_interval["0.5"]
+    assert score is not None and ends is not None and 0 <= ends[0] < score < ends[1] <= 1
+    return ends[1] - ends[0]
+
+
+def test_frames_of_a_scenario_are_drawn_together() -> None:
+    """Nine frames of each scenario say the same thing: they are as good as one."""
+    one_each = random_frames(5, 10)
+    accumulators = [ApAccumulator() for _ in range(4)]
+    for number, (found, truth) in enumerate(one_each):
+        accumulators[0].add(found, truth, f"s{number}")
+        for _ in range(9):
+            accumulators[1].add(found, truth, f"s{number}")
+            accumulators[2].add(found, truth)
+            accumulators[3].add(found, truth, "the only one")
+    one, nine, as_frames, alone = (accumulator.result() for accumulator in accumulators)
+    assert width_of(nine) == pytest.approx(width_of(one)) and width_of(as_frames) < 0.6 * width_of(nine)
+    assert (nine.ap_interval_over, nine.n_scenarios, as_frames.ap_interval_over) == ("scenarios", 10, "frames")
+    assert alone.n_scenarios == 1 and set(alone.ap_interval.values()) == {None} and alone.ap == nine.ap
+
+
+def test_the_interval_follows_a_slow_bootstrap_over_scenarios() -> None:
+    frames = random_frames(7, 12)
+    scenarios = [frames[:1], frames[1:4], frames[4:5], frames[5:9], frames[9:12]]
+    draw, slow = np.random.default_rng(2), []
+    for _ in range(80):
+        picked = [frame for i in draw.integers(0, len(scenarios), len(scenarios)) for frame in scenarios[i]]
+        slow.append(average_precision_by_loop(picked, HEATV2X, 0.7))
+    accumulator = ApAccumulator(resamples=500, seed=4)
+    for number, scenario in enumerate(scenarios):
+        for detections, ground_truth in scenario:
+            accumulator.add(detections, ground_truth, str(number))
+    assert accumulator.result().ap_interval["0.7"] == pytest.approx(tuple(np.quantile(slow, (0.025, 0.975))), abs=0.06)
 
 
 def test_interval_covers_a_slow_bootstrap() -> None:

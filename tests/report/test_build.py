@@ -102,14 +102,51 @@ def test_a_missing_or_broken_file_says_the_way_out(run_folder: Path, name: str) 
     (run_folder / name).write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         build_report(run_folder)
-    (run_folder / name).unlink()
-    with pytest.raises(DataError, match="Way out"):
-        build_report(run_folder)
     assert not (run_folder / "report.html").exists()
 
 
+def test_without_metrics_there_is_no_report(run_folder: Path) -> None:
+    (run_folder / "metrics.json").unlink()
+    with pytest.raises(DataError, match="Way out"):
+        build_report(run_folder)
+
+
+def test_without_scenes_the_page_says_how_to_get_some(run_folder: Path) -> None:
+    (run_folder / "scenes.json").unlink()
+    text = build_report(run_folder).read_text(encoding="utf-8")
+    assert "This run kept no frames to look at." in text and "scenes=8" in text and "AP50 rises" in text
+
+
+def test_what_is_still_missing_is_said_on_top(run_folder: Path, results: Results) -> None:
+    assert "Not in this report yet" not in build_report(run_folder).read_text(encoding="utf-8")
+    results.pending = ["full_finetune", "camera", "camera/controls"]
+    (run_folder / "metrics.json").write_text(json.dumps(results.to_json()))
+    text = build_report(run_folder).read_text(encoding="utf-8")
+    missing = "full fine-tuning (the yardstick), the camera-only newcomer and the controls of the camera-only newcomer"
+    assert f"Not in this report yet: {missing}." in text
+
+
+def test_the_protocol_is_a_sentence(run_folder: Path, results: Results) -> None:
+    for row in results.rows:
+        row.protocol = {"name": "heatv2x", "iou": "bev", "thresholds": [0.3, 0.5, 0.7], "max_detections": None}
+    (run_folder / "metrics.json").write_text(json.dumps(results.to_json()))
+    text = build_report(run_folder).read_text(encoding="utf-8")
+    assert "A detection counts as correct if its footprint, seen from above, overlaps a label" in text
+    assert "max detections" not in text
+
+
 WRAPPER = """<body style="margin:0"><iframe id="f" src="{page}" style="border:0;width:{width}px;height:1600px"></iframe>
-<script>addEventListener("load", function begin(event, tries = 0) {{
+<script>
+// labels of neighbouring columns whose texts touch: their ranges, because a narrow box does not cut its text
+const crowded = (page) => [...page.querySelectorAll(".panel-labels, .x-axis")].flatMap((row) => {{
+  const places = [...row.children].map((label) => {{
+    const range = page.createRange();
+    range.selectNodeContents(label);
+    return [label.textContent, range.getBoundingClientRect()];
+  }});
+  return places.slice(1).filter(([, at], i) => at.width && at.left < places[i][1].right + 1).map(([text]) => text);
+}});
+addEventListener("load", function begin(event, tries = 0) {{
   const page = document.getElementById("f").contentDocument, root = page.documentElement;
   if (!root.dataset.ready && !root.dataset.error && tries < 60) return setTimeout(begin, 50, event, tries + 1);
   const text = (id) => (page.getElementById(id) || {{}}).textContent || "";
@@ -117,7 +154,7 @@ WRAPPER = """<body style="margin:0"><iframe id="f" src="{page}" style="border:0;
   {action}
   setTimeout(() => {{ document.body.textContent = JSON.stringify({{
     ready: root.dataset.ready || null, error: root.dataset.error || null, width: root.scrollWidth,
-    tally: text("tally"), tip: text("tip"), counter: text("counter"),
+    tally: text("tally"), tip: text("tip"), counter: text("counter"), crowded: crowded(page),
   }}); }}, 300);
 }});</script></body>"""
 
@@ -155,6 +192,23 @@ def test_a_browser_draws_the_page_without_error(run_folder: Path, width: int) ->
     assert str(seen["tally"]).startswith("Of 2 objects: the ego alone finds 1; together 2.")
     assert str(seen["counter"]).startswith("1 of 2")
     assert str(seen["tip"]).startswith("Seen only together31 m away")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+@pytest.mark.parametrize("width", [1280, 390, 360])
+def test_labels_do_not_collide_and_nothing_sticks_out(
+    tmp_path: Path, results: Results, scenes: Scenes, write_run: Writer, width: int
+) -> None:
+    """The labels of a real run, and names as long as an evaluation's."""
+    for row in results.rows:
+        row.recall_by_hits = {"0": 0.1, "1-4": 0.2, "5-19": 0.5, "20-99": 0.7, "100+": 0.9}
+        row.ap_by_distance = {"0-20 m": 0.9, "20-35 m": 0.8, "35-50 m": 0.7, "50+ m": 0.5}
+    results.rows.append(Row("lidar64_pillars<-" + "+".join(["camera_efficientnet"] * 6), {"0.5": 0.5}))
+    results.title, results.command = "t" * 300, "heatv2x eval data=" + "/folder" * 60
+    seen = look(build_report(write_run(tmp_path, results, scenes)), width)
+    assert seen["error"] is None and seen["width"] <= width
+    assert seen["crowded"] == []
 
 
 @pytest.mark.slow

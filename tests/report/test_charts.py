@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from heatv2x.report import Results, charts
+from heatv2x.report import Results, Row, charts
 
 
 def test_bars_are_as_long_as_their_numbers(results: Results) -> None:
@@ -51,3 +51,11 @@ def test_ticks_are_few_and_enclose_the_values(low: float, high: float) -> None:
     assert ticks[-1] >= high - 1e-9
     assert 2 <= len(ticks) <= 7
     assert ticks == sorted(set(ticks))
+
+
+def test_an_evaluation_without_a_story_has_its_own_panels() -> None:
+    rows = [Row(f"assigned/{n}", {"0.5": 0.5}, ap_by_distance={"0-20 m": 0.1 * n, "50+ m": None}) for n in range(12)]
+    panels = charts.panels(Results(rows), "ap_by_distance")
+    assert len(panels) == charts.MOST_PANELS and panels[3].columns[0].height == 30.0
+    (group,) = charts.precision_bars(Results(rows), "0.5")
+    assert group.heading == ""  # one group needs none

@@ -27,6 +27,33 @@ def test_the_story_carries_the_numbers(results: Results) -> None:
     assert [milestone.role for milestone in story.milestones] == ["alone", "unaligned", "adapted", "reference"]
 
 
+@pytest.mark.parametrize(
+    ("late", "headline", "verdict"),
+    [
+        (0.848, "rises from 60.0 to 85.1, level with late fusion (84.8)", "no difference to speak of"),
+        (0.874, "rises from 60.0 to 85.1, but late fusion reaches 87.4", "better"),
+        (0.701, "rises from 60.0 to 85.1; late fusion reaches 70.1", "less"),
+    ],
+)
+def test_late_fusion_stands_in_the_headline(results: Results, late: float, headline: str, verdict: str) -> None:
+    told, ours = results.rows[0], results.rows[2]
+    ours.ap["0.7"] = 0.5
+    row = Row("late", {"0.5": late, "0.7": 0.62}, ego_type=told.ego_type, protocol=told.protocol, message_bytes=812.0)
+    results.rows.append(row)
+    story = tell(results)
+    assert story.headline.endswith(headline)
+    assert f"(AP70 62.0 against 50.0): {verdict}." in story.context
+    assert "Its messages have 812\u202fB, those with features 36.9\u202fkB." in story.context
+    assert "late" in [milestone.role for milestone in story.milestones]
+    row.protocol = {"name": "other"}
+    assert "late fusion" not in tell(results).headline + tell(results).context.lower()
+
+
+def test_the_one_row_of_an_evaluation_is_the_headline() -> None:
+    story = tell(Results([Row("lidar64<-lidar16+camera", {"0.5": 0.724})]))
+    assert story.headline == "64-beam LiDAR hears 16-beam LiDAR, cameras: AP50 72.4"
+
+
 def test_adapting_that_did_not_help_is_said_so(results: Results) -> None:
     story = tell(with_ap50(results, lhft_gcft=0.55))
     assert "falls from 60.0 to 55.0" in story.headline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -290,7 +291,7 @@ class TestSteps:
     def test_a_loss_that_is_no_number_stops_with_a_hint(self) -> None:
         stage = build_stage("local")
         stage.losses = lambda batch: {"heatmap": next(iter(stage.model.senders.parameters())).sum() * math.nan}  # type: ignore[method-assign]
-        with pytest.raises(ConfigError, match=r"loss is not finite at step 0.*lower lr"):
+        with pytest.raises(ConfigError, match=r"loss is not finite at step 1.*lower lr"):
             train(stage, FAST)
 
     def test_gradients_are_clipped(self) -> None:
@@ -322,3 +323,51 @@ class TestSteps:
     def test_impossible_settings(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             build(LoopConfig, wrong)
+
+
+class TestBest:
+    """The best weights are kept beside the last ones."""
+
+    def run(self, scores: dict[int, float], path: Path, stop: int | None = None) -> tuple[Stage, TrainingRecord | None]:
+        """Train; the score of a step is what `scores` says."""
+        stage, checkpoint, best = build_stage("local"), path / "checkpoint.safetensors", path / "best.safetensors"
+        progress = stop_after(-1 if stop is None else stop)
+        record = None
+        with contextlib.suppress(KilledError):
+            record = train(
+                stage, FAST, checkpoint, progress, lambda step: {"ap50": scores[step]}, tuple(scores), best=best
+            )
+        return stage, record
+
+    @pytest.mark.parametrize("stop", [None, 3, 5])
+    def test_the_model_ends_with_the_best_weights(self, stop: int | None, tmp_path: Path) -> None:
+        scores = {1: 0.1, 3: 0.7, 5: 0.3, 6: 0.7}
+        if stop is not None:
+            self.run(scores, tmp_path, stop)
+        stage, record = self.run(scores, tmp_path)
+        wanted = build_stage("local")
+        with contextlib.suppress(KilledError):
+            train(wanted, FAST, progress=stop_after(3))
+        assert record is not None and record.best == {"step": 3, "ap50": 0.7} and record.steps == 6
+        assert same_state(stage.model.state_dict(), wanted.model.state_dict())
+
+    def test_the_checkpoint_still_holds_the_last_ones(self, tmp_path: Path) -> None:
+        self.run({1: 0.7, 6: 0.1}, tmp_path)
+        last, again = build_stage("local"), build_stage("local")
+        train(last, FAST)
+        train(again, FAST, tmp_path / "checkpoint.safetensors")
+        assert same_state(again.model.state_dict(), last.model.state_dict())
+
+    @pytest.mark.parametrize("damage", ["gone", "other", "cut"])
+    def test_lost_best_weights_are_told(self, damage: str, tmp_path: Path) -> None:
+        self.run({1: 0.7, 6: 0.1}, tmp_path)
+        best = tmp_path / "best.safetensors"
+        if damage == "cut":
+            best.write_bytes(best.read_bytes()[:-9])
+        elif damage == "gone":
+            best.unlink()
+        else:
+            self.run({1: 0.8, 6: 0.1}, tmp_path / "other")
+            (tmp_path / "other/best.safetensors").rename(best)
+        with pytest.raises(DataError, match=r"(?s)best weights cannot be read.*keep=last"):
+            self.run({1: 0.7, 6: 0.1}, tmp_path)

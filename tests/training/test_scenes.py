@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from heatv2x.errors import HeatError
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
 from heatv2x.structures import Frame
@@ -51,6 +52,15 @@ def draw(pool: Pool, config: SceneConfig = LIVELY, seed: int = 0, required: str 
     return draw_scene(pool, config, TYPES, np.random.default_rng(seed), required)
 
 
+class PartlyLabelled(SmallScenes):
+    """Small scenes of which some are labelled."""
+
+    known: tuple[int, ...] = (1, 4, 5)
+
+    def labelled(self, index: int) -> bool:
+        return index in self.known
+
+
 class TestPool:
     def test_is_read_once_with_the_sensors_asked_for(self, model: Collaboration) -> None:
         dataset = SmallScenes(frames=3)
@@ -60,6 +70,21 @@ class TestPool:
         )
         assert dataset.reads == [(0, ["lidar16"]), (2, ["lidar16"])] and told == [(1, 2), (2, 2)]
         assert len(pool.frames) == 2 and set(pool.agent(1, 2, "lidar16").lidars) == {"lidar16"}
+
+    @pytest.mark.parametrize("hold", [True, False])
+    def test_only_labelled_frames_are_trained_on(
+        self, hold: bool, model: Collaboration, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        dataset, agents = PartlyLabelled(frames=6), {"lidar16": model.agent("lidar16")}
+        pool = load_pool(dataset, agents, hold=hold)
+        assert [frame.name for frame in pool.frames] == [dataset.name(index) for index in (1, 4, 5)]
+        assert "3 of 6 frames are not labelled" in caplog.text
+        assert [frame.name for frame in load_pool(dataset, agents, 1, hold=hold).frames] == [dataset.name(4)]
+        agent = draw_scene(pool, LIVELY, {"lidar16": 1.0}, np.random.default_rng(0)).agents[0]
+        assert len(agent.lidars["lidar16"]) > 0
+        dataset.known = ()
+        with pytest.raises(HeatError, match="none of the 6 frames"):
+            load_pool(dataset, agents, hold=hold)
 
     def test_each_type_gets_what_it_needs(self, pool: Pool, dataset: SmallScenes) -> None:
         frame = dataset.read(2, ["lidar64", "lidar16"])

@@ -65,7 +65,7 @@ def test_the_loss_is_the_sum_of_its_terms(name: str) -> None:
     stage = build_stage(name)
     stage.set_mode()
     loss = stage(drawn(stage))
-    assert loss.requires_grad and float(loss.detach()) == pytest.approx(sum(stage.last_terms.values()), rel=1e-5)
+    assert loss.requires_grad and float(loss.detach()) == pytest.approx(float(sum(stage.last_terms.values())), rel=1e-5)
     assert set(stage.last_terms) >= {"heatmap", "box"}
 
 

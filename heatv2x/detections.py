@@ -1,0 +1,176 @@
+"""What was detected in each frame: which of it is right, and the file that keeps it all (docs/data_formats.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from heatv2x.files import atomic_path
+from heatv2x.geometry import rotated_iou_bev
+from heatv2x.structures import Bool, Boxes3D, Float32, Float64, Int64
+
+FILE_NAME = "detections.json"
+FORMAT = "heatv2x-detections/1"
+CLASS = "vehicle"
+FOUND_FROM_IOU = 0.5
+_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class FoundFrame:
+    """The detections of one frame.
+
+    Attributes:
+        name: "scenario/timestamp".
+        index: of the frame in its split.
+        ego: id of the agent in whose frame the boxes are.
+        T_world_ego: (4, 4) float64.
+        heard: (agent id, agent type, bytes of its message) of everyone whose message arrived.
+        detections: upright boxes in the ego's frame, with scores.
+    """
+
+    name: str
+    index: int
+    ego: int
+    T_world_ego: Float64
+    heard: tuple[tuple[int, str, int], ...]
+    detections: Boxes3D
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `frames`, best detections first."""
+        scores = self.detections.scores
+        assert scores is not None
+        order = np.argsort(-scores, kind="stable")
+        boxes = self.detections.boxes[order].astype(np.float64)
+        return {
+            "frame": self.name,
+            "index": self.index,
+            "ego": self.ego,
+            "T_world_ego": self.T_world_ego.round(6).tolist(),
+            "heard": [{"agent": agent, "type": name, "message_bytes": size} for agent, name, size in self.heard],
+            "scores": scores[order].astype(np.float64).round(_DECIMALS).tolist(),
+            "classes": [CLASS] * len(boxes),
+            "boxes_ego": boxes.round(_DECIMALS).tolist(),
+            "boxes_world": in_world(boxes, self.T_world_ego).round(_DECIMALS).tolist(),
+        }
+
+
+def in_world(boxes: Float64, T_world_ego: Float64) -> Float64:
+    """Boxes in the world: centres moved by the whole transform, headings turned with it, and upright there, too.
+
+    Args:
+        boxes: (N, 7) in the ego's frame.
+        T_world_ego: (4, 4).
+    """
+    ahead = np.column_stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))])
+    turned = ahead @ T_world_ego[:3, :3].T
+    centres = boxes[:, :3] @ T_world_ego[:3, :3].T + T_world_ego[:3, 3]
+    return np.column_stack([centres, boxes[:, 3:6], np.arctan2(turned[:, 1], turned[:, 0])])
+
+
+def write_detections(path: Path, rows: Sequence[tuple[str, Mapping[str, Any], Sequence[FoundFrame]]]) -> None:
+    """Write detections.json as a whole or not at all, one frame a line.
+
+    Args:
+        rows: name, protocol and frames of each row of metrics.json.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f'{{"format": {json.dumps(FORMAT)}, "rows": [')
+        for number, (name, protocol, frames) in enumerate(rows):
+            about = f'{{"row": {_line(name)}, "protocol": {_line(protocol)}, "frames": ['
+            file.write((",\n" if number else "\n") + about)
+            for position, frame in enumerate(frames):
+                file.write((",\n" if position else "\n") + _line(frame.to_json()))
+            file.write("\n]}")
+        file.write("\n]}\n")
+
+
+def _line(content: Any) -> str:
+    return json.dumps(content, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Detections beside labels.
+
+    Attributes:
+        detections: those that were judged, best first.
+        truth: the labels.
+        label: (D,) row of the label that a detection finds, -1 for a false alarm.
+        overlap: (D,) overlap with the label it finds, or else with the nearest one, seen from above.
+    """
+
+    detections: Boxes3D
+    truth: Boxes3D
+    label: Int64
+    overlap: Float32
+
+    @property
+    def hit(self) -> Bool:
+        """(D,) which detections are right."""
+        return self.label >= 0
+
+    @property
+    def missed(self) -> Bool:
+        """(G,) which labels nobody found."""
+        missed = np.ones(len(self.truth), bool)
+        missed[self.label[self.hit]] = False
+        return missed
+
+
+def judge(detections: Boxes3D, truth: Boxes3D, min_score: float = 0.0) -> Judged:
+    """Which detections are right: best score first, each takes the label it overlaps most among those still free.
+
+    Args:
+        detections: with scores, in the same frame as the labels.
+        truth: the labels.
+        min_score: detections with less do not count.
+    """
+    assert detections.scores is not None
+    order = np.argsort(-detections.scores, kind="stable")
+    judged = detections[order[detections.scores[order] >= min_score]]
+    overlaps = rotated_iou_bev(torch.from_numpy(judged.boxes), torch.from_numpy(truth.boxes)).numpy()
+    label, overlap = np.full(len(judged), -1), np.zeros(len(judged), np.float32)
+    free = np.ones(len(truth), bool)
+    for row in range(len(judged) if len(truth) else 0):
+        best = int(np.argmax(np.where(free, overlaps[row], -1.0)))
+        if free[best] and overlaps[row, best] >= FOUND_FROM_IOU:
+            label[row], free[best] = best, False
+            overlap[row] = overlaps[row, best]
+        else:
+            overlap[row] = overlaps[row].max()
+    return Judged(judged, truth, label, overlap)
+
+
+def spread(names: Sequence[str], count: int) -> list[int]:
+    """Positions of so many frames, spread over the scenarios, then evenly over the frames of each.
+
+    Args:
+        names: "scenario/timestamp" of the frames, in their order.
+        count: how many are wanted; all of them if there are fewer.
+    """
+    scenarios: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        scenarios.setdefault(name.rpartition("/")[0], []).append(position)
+    wanted = dict.fromkeys(scenarios, 0)
+    left = min(count, len(names))
+    while left:  # in turn; where there are more scenarios than frames wanted, scenarios far apart take one each
+        open_ = [name for name, positions in scenarios.items() if wanted[name] < len(positions)]
+        taken = [open_[(2 * k + 1) * len(open_) // (2 * min(left, len(open_)))] for k in range(min(left, len(open_)))]
+        for name in taken:
+            wanted[name] += 1
+        left -= len(taken)
+    chosen = []
+    for name, positions in scenarios.items():
+        size = len(positions)
+        chosen += [positions[(2 * k + 1) * size // (2 * wanted[name])] for k in range(wanted[name])]
+    return chosen
