@@ -329,8 +329,7 @@ def test_a_report_shows_what_was_computed_there(fusion: str, place: Place) -> No
             model.fusion.sends_at_most(0.5)
         alone = Roster("lidar64", "lidar64", drop=True)
         kept = [Evaluator(SmallScenes(), limit=1, keep=[0]).evaluate(model, cast).scenes for cast in (alone, ROSTER)]
-        types = ["lidar64", *("lidar16" for _ in kept[1][0].frame.agents[1:])]
-        return collect_scenes(model, kept[0], kept[1], {0: types}).to_json()
+        return collect_scenes(model, kept[0], kept[1]).to_json()
 
     here, there = scenes(torch.device("cpu")), scenes(place.device)
     assert here["scenes"][0]["agents"] and (place.tolerance > 0 or here == there)

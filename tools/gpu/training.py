@@ -17,7 +17,7 @@ from torch import Tensor
 from gpu.place import RECIPES, ROOT, SHIPPED, Keep, NotRun, Place, floor_s, peak_gib
 from heatv2x.config import build, read_recipe
 from heatv2x.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluator import Evaluator
 from heatv2x.files import read_json
 from heatv2x.metrics.cost import FlopCount
 from heatv2x.model import Collaboration
@@ -31,43 +31,42 @@ class Clock:
     """What was seen of a training's steps.
 
     Attributes:
+        began: when each step began to make its batch.
         batch_s: seconds a step waited for its batch.
-        ends: when steps ended.
         flops: operations of one step, backward and all.
     """
 
+    began: list[float]
     batch_s: list[float]
-    ends: list[float]
     flops: int = 0
 
 
 @contextmanager
 def watched() -> Iterator[Clock]:
-    """Watch the steps of a training that runs in here: the loop is left as it is, its stage's methods are wrapped."""
-    clock = Clock([], [])
+    """Watch the steps of a training that runs in here: the loop is left as it is, its stage's methods are wrapped.
+
+    The first step, which makes kernels anyway, is the one whose operations are counted.
+    """
+    clock, counter = Clock([], []), FlopCount()
     make_batch, forward = Stage.batch, Stage.forward
-    counter = FlopCount()
+
+    def end_counting() -> None:
+        if clock.began and not clock.flops:
+            counter.__exit__(None, None, None)
+            clock.flops = counter.flops
 
     def batch(self: Stage, rng: np.random.Generator) -> Any:
-        start = time.perf_counter()
+        end_counting()
+        clock.began.append(time.perf_counter())
         made = make_batch(self, rng)
-        clock.batch_s.append(time.perf_counter() - start)
+        clock.batch_s.append(time.perf_counter() - clock.began[-1])
         return made
 
     def counted(self: Stage, content: Any) -> Tensor:
-        if len(clock.batch_s) == 2 and not clock.flops:  # the second step: the first one makes kernels
+        if len(clock.began) == 1:
             counter.__enter__()
         return forward(self, content)
 
-    def ended(what: str, done: int, _: int) -> None:
-        if what != "training":
-            return
-        if done == 2:
-            counter.__exit__(None, None, None)
-            clock.flops = counter.flops
-        clock.ends.append(time.perf_counter())
-
-    clock.ended = ended  # type: ignore[attr-defined]
     Stage.batch, Stage.forward = batch, counted  # type: ignore[method-assign]
     try:
         yield clock
@@ -81,10 +80,10 @@ def trained(place: Place, keep: Keep, name: str, job: Callable[..., Any], config
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     with watched() as clock:
-        result = job(config, clock.ended)  # type: ignore[attr-defined]
+        result = job(config)
     whole = time.perf_counter() - start
-    steps = np.diff(clock.ends)[1:]  # without the first and the counted step
-    waits = np.array(clock.batch_s[2:])
+    steps = np.diff(clock.began)[1:]  # without the first one, and without the last one, whose end was not seen
+    waits = np.array(clock.batch_s[1:-1])
     curve = [point["loss"] for point in result.record.curve if "loss" in point]
     trainable = result.record.trained_parameters
     frozen = sum(parameter.numel() for parameter in result.model.parameters()) - trainable
