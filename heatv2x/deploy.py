@@ -183,6 +183,8 @@ def _narrow(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(_widened)
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.register_forward_pre_hook(_widened_on_a_gpu)
     for parent in network.modules():
         for module in parent.children():
             if type(module) in _NARROW and module not in exact:
@@ -245,6 +247,11 @@ _NARROW: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: _NarrowConv2d,
     nn.ConvTranspose2d: _NarrowConvTranspose2d,
 }
+
+
+def _widened_on_a_gpu(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    """CUDA's normalisations, unlike the CPU's, take an input of another precision than their weights for a mistake."""
+    return _widened(module, arguments) if arguments[0].is_cuda else arguments
 
 
 def _widened(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:

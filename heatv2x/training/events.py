@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-from tensorboardX import SummaryWriter
+from typing import Any
 
 
 class EventWriter:
@@ -20,8 +19,10 @@ class EventWriter:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._writer = None
+        self._writer: Any = None
         if folder is not None:
+            from tensorboardX import SummaryWriter  # noqa: PLC0415 - its import sets environment variables
+
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = SummaryWriter(
                 str(folder), filename_suffix=f".{time.time_ns()}"
