@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,9 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from gpu.place import RECIPES, ROOT, SHIPPED, Keep, NotRun, Place, floor_s, peak_gib
 from heatv2x.config import build, read_recipe
@@ -22,8 +21,7 @@ from heatv2x.files import read_json
 from heatv2x.metrics.cost import FlopCount
 from heatv2x.model import Collaboration
 from heatv2x.roster import Roster
-from heatv2x.training import job_config, jobs
-from heatv2x.training.stage import Stage
+from heatv2x.training import job_config, jobs, loop
 
 
 @dataclass
@@ -31,47 +29,49 @@ class Clock:
     """What was seen of a training's steps.
 
     Attributes:
-        began: when each step began to make its batch.
-        batch_s: seconds a step waited for its batch.
+        asked: when the loop asked for each batch, and at last when there was none left, after the device had finished.
+        waited: seconds until each batch was there.
         flops: operations of one step, backward and all.
     """
 
-    began: list[float]
-    batch_s: list[float]
+    asked: list[float]
+    waited: list[float]
     flops: int = 0
 
 
 @contextmanager
 def watched() -> Iterator[Clock]:
-    """Watch the steps of a training that runs in here: the loop is left as it is, its stage's methods are wrapped.
+    """Watch the steps of a training that runs in here, where the loop asks for its batches.
 
     The first step, which makes kernels anyway, is the one whose operations are counted.
     """
-    clock, counter = Clock([], []), FlopCount()
-    make_batch, forward = Stage.batch, Stage.forward
+    clock, counter, source = Clock([], []), FlopCount(), loop.batches
 
-    def end_counting() -> None:
-        if clock.began and not clock.flops:
-            counter.__exit__(None, None, None)
-            clock.flops = counter.flops
+    def batches(*arguments: Any) -> Iterator[Any]:
+        for prepared in _timed(source(*arguments), clock):
+            if len(clock.waited) == 1:
+                counter.__enter__()
+            yield prepared
+            if len(clock.waited) == 1:
+                counter.__exit__(None, None, None)
+                clock.flops = counter.flops
 
-    def batch(self: Stage, rng: np.random.Generator) -> Any:
-        end_counting()
-        clock.began.append(time.perf_counter())
-        made = make_batch(self, rng)
-        clock.batch_s.append(time.perf_counter() - clock.began[-1])
-        return made
-
-    def counted(self: Stage, content: Any) -> Tensor:
-        if len(clock.began) == 1:
-            counter.__enter__()
-        return forward(self, content)
-
-    Stage.batch, Stage.forward = batch, counted  # type: ignore[method-assign]
+    loop.batches = batches
     try:
         yield clock
     finally:
-        Stage.batch, Stage.forward = make_batch, forward  # type: ignore[method-assign]
+        loop.batches = source
+
+
+def _timed(items: Iterator[Any], clock: Clock) -> Iterator[Any]:
+    while True:
+        clock.asked.append(time.perf_counter())
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        clock.waited.append(time.perf_counter() - clock.asked[-1])
+        yield item
 
 
 def trained(place: Place, keep: Keep, name: str, job: Callable[..., Any], config: Any) -> Any:
@@ -82,20 +82,19 @@ def trained(place: Place, keep: Keep, name: str, job: Callable[..., Any], config
     with watched() as clock:
         result = job(config)
     whole = time.perf_counter() - start
-    steps = np.diff(clock.began)[1:]  # without the first one, and without the last one, whose end was not seen
-    waits = np.array(clock.batch_s[1:-1])
+    first = min(3, len(clock.waited) - 1)  # the steps before it make kernels, start workers and count
+    asked, waited = clock.asked[first:], clock.waited[first:]
+    typical = (asked[-1] - asked[0]) / len(waited)
+    waiting = sum(waited) / len(waited)
     curve = [point["loss"] for point in result.record.curve if "loss" in point]
     trainable = result.record.trained_parameters
     frozen = sum(parameter.numel() for parameter in result.model.parameters()) - trainable
     least = floor_s(place, clock.flops, 40 * trainable + 8 * frozen)
-    typical = float(np.median(steps)) if len(steps) else None
-    share = float(waits.sum() / steps.sum()) if len(steps) else None
-    computing = None if typical is None else typical - float(np.median(waits))
     keep(name, {
-        "steps": result.record.steps, "precision": result.record.precision, "s/step": typical,
-        "waits for data": share, "s/step without": computing, "GFLOP/step": clock.flops / 1e9, "floor s": least,
-        "x floor": computing / least if computing and least else None, "peak GiB": peak_gib(place),
-        "loss": f"{curve[0]:.3g} to {curve[-1]:.3g}", "whole s": whole,
+        "steps": result.record.steps, "precision": result.record.precision, "workers": config.workers,
+        "s/step": typical, "waits for data": waiting / typical, "s/step without": typical - waiting,
+        "GFLOP/step": clock.flops / 1e9, "floor s": least, "x floor": least and (typical - waiting) / least,
+        "peak GiB": peak_gib(place), "loss": f"{curve[0]:.3g} to {curve[-1]:.3g}", "whole s": whole,
     })  # fmt: skip
     return result
 
@@ -105,16 +104,22 @@ def recipe(name: str, **changes: Any) -> dict[str, Any]:
     return {**read_recipe(RECIPES / f"{name}.yaml"), **changes}
 
 
-def where(place: Place, out: str, steps: int) -> dict[str, Any]:
+def where(place: Place, out: str, steps: int, workers: int = 0) -> dict[str, Any]:
     """Settings that all jobs here share."""
     return {"data": place.world, "out": place.scratch / out, "device": place.device.type, "checkpoint_every": 0,
-            "steps": 3 if place.quick else steps}  # fmt: skip
+            "steps": 3 if place.quick else steps, "workers": workers}  # fmt: skip
+
+
+def many_workers() -> int:
+    """Processes that prepare batches ahead: most of the cores."""
+    return max(1, min(12, (os.cpu_count() or 2) - 4))
 
 
 def train_demo(place: Place, keep: Keep) -> None:
-    """The demo's base."""
-    config = build(job_config.BaseConfig, recipe("demo_base", **where(place, "demo_base", 300)))
-    trained(place, keep, "demo base", jobs.train_base, config)
+    """The demo's base, its batches prepared where they are used and by other processes."""
+    for workers in (0,) if place.quick else (0, many_workers()):
+        settings = recipe("demo_base", **where(place, f"demo_base_{workers}", 200, workers))
+        trained(place, keep, f"demo base, workers={workers}", jobs.train_base, build(job_config.BaseConfig, settings))
 
 
 def adapt(place: Place, keep: Keep) -> None:
@@ -131,14 +136,18 @@ def train_published(place: Place, keep: Keep) -> None:
     """Networks of the published size: the base, the pyramid, and newcomers' encoders."""
     if place.quick:
         raise NotRun("too large for a quick run")
-    base = recipe("opv2v_h", **where(place, "opv2v_h", 30))
-    trained(place, keep, "base opv2v_h", jobs.train_base, build(job_config.BaseConfig, base))
-    camera = recipe("opv2v_h_camera_efficientnet", **where(place, "camera", 20), frames=24)
-    trained(place, keep, "camera EfficientNet", jobs.train_encoder, build(job_config.EncoderConfig, camera))
-    pyramid = recipe("opv2v_h_pyramid", **where(place, "pyramid", 15))
-    trained(place, keep, "base pyramid", jobs.train_base, build(job_config.BaseConfig, pyramid))
-    voxels = recipe("opv2v_h_lidar32_voxels", **where(place, "voxels", 10))
-    trained(place, keep, "LiDAR voxels", jobs.train_encoder, build(job_config.EncoderConfig, voxels))
+    few, many = (0, many_workers())
+    base, encoder = (job_config.BaseConfig, jobs.train_base), (job_config.EncoderConfig, jobs.train_encoder)
+    rows: list[tuple[str, tuple[Any, Callable[..., Any]], int, int, dict[str, Any]]] = [
+        ("opv2v_h", base, 30, many, {}),
+        ("opv2v_h", base, 15, few, {}),
+        ("opv2v_h_camera_efficientnet", encoder, 20, many, {"frames": 24}),
+        ("opv2v_h_pyramid", base, 15, many, {}),
+        ("opv2v_h_lidar32_voxels", encoder, 10, many, {}),
+    ]
+    for name, (config, job), steps, workers, changes in rows:
+        settings = recipe(name, **where(place, f"{name}_{workers}", steps, workers), **changes)
+        trained(place, keep, f"{name}, workers={workers}", job, build(config, settings))
 
 
 def two_processes(place: Place, keep: Keep) -> None:
