@@ -185,7 +185,8 @@ def _print_fault(fault: Fault, out: Console) -> None:
 
 def print_fuzz(rows: Mapping[str, Row], out: Console) -> None:
     """What became of hostile messages, a line for every kind."""
-    table = Table("what was tried", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what was tried", no_wrap=True)
     for heading in ("tried", "refused", "heard or left out", "AP50 alone", "AP50 with them", "slowest ms", "wrong"):
         table.add_column(heading, justify="right")
     for kind, row in rows.items():

