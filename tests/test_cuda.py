@@ -92,7 +92,8 @@ class Place:
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Where to go."""
     if request.param == "cuda":
-        yield Place(torch.device("cuda", 0), 2e-3)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # its 10 bits are no rounding of float32
+            yield Place(torch.device("cuda", 0), 2e-3)
         return
     with other_device() as device:
         yield Place(device, 0.0)
