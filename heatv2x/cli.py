@@ -440,6 +440,24 @@ def pack_rewrite(paths: list[Path]) -> None:
         _say(f"{'rewritten' if path in changed else 'unchanged'}  {path}")
 
 
+@app.command()
+def fuzz(settings: Settings = None) -> None:
+    """Try hostile messages and packs on this machine.
+
+    For example: messages=20000 seed=3. The exit code is 2 if anything happened that should not.
+    """
+    from heatv2x.fuzz import FuzzConfig, run_fuzz
+    from heatv2x.tables import print_fuzz
+
+    config = _config(FuzzConfig, settings)
+    with _bars() as report:
+        rows = run_fuzz(config, report)
+    print_fuzz(rows, out)
+    _say(f"Numbers: {config.out / 'fuzz.json'}")
+    if any(row.violations for row in rows.values()):
+        raise typer.Exit(2)
+
+
 @import_app.command("heal")
 def import_heal(checkpoint: Path, settings: Settings = None) -> None:
     """Turn a checkpoint of HEAL into packs.

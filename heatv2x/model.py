@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,9 +38,10 @@ from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
 from heatv2x.pose_refinement import RefinementConfig, refine
 from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
-from heatv2x.suspicion import concerns, stands_out, survives
+from heatv2x.suspicion import LOSSES, concerns, stands_out, survives
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _BOX_BELIEF, _BOX_SIGMA_M = 0.8, 0.4
 """What a received box counts beside a fused one, halved at this position deviation; chosen on validation towns."""
 _SAME, _AGREE = 0.15, 0.3  # overlaps: above the first two boxes are one object, above the second they agree on it
@@ -249,8 +250,8 @@ class Collaboration(nn.Module):
             share_boxes: add the boxes that ride on messages (`with_boxes`) to what the fused features show. A sender
                 far from the ego sees its own surroundings more sharply than the fused map does.
 
-        Messages of another place or time are left out, and so is a feature that stands out from the ego's own and costs
-        it what it sees itself (`suspicion`).
+        Messages of another place or time are left out, and so are those that cost the ego what it sees itself
+        (`suspicion`).
 
         Raises:
             MessageError: a message belongs to another base, its feature does not fit the grid, or it says what cannot
@@ -259,32 +260,34 @@ class Collaboration(nn.Module):
         """
         own = ego if isinstance(ego, Message) else self.encode(ego)
         messages = self._heeded(own, messages)
-        if self.fusion.level == "boxes":
-            return self._merge_boxes(own, messages)
-        if self.fusion.level == "points":
-            feature = self._look(own.agent_type, self._pool_points(own, messages))
-            return self._boxes(self.predict_alone(feature, [own.agent_type]))
+        if self.fusion.level != "features":
+            together = self._merge_boxes if self.fusion.level == "boxes" else self._see_pooled
+            return together(own, self._harmless(messages, lambda some: together(own, some), self.fusion.level))
         space = self.feature_space
         mine = self._checked(own, space)
         heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
-        spoken = self._harmless(own, mine, list(zip(messages, heard, strict=True)))
+        spoken = list(zip(messages, heard, strict=True))
+        if any(stands_out(feature, mine) for feature in heard):
+            spoken = self._harmless(spoken, lambda some: self._fused(own, mine, some), "features")
         found = self._fused(own, mine, spoken)
         return self._with_received(found, own, [message for message, _ in spoken]) if share_boxes else found
 
-    def _harmless(
-        self, own: Message, mine: Tensor, spoken: Sequence[tuple[Message, Tensor]]
-    ) -> list[tuple[Message, Tensor]]:
-        """What was said, without features that stand out from the ego's own and hide what it sees itself."""
-        odd = [stands_out(feature, mine) for _, feature in spoken]
-        if not any(odd):
+    def _harmless(self, spoken: Sequence[T], detect: Callable[[Sequence[T]], Boxes3D], level: str) -> list[T]:
+        """What was said, without that which costs the ego what it detects by itself."""
+        alone, loss = detect([]), LOSSES[level]
+        if not spoken or survives(alone, detect(spoken), loss):
             return list(spoken)
-        alone, kept = self._fused(own, mine, []), []
-        for suspect, (message, feature) in zip(odd, spoken, strict=True):
-            if suspect and not survives(alone, self._fused(own, mine, [(message, feature)])):
-                _log.warning("agent %d sent a feature that hides what the ego itself sees: left out", message.sender)
-            else:
-                kept.append((message, feature))
+        kept = [one for one in spoken if survives(alone, detect([one]), loss)]
+        if len(kept) < len(spoken):
+            _log.warning(
+                "%d of %d messages hide what the ego itself sees: left out", len(spoken) - len(kept), len(spoken)
+            )
         return kept
+
+    def _see_pooled(self, own: Message, messages: Sequence[Message]) -> Boxes3D:
+        """What the ego detects in its own points and those of others."""
+        feature = self._look(own.agent_type, self._pool_points(own, messages))
+        return self._boxes(self.predict_alone(feature, [own.agent_type]))
 
     def _fused(self, own: Message, mine: Tensor, spoken: Sequence[tuple[Message, Tensor]]) -> Boxes3D:
         """What the ego detects with its own feature and those of some messages."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatv2x.findings import Fault, FileCount, Indexed, Inspection
+from heatv2x.fuzz import Row
 
 MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("wrong", "bold red")}
 _STATES = {"complete": "green", "not there": "dim", "incomplete": "bold red", "broken files": "bold red"}
@@ -180,3 +181,27 @@ def _print_fault(fault: Fault, out: Console) -> None:
     out.print(f"  {fault.problem}", markup=False, highlight=False, soft_wrap=True)
     if fault.way_out:
         out.print(f"  Way out: {fault.way_out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_fuzz(rows: Mapping[str, Row], out: Console) -> None:
+    """What became of hostile messages, a line for every kind."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what was tried", no_wrap=True)
+    for heading in ("tried", "refused", "heard or left out", "AP50 alone", "AP50 with them", "slowest ms", "wrong"):
+        table.add_column(heading, justify="right")
+    for kind, row in rows.items():
+        scores = ("–" if score is None else f"{score:.1f}" for score in (row.alone, row.heard))
+        wrong = sum(row.violations.values())
+        numbers = (
+            f"{row.tried:,}",
+            f"{row.refused:,}",
+            f"{row.used:,}",
+            *scores,
+            f"{row.slowest_ms:,.0f}",
+            f"{wrong:,}",
+        )
+        table.add_row(kind, *numbers)
+    out.print(table)
+    for kind, row in rows.items():
+        for what, count in row.violations.items():
+            out.print(f"{kind}: {what} ({count})", highlight=False, markup=False)

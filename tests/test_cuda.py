@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import evaluation, plugins
+from heatv2x import evaluation, plugins, sight
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
 from heatv2x.channel import ChannelConfig
 from heatv2x.config import build
@@ -45,6 +45,7 @@ from heatv2x.training.lesson import start_from_lesson
 from heatv2x.training.local import LocalFineTuning
 from heatv2x.training.loop import train
 from heatv2x.training.stage import Stage
+from heatv2x.view import ViewConfig
 from tests.formats.opv2v_writer import write_opv2v_h
 from tests.other_device import Away, MixedDevicesError, other_device
 from tests.scene_factory import (
@@ -91,7 +92,8 @@ class Place:
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Where to go."""
     if request.param == "cuda":
-        yield Place(torch.device("cuda", 0), 2e-3)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # its 10 bits are no rounding of float32
+            yield Place(torch.device("cuda", 0), 2e-3)
         return
     with other_device() as device:
         yield Place(device, 0.0)
@@ -329,8 +331,7 @@ def test_a_report_shows_what_was_computed_there(fusion: str, place: Place) -> No
             model.fusion.sends_at_most(0.5)
         alone = Roster("lidar64", "lidar64", drop=True)
         kept = [Evaluator(SmallScenes(), limit=1, keep=[0]).evaluate(model, cast).scenes for cast in (alone, ROSTER)]
-        types = ["lidar64", *("lidar16" for _ in kept[1][0].frame.agents[1:])]
-        return collect_scenes(model, kept[0], kept[1], {0: types}).to_json()
+        return collect_scenes(model, kept[0], kept[1]).to_json()
 
     here, there = scenes(torch.device("cpu")), scenes(place.device)
     assert here["scenes"][0]["agents"] and (place.tolerance > 0 or here == there)
@@ -358,6 +359,19 @@ def test_a_deployed_model_in_bfloat16_on_a_gpu(fusion: str) -> None:
     assert here is not None and there is not None
     assert float((there.cpu() - here).norm() / here.norm()) < 0.03
     assert np.isfinite(found(fast).boxes).all()
+
+
+def test_a_view_draws_what_is_detected_there(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight, "find_device", lambda _: place.device)
+    model = joined(small_model(), shake=0.1)
+    packs = [base_pack(model, {}), *(agent_pack(model, name, {}) for name in ("lidar64", "lidar16"))]
+    packs.append(adapter_pack(model, "lidar16", {}))
+    paths = [write_pack(each, tmp_path / f"{number}.safetensors") for number, each in enumerate(packs)]
+    config = build(ViewConfig, {"packs": paths, "ego": "lidar64", "senders": ["lidar16"]})
+    watcher = sight.Watcher(SmallScenes(), config)
+    assert next(watcher.model.parameters()).device.type == place.device.type
+    alone, together = watcher.look(0)
+    assert not alone.heard and together.heard
 
 
 class TestJobs:

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("point_bytes", "message", "channel", "pose_refinement", "suspicion"),
     ("pretrained", "model_config", "published_types", "model", "packs", "blueprint", "assembly", "pack_rewriting"),
     ("detections", "message_cache", "metrics", "coverage", "evaluation_results", "evaluator"),
-    ("training", "evaluation", "runtime", "imports", "deploy", "export"),
+    ("training", "evaluation", "fuzz", "runtime", "imports", "deploy", "export"),
     ("workers",),
     ("rows",),
     ("plausibility", "findings"),

@@ -39,7 +39,7 @@ class Section:
     """One part of the check.
 
     Attributes:
-        name: of its function in `gpu_sections`.
+        name: of its function, see `gpu/sections.py`.
         limit_s: after so many seconds it is ended.
         beside: it does not touch the device, and runs beside those that follow until a section needs it.
         needs: sections that must have succeeded before.
@@ -227,8 +227,6 @@ def end_group(process: subprocess.Popen[str]) -> None:
 
 def run_here(name: str, options: argparse.Namespace) -> int:
     """One section, its findings written whenever there are new ones."""
-    import gpu_sections  # noqa: PLC0415 - imports torch
-
     path = Path(options.result)
     found: dict[str, Any] = {"state": "running", "rows": {}}
 
@@ -239,13 +237,16 @@ def run_here(name: str, options: argparse.Namespace) -> int:
 
     replace(path, found)
     try:
-        gpu_sections.run(name, gpu_sections.Place(options.cpu, options.quick, Path(options.scratch)), keep)
+        from gpu import sections  # noqa: PLC0415 - imports torch, and may fail
+
+        sections.run(name, sections.Place(options.cpu, options.quick, Path(options.scratch)), keep)
         found["state"] = "done"
-    except gpu_sections.NotRun as reason:
-        found |= {"state": "not run", "why": str(reason)}
     except BaseException as error:
-        found |= {"state": "failed", "why": f"{type(error).__name__}: {str(error)[:600]}"}
-        traceback.print_exc()
+        if type(error).__name__ == "NotRun":
+            found |= {"state": "not run", "why": str(error)}
+        else:
+            found |= {"state": "failed", "why": f"{type(error).__name__}: {str(error)[:600]}"}
+            traceback.print_exc()
     replace(path, found)
     return 0
 
