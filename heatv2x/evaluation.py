@@ -66,6 +66,8 @@ class EvalConfig(Config):
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
+        guard: the ego leaves out messages that cost it what it sees itself, as it should where anybody may speak; the
+            agents of a dataset are honest.
         fusion: exchange boxes ("late") or points ("early") instead of features, or fuse them by another part without
             parameters, such as "maximum".
         share: senders send only this share of their cells, those they are most confident about; several numbers give a
@@ -101,6 +103,7 @@ class EvalConfig(Config):
     channel: ChannelConfig = ChannelConfig()
     refine_poses: bool = False
     share_boxes: bool = False
+    guard: bool = False
     fusion: str | None = None
     share: float | tuple[float, ...] = ()
     codec: str | None = None
@@ -170,6 +173,7 @@ def run_eval(
         config.frames,
         refine_poses=config.refine_poses,
         share_boxes=config.share_boxes,
+        guard=config.guard,
         before_first=config.before_first,
         skip_scenarios_without_ego=config.skip_scenarios_without_ego,
     )

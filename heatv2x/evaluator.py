@@ -107,6 +107,7 @@ class Evaluator:
             "leave_out" does not score it: every message is as old as the link makes it.
         skip_scenarios_without_ego: leave out scenarios in which nobody plays the ego's type.
         cache_bytes: how much memory remembered messages may take.
+        guard: the ego defends what it sees itself (see `Collaboration.detect`); the agents of a split are honest.
 
     Raises:
         ConfigError: `limit` is not above 0.
@@ -125,6 +126,7 @@ class Evaluator:
         before_first: BeforeFirst = "clamp",
         skip_scenarios_without_ego: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        guard: bool = False,
     ) -> None:
         self.dataset = dataset
         self.channel = Channel(channel)
@@ -133,7 +135,7 @@ class Evaluator:
         self.keep = set(keep)
         self.refine_poses, self.share_boxes = refine_poses, share_boxes
         self.before_first: BeforeFirst = before_first
-        self.skip_scenarios_without_ego = skip_scenarios_without_ego
+        self.skip_scenarios_without_ego, self.guard = skip_scenarios_without_ego, guard
         self._frames: dict[tuple[int, tuple[tuple[int, tuple[str, ...]], ...]], Frame] = {}
         self._sent: ByteCache[PackedMessage] = ByteCache(cache_bytes // 2)
         self._own: ByteCache[OwnMessage] = ByteCache(cache_bytes - cache_bytes // 2)
@@ -252,7 +254,7 @@ class Evaluator:
         messages, heard = self._trusted(messages, heard)
         believed = model.refined(ego, messages) if self.refine_poses else messages
         truth = self._truth(frame, ego_index, list(range(len(agent_ids))), protocol)
-        found = model.detect(ego, believed, self.share_boxes)
+        found = model.detect(ego, believed, self.share_boxes, guard=self.guard)
         whole = protocol.range_rule == "all_corners"
         found = found[in_range(found.boxes.astype(np.float64), protocol.limits, all_corners=whole)]
         return SceneResult(frame, ego, heard, messages, found, truth, arrived.digest(), ego_index)

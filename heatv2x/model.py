@@ -241,7 +241,13 @@ class Collaboration(nn.Module):
         return Message(*about, feature=feature[0], cells=chosen, codec=self.config.codec)
 
     @torch.no_grad()
-    def detect(self, ego: AgentFrame | Message, messages: Sequence[Message] = (), share_boxes: bool = False) -> Boxes3D:
+    def detect(
+        self,
+        ego: AgentFrame | Message,
+        messages: Sequence[Message] = (),
+        share_boxes: bool = False,
+        guard: bool = True,
+    ) -> Boxes3D:
         """Boxes in the ego's frame from its own sensors and what it received.
 
         Args:
@@ -250,8 +256,11 @@ class Collaboration(nn.Module):
             share_boxes: add the boxes that ride on messages (`with_boxes`) to what the fused features show. A sender
                 far from the ego sees its own surroundings more sharply than the fused map does.
 
-        Messages of another place or time are left out, and so are those that cost the ego what it sees itself
-        (`suspicion`).
+            guard: leave out messages that cost the ego what it sees itself, and let no foreign box remove one that the
+                ego is sure of (`suspicion`). For a link on which anybody may speak; among agents that are known to be
+                honest, as in an evaluation, it takes time and changes late fusion a little.
+
+        Messages of another place or time are left out.
 
         Raises:
             MessageError: a message belongs to another base, its feature does not fit the grid, or it says what cannot
@@ -262,15 +271,17 @@ class Collaboration(nn.Module):
         messages = self._heeded(own, messages)
         if self.fusion.level != "features":
             together = self._merge_boxes if self.fusion.level == "boxes" else self._see_pooled
-            return together(own, self._harmless(messages, lambda some: together(own, some), self.fusion.level))
+            if guard:
+                messages = self._harmless(messages, lambda some: together(own, some, guard), self.fusion.level)
+            return together(own, messages, guard)
         space = self.feature_space
         mine = self._checked(own, space)
         heard = [self._checked(m, space) if m.cells is None else self._checked(m, space) * m.cells for m in messages]
         spoken = list(zip(messages, heard, strict=True))
-        if any(stands_out(feature, mine) for feature in heard):
+        if guard and any(stands_out(feature, mine) for feature in heard):
             spoken = self._harmless(spoken, lambda some: self._fused(own, mine, some), "features")
         found = self._fused(own, mine, spoken)
-        return self._with_received(found, own, [message for message, _ in spoken]) if share_boxes else found
+        return self._with_received(found, own, [message for message, _ in spoken], guard) if share_boxes else found
 
     def _harmless(self, spoken: Sequence[T], detect: Callable[[Sequence[T]], Boxes3D], level: str) -> list[T]:
         """What was said, without that which costs the ego what it detects by itself."""
@@ -284,7 +295,7 @@ class Collaboration(nn.Module):
             )
         return kept
 
-    def _see_pooled(self, own: Message, messages: Sequence[Message]) -> Boxes3D:
+    def _see_pooled(self, own: Message, messages: Sequence[Message], guard: bool = True) -> Boxes3D:
         """What the ego detects in its own points and those of others."""
         feature = self._look(own.agent_type, self._pool_points(own, messages))
         return self._boxes(self.predict_alone(feature, [own.agent_type]))
@@ -384,15 +395,15 @@ class Collaboration(nn.Module):
         found = self.head.decode(maps, self.grid)[0]
         return _as_boxes(Detections(boxes_on(self.grid, found.boxes), found.scores))
 
-    def _merge_boxes(self, ego: Message, messages: Sequence[Message]) -> Boxes3D:
+    def _merge_boxes(self, ego: Message, messages: Sequence[Message], guard: bool) -> Boxes3D:
         """All boxes in the ego's frame, overlapping ones thinned out."""
         for message in (ego, *messages):
             if message.boxes is None or message.boxes.scores is None:
                 raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
         assert ego.boxes is not None
-        return _merged(_as_detections(ego.boxes), [self._received_boxes(ego, message) for message in messages])
+        return _merged(_as_detections(ego.boxes), [self._received_boxes(ego, message) for message in messages], guard)
 
-    def _with_received(self, found: Boxes3D, ego: Message, messages: Sequence[Message]) -> Boxes3D:
+    def _with_received(self, found: Boxes3D, ego: Message, messages: Sequence[Message], guard: bool) -> Boxes3D:
         """What the fused features show, and what the messages' own boxes add to it."""
         received = []
         for message in messages:
@@ -400,7 +411,7 @@ class Collaboration(nn.Module):
                 theirs = self._received_boxes(ego, message)
                 belief = _BOX_BELIEF / (1 + (message.sigma_m / _BOX_SIGMA_M) ** 2)
                 received.append(Detections(theirs.boxes, theirs.scores * belief))
-        return _merged(_as_detections(found), received)
+        return _merged(_as_detections(found), received, guard)
 
     def _received_boxes(self, ego: Message, message: Message) -> Detections:
         """A message's boxes in the ego's frame that lie on its grid and are not the ego itself."""
@@ -672,17 +683,17 @@ def _corrected(ego: Message, own: Boxes3D, message: Message, config: RefinementC
     return replace(message, pose=pose, sigma_m=known.sigma_m, sigma_rad=known.sigma_rad)
 
 
-def _merged(own: Detections, received: Sequence[Detections]) -> Boxes3D:
+def _merged(own: Detections, received: Sequence[Detections], guard: bool) -> Boxes3D:
     """The ego's boxes and those it received without the weaker of two that overlap.
 
-    What others say neither removes a box that the ego is sure of, nor one that it has reason to believe in for one that
-    merely touches it: that is another object, a wrong pose, or a lie.
+    With a guard, what others say neither removes a box that the ego is sure of, nor one that it has reason to believe
+    in for one that merely touches it: that is another object, a wrong pose, or a lie.
     """
-    agreeing = [_agreeing(own, theirs) for theirs in received]
-    found = [own, *agreeing]
+    found = [own, *(_agreeing(own, theirs) if guard else theirs for theirs in received)]
     boxes, scores = torch.cat([one.boxes for one in found]), torch.cat([one.scores for one in found])
     rank = scores.clone()
-    rank[: len(own.scores)][own.scores >= _SURE] += 1
+    if guard:
+        rank[: len(own.scores)][own.scores >= _SURE] += 1
     best = nms(boxes, rank, _SAME)
     best = best[scores[best].argsort(descending=True, stable=True)]
     return _as_boxes(Detections(boxes[best], scores[best]))

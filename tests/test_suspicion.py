@@ -163,12 +163,15 @@ class TestBoxes:
         ],
     )
     def test_who_gives_way(self, own: Any, theirs: Any, wanted: list[tuple[float, float]]) -> None:
-        assert scored(_merged(detections(own), [detections(theirs)])) == wanted
+        assert scored(_merged(detections(own), [detections(theirs)], guard=True)) == wanted
+
+    def test_among_honest_agents_the_surer_box_stays(self) -> None:
+        assert scored(_merged(detections((0, 0.9)), [detections((0.5, 0.95))], guard=False)) == [(0.5, 0.95)]
 
     def test_a_flood_does_not_crowd_the_ego_out(self) -> None:
         own = detections(*[(20.0 * n, 0.75) for n in range(5)])
         flood = detections(*[(200 + 0.01 * n, 1.0) for n in range(1000)])
-        found = _merged(own, [flood] * 8)
+        found = _merged(own, [flood] * 8, guard=True)
         assert {(x, s) for x, s in scored(found) if s < 0.9} == {(20.0 * n, 0.75) for n in range(5)}
 
     def test_the_order_of_senders_does_not_matter(self) -> None:
@@ -177,7 +180,7 @@ class TestBoxes:
             detections(*[(float(x), float(s)) for x, s in torch.rand(30, 2, generator=generator) * Tensor([60, 1])])
             for _ in range(3)
         )
-        assert scored(_merged(own, [one, two])) == scored(_merged(own, [two, one]))
+        assert scored(_merged(own, [one, two], guard=True)) == scored(_merged(own, [two, one], guard=True))
 
 
 def test_many_boxes_do_not_slow_refinement_down() -> None:
