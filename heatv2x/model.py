@@ -544,7 +544,7 @@ class Collaboration(nn.Module):
             check_type_name(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        device = self._device
+        device = next(self.parameters()).device  # where the networks stand, not where messages are worked on
         # everything is built before anything is registered: a wrong part leaves no half-joined type behind
         channels = self.config.channels
         agent = build_part("agents", config.agent, self.grid, channels)

@@ -49,7 +49,7 @@ def perfect(model: Collaboration, evaluator: Evaluator, monkeypatch: pytest.Monk
         for index in range(len(evaluator.indices))
     )
 
-    def detect(ego: Message, messages: Any, share_boxes: bool) -> Boxes3D:
+    def detect(ego: Message, messages: Any, share_boxes: bool, guard: bool) -> Boxes3D:
         truth = next(truths)
         return Boxes3D(truth.boxes, scores=np.full(len(truth), score, np.float32))
 
@@ -76,7 +76,7 @@ class TestRun:
         """Under late fusion others report what lies outside the ego's range, where there is no ground truth."""
         far = np.array([[model.grid.x_max + 1, 0, 0, 4, 2, 1.5, 0], [1, 2, 0, 4, 2, 1.5, 0]], np.float32)
         found = Boxes3D(far, scores=np.array([0.9, 0.8], np.float32))
-        monkeypatch.setattr(model, "detect", lambda ego, messages, share_boxes: found)
+        monkeypatch.setattr(model, "detect", lambda ego, messages, share_boxes, guard: found)
         assert Evaluator(dataset).run(model, ROSTER, 1).detections.boxes[:, 0].tolist() == [1.0]
 
     def test_only_the_sensors_of_the_roster_are_read(self, model: Collaboration, dataset: SmallScenes) -> None:
@@ -271,7 +271,9 @@ class TestRefinedPoses:
         used: list[Message] = []
         detect = model.detect
         monkeypatch.setattr(model, "refined", lambda ego, heard: [replace(m, sigma_m=0.125) for m in heard])
-        monkeypatch.setattr(model, "detect", lambda ego, heard, share: used.extend(heard) or detect(ego, heard, share))
+        monkeypatch.setattr(
+            model, "detect", lambda ego, heard, share, guard: used.extend(heard) or detect(ego, heard, share, guard)
+        )
         scene = Evaluator(dataset, self.NOISY, refine_poses=True).run(model, ROSTER, 1)
         assert all(message.boxes is not None and message.sigma_m == 0.5 for message in scene.messages)
         assert [message.sigma_m for message in used] == [0.125, 0.125]
@@ -290,9 +292,9 @@ class TestRefinedPoses:
         asked: list[bool] = []
         detect = model.detect
 
-        def watch(ego: Any, messages: Any, share_boxes: bool) -> Boxes3D:
+        def watch(ego: Any, messages: Any, share_boxes: bool, guard: bool) -> Boxes3D:
             asked.append(share_boxes)
-            return detect(ego, messages, share_boxes)
+            return detect(ego, messages, share_boxes, guard)
 
         monkeypatch.setattr(model, "detect", watch)
         scene = Evaluator(dataset, share_boxes=True).run(model, ROSTER, 1)
@@ -597,7 +599,7 @@ class TestAssigned:
         found = model.detect
         calls = iter(range(4))
 
-        def only_in_the_first_clip(ego: Message, messages: Any, share_boxes: bool) -> Boxes3D:
+        def only_in_the_first_clip(ego: Message, messages: Any, share_boxes: bool, guard: bool) -> Boxes3D:
             boxes = found(ego, messages, share_boxes)
             return boxes if next(calls) < 2 else boxes[:0]
 

@@ -142,7 +142,8 @@ class TestDetect:
         ego, *others = self.sent(model, frame)
         received = [unpack(pack(message), model.feature_space) for message in others]
         assert all(message.size_bytes > 0 for message in received)
-        found = model.detect(ego, received)
+        # untrained networks agree on nothing, so the guard would leave the others out
+        found = model.detect(ego, received, guard=False)
         assert len(found) > 0 and found.boxes.dtype == np.float32 and found.scores is not None
         assert np.isfinite(found.boxes).all() and (np.diff(found.scores) <= 0).all()
         alone = model.detect(ego)
