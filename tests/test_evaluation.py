@@ -600,7 +600,7 @@ class TestAssigned:
         calls = iter(range(4))
 
         def only_in_the_first_clip(ego: Message, messages: Any, share_boxes: bool, guard: bool) -> Boxes3D:
-            boxes = found(ego, messages, share_boxes)
+            boxes = found(ego, messages, share_boxes, guard)
             return boxes if next(calls) < 2 else boxes[:0]
 
         monkeypatch.setattr(model, "detect", only_in_the_first_clip)
