@@ -116,7 +116,7 @@ def _participants(frame: Frame, ego: int, participants: Sequence[int] | None, co
 def _upright(objects: Objects, pose: Pose) -> Float64:
     """(N, 7) float64: the eight corners moved with all six degrees of freedom, then made upright again.
 
-    A rigid motion keeps a box's opposite edges parallel, so the means over its edges (facts: boxes) have a closed form:
+    A rigid motion keeps a box's opposite edges parallel, so OpenCOOD's means over its edges have a closed form:
     length and width are the planar lengths of the moved edges, height the rise of the moved vertical edge.
     """
     T_ego_object = pose.inverse() @ objects.T_world_object

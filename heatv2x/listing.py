@@ -32,7 +32,7 @@ def print_settings_of_parts(kind: str, out: Console) -> None:
     for name in plugins.available(kind):
         try:
             part_config = getattr(plugins.find(kind, name), "Config", None)
-        except Exception:  # its row in the table of the kind says what is wrong with it
+        except Exception:  # a file somebody is still writing raises anything; print_kind shows what, in its row
             continue
         if part_config is not None and (rows := settings_of(part_config)):
             out.print()

@@ -13,7 +13,7 @@ from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats.opv2v_yaml import assignment
 
 HEAL_TYPES = ("m1", "m2", "m3", "m4")
-"""64-beam LiDAR, cameras, 32-beam LiDAR, cameras (facts: OPV2V-H, agent types)."""
+"""64-beam LiDAR, cameras, 32-beam LiDAR, cameras: the agent types of HEAL (yifanlu0227/HEAL)."""
 
 _HEAL_SEED = 303
 
@@ -142,7 +142,7 @@ class Roster(Cast):
 
 @dataclass(frozen=True)
 class Assignment:
-    """One type for each agent of a scenario, constant over time (facts: OPV2V-H, assignment json).
+    """One type for each agent of a scenario, constant over time: a file of HEAL's opencood/modality_assign.
 
     Attributes:
         types: by scenario, by agent id.

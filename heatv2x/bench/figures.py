@@ -299,7 +299,7 @@ def growth(panels: Sequence[Growth], path: Path, columns: int = 2) -> Path:
             for rank, name in (enumerate(names[place]) if named[place] else ((0, name) for name in names[place]))
         }
         grid = parts[place].subplots(1, columns, squeeze=False)[0]
-        for axes, panel in zip(grid, row, strict=False):
+        for axes, panel in zip(grid[: len(row)], row, strict=True):
             _quiet(axes)
             _draw_growth(axes, panel, looks)
         for axes in grid[len(row) :]:

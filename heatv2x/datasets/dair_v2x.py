@@ -43,7 +43,7 @@ IMAGE_SIZE = (1920, 1080)
 _PUBLISHED = {"coalign": {"train": 4811, "validate": 1789}, "official": {"train": 4813, "validate": 1783}}
 """Entries of the split files; the official ones name frames, some of which have two pairs."""
 SAME_OBJECT_IOU = 0.05
-"""Labels of both sides whose footprints overlap more are one object (facts: DAIR-V2X-C, ground truth)."""
+"""Labels of both sides whose footprints overlap more are one object, as in the dataset of HEAL (yifanlu0227/HEAL)."""
 
 
 class DairV2x(Dataset):

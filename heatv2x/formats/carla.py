@@ -2,7 +2,8 @@
 
 CARLA is left-handed: x forward, y right, z up, degrees, yaw from x towards y. Ours is right-handed (y left). The mirror
 S = diag(1, -1, 1) maps one to the other: T = S T_carla S. A pose is six numbers [x, y, z, roll, yaw, pitch], mind the
-order; its rotation is Rz(yaw) Ry(-pitch) Rx(-roll) (facts: OPV2V data format; golden vectors a_pose).
+order; its rotation is Rz(yaw) Ry(-pitch) Rx(-roll) (tests/golden/a_pose.npz, from
+opencood/utils/transformation_utils.py of HEAL).
 """
 
 from __future__ import annotations

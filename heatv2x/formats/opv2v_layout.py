@@ -26,7 +26,7 @@ def _refuse(error: DataError) -> None:
 
 
 EXCLUDED_FRAMES = frozenset({("2021_08_20_21_10_24", "000265")})
-"""Frames of the released data that every code base skips (facts: OPV2V tree)."""
+"""Frames of the released data that HEAL's reader skips: one of the test split."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from heatv2x.structures import AgentFrame, Camera, Float64, Frame, Int64, PointC
 from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
 
 _OPV2V = {"train": 6764, "validate": 1981, "test": 2170, "test_culvercity": 549}
-"""Frames per split as usually quoted: 2,719 in test with Culver City (facts: OPV2V, splits)."""
+"""Frames per split as usually quoted: 2,719 in test with Culver City; not counted by us."""
 _ORDER = {"train": 0, "validate": 1, "test": 2}
 _CAMERAS = 4
 _IMAGE, _DEPTH_IMAGE = "camera image", "depth image"
@@ -35,7 +35,7 @@ _ELSEWHERE = (
 _UNPACK = "download OPV2V and unpack it beside OPV2V_Hetero, then give the folder that holds both"
 _Read = Callable[[Path], Sensed]
 WITHOUT_FOURTH_CAMERA = frozenset({"2021_09_09_13_20_58"})
-"""Scenarios of V2XSet that were released with three cameras (facts: V2XSet)."""
+"""Scenarios of V2XSet that were released with three cameras; HEAL (yifanlu0227/HEAL) leaves them out, too."""
 
 
 def recognise(root: Path) -> Recognised | None:

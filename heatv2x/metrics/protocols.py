@@ -101,7 +101,7 @@ _DAIR = "DAIR-V2X official: matched from the ground truth, global sort, first re
 DAIR_OFFICIAL_BEV = Protocol("dair_official_bev", _DAIR, matching="gt_centric", first_recall_step=False)
 DAIR_OFFICIAL_3D = Protocol("dair_official_3d", _DAIR, iou="3d", matching="gt_centric", first_recall_step=False)
 
-# The papers' tables: how average precision is taken, and on what (facts: metrics, data formats).
+# The papers' tables: how average precision is taken, and on what (docs/protocols.md).
 _AS_HEAL = replace(HEAL, range_rule="all_corners", max_agents=5, own_body=True)
 HEAL_OPV2V = replace(
     _AS_HEAL,

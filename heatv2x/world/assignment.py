@@ -1,4 +1,4 @@
-"""Which agent type each agent plays: HEAL's two assignment files (facts: OPV2V-H, assignment json)."""
+"""Which agent type each agent plays: the two assignment files of HEAL's opencood/modality_assign."""
 
 from __future__ import annotations
 

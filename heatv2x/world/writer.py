@@ -1,4 +1,4 @@
-"""Writing a clip in the OPV2V-H layout (facts: OPV2V, OPV2V-H): the one place that knows CARLA's conventions."""
+"""Writing a clip in the OPV2V-H layout (docs/datasets/opv2v_h.md): the one place that knows CARLA's conventions."""
 
 from __future__ import annotations
 
