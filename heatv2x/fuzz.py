@@ -111,7 +111,7 @@ def run_fuzz(config: FuzzConfig, tell: Tell) -> dict[str, Row]:
     """Try all messages and write fuzz.json; gives the rows of the table by kind.
 
     Raises:
-        HeatError: the packs do not fit together.
+        HeatError: the packs do not fit together, or no frame has two agents.
     """
     base, agents, adapters = read_all(config.packs)
     model = assemble(base, agents, adapters)
@@ -121,7 +121,10 @@ def run_fuzz(config: FuzzConfig, tell: Tell) -> dict[str, Row]:
         world = build(WorldConfig, {"out": folder, **splits, "seed": config.seed, "workers": 1})
         build_world(world, lambda done, total: tell("building a small world", done, total))
         dataset = open_dataset("opv2v", Path(folder), "test")
-        rows, scores = try_all(scenes_of(model, dataset, agent_type), [base, *agents, *adapters], config, tell)
+        scenes = scenes_of(model, dataset, agent_type)
+        if not scenes:
+            raise HeatError(f"in none of the {config.frames} frames is there a second agent to hear: give more frames=")
+        rows, scores = try_all(scenes, [base, *agents, *adapters], config, tell)
     judge(rows, scores)
     write_json(config.out / "fuzz.json", {"settings": config.model_dump(mode="json"), "kinds": to_json(rows)})
     return rows
@@ -200,8 +203,9 @@ def _hear(scene: Scene, data: bytes, scores: tuple[ApAccumulator, ApAccumulator]
 def judge(rows: dict[str, Row], scores: Scores) -> None:
     """Average precisions, and whether a kind of message costs the ego more than honest ones do."""
     for kind, (alone, heard) in scores.items():
-        if rows[kind].used:
-            rows[kind].alone, rows[kind].heard = (100 * (each.ap()["0.5"] or 0.0) for each in (alone, heard))
+        before, after = alone.ap()["0.5"], heard.ap()["0.5"]
+        if before is not None and after is not None:  # else none was used, or there was nothing to see
+            rows[kind].alone, rows[kind].heard = 100 * before, 100 * after
     usual = _cost(rows[CONTROL])
     for kind in scores:
         allowed = usual + (_POINTS_OF_A_LIE if kind in LIES else _POINTS_OF_AP)

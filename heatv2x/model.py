@@ -255,7 +255,6 @@ class Collaboration(nn.Module):
             messages: received ones, any order.
             share_boxes: add the boxes that ride on messages (`with_boxes`) to what the fused features show. A sender
                 far from the ego sees its own surroundings more sharply than the fused map does.
-
             guard: leave out messages that cost the ego what it sees itself, and let no foreign box remove one that the
                 ego is sure of (`suspicion`). For a link on which anybody may speak; among agents that are known to be
                 honest, as in an evaluation, it takes time and changes late fusion a little.

@@ -70,6 +70,19 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[jobs.BaseConfig]:
+    """The configs that `train base` is called with, which then stops."""
+    configs: list[jobs.BaseConfig] = []
+
+    def record(config: jobs.BaseConfig, report: object) -> None:
+        configs.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "train_base", record)
+    return configs
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two agents and two frames in every split."""
@@ -435,26 +448,12 @@ class TestRecipes:
         known = [*known, EvalConfig]
         assert any(set(read_recipe(path)) <= set(config.model_fields) for config in known)
 
-    def test_settings_on_the_command_line_win(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_settings_on_the_command_line_win(self, run: Run, tmp_path: Path, seen: list[jobs.BaseConfig]) -> None:
         (tmp_path / "mine.yaml").write_text("steps: 7\nmodel: {channels: 24, backbone_blocks: 2}\n")
-        seen: list[jobs.BaseConfig] = []
-
-        def record(config: jobs.BaseConfig, report: object) -> None:
-            seen.append(config)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(jobs, "train_base", record)
         run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d", "model.channels=32")
         assert seen[0].steps == 7 and seen[0].model.channels == 32 and seen[0].model.backbone_blocks == 2
 
-    def test_a_run_is_a_recipe(self, run: Run, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[jobs.BaseConfig] = []
-
-        def record(config: jobs.BaseConfig, report: object) -> None:
-            seen.append(config)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(jobs, "train_base", record)
+    def test_a_run_is_a_recipe(self, run: Run, packs: Path, tmp_path: Path, seen: list[jobs.BaseConfig]) -> None:
         for recipe in (packs / "base" / "config.json", packs / "base"):
             run("train", "base", f"recipe={recipe}", f"out={tmp_path}", "scenes.thin=0")
         assert seen[0] == seen[1], "the folder of a run will do"
@@ -462,16 +461,9 @@ class TestRecipes:
         assert seen[0].scenes.min_hits == 1 and seen[0].dataset == "opv2v" and seen[0].out == tmp_path
 
     def test_another_part_does_not_take_over_the_settings_of_a_recipes_part(
-        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, tmp_path: Path, seen: list[jobs.BaseConfig]
     ) -> None:
         (tmp_path / "mine.yaml").write_text("model: {fusion: {part: where2comm, settings: {share: 0.5}}}\n")
-        seen: list[jobs.BaseConfig] = []
-
-        def record(config: jobs.BaseConfig, report: object) -> None:
-            seen.append(config)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(jobs, "train_base", record)
         for word in ("model.fusion.part=maximum", "model.fusion.part=where2comm"):
             run("train", "base", f"recipe={tmp_path / 'mine.yaml'}", "data=d", word)
         assert [config.model.fusion.settings for config in seen] == [{}, {"share": 0.5}]
