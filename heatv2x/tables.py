@@ -187,7 +187,7 @@ def print_fuzz(rows: Mapping[str, Row], out: Console) -> None:
     """What became of hostile messages, a line for every kind."""
     table = Table(box=None, pad_edge=False)
     table.add_column("what was tried", no_wrap=True)
-    for heading in ("tried", "refused", "let in", "AP50 alone", "AP50 with them", "slowest ms", "wrong"):
+    for heading in ("tried", "refused", "let in", "AP50 alone", "AP50 with them", "most ms", "wrong"):
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     for kind, row in rows.items():
         scores = ("–" if score is None else f"{score:.1f}" for score in (row.alone, row.heard))
