@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from heatv2x import plugins
 from heatv2x.blueprint import drawn, refuse_misfits
-from heatv2x.config import build
+from heatv2x.core import plugins
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.fusion.base import Fusion
 from heatv2x.model import Collaboration

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from heatv2x import plugins
 from heatv2x.agents.base import Agent
+from heatv2x.core import plugins
 from heatv2x.errors import HeatError
 from heatv2x.metrics.cost import FlopCount, count_parameters
 from heatv2x.model import Collaboration, Links

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 from heatv2x.structures import Pose
 
 

@@ -22,11 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 from heatv2x import __version__
-from heatv2x.config import Config, ConfigT, build, merge, nearest, parse_overrides, read_recipe, replaced
-from heatv2x.config_errors import keys_of
+from heatv2x.core.config import Config, ConfigT, build, merge, nearest, parse_overrides, read_recipe, replaced
+from heatv2x.core.config_errors import keys_of
+from heatv2x.core.host import set_up_process
+from heatv2x.core.plurals import counted
 from heatv2x.errors import ConfigError, HeatError
-from heatv2x.memory import set_up_process
-from heatv2x.plurals import counted
 
 app = typer.Typer(
     name="heatv2x",
@@ -162,7 +162,8 @@ def list_parts(
 
     Parts with their source and cost, by kind; recipes, protocols of average precision, and the packs that come along.
     """
-    from heatv2x import listing, plugins
+    from heatv2x import listing
+    from heatv2x.core import plugins
 
     known = [*plugins.CONTRACTS, *listing.COLLECTIONS]
     if kind is not None and kind not in known:
@@ -196,7 +197,7 @@ def settings(
     Every key down to the last nested one, or those inside KEY, with its default and meaning.
     """
     from heatv2x import listing
-    from heatv2x.config_reference import settings_of
+    from heatv2x.core.config_reference import settings_of
 
     known = _verbs()
     words = next((n for n in range(len(verb), 0, -1) if " ".join(verb[:n]) in known), 0)
@@ -246,7 +247,7 @@ def data_check(
 
     Exit code 0 if nothing is wrong, 2 otherwise.
     """
-    from heatv2x.files import write_json
+    from heatv2x.core.files import write_json
     from heatv2x.inspection import CheckConfig, inspect
     from heatv2x.tables import print_inspection
 
@@ -414,8 +415,8 @@ def pack_verify(
 
     The hash of each; and if a base pack is among them, that the others can be used with it.
     """
-    from heatv2x import plugins
     from heatv2x.assembly import assemble, read_all
+    from heatv2x.core import plugins
     from heatv2x.packs import read_pack
 
     for path in paths:
@@ -803,11 +804,11 @@ def _job(config_class: type[ConfigT], job: Callable[..., Any], settings: list[st
 @contextmanager
 def _together() -> Iterator[None]:
     """Work with the other processes, if torchrun started several; they meet before anything can fail."""
-    from heatv2x import processes
+    from heatv2x.core import distributed
 
-    processes.join()
+    distributed.join()
     yield
-    processes.leave()
+    distributed.leave()
 
 
 @contextmanager
@@ -885,8 +886,8 @@ def _fail(message: str) -> None:
 
 def _speaks() -> bool:
     """Whether this process tells of the failure: the first that failed; before they met, the first of all."""
-    processes = sys.modules.get("heatv2x.processes")
-    return bool(processes.first_to_fail()) if processes and processes.met() else _PROCESS == 0
+    distributed = sys.modules.get("heatv2x.core.distributed")
+    return bool(distributed.first_to_fail()) if distributed and distributed.is_joined() else _PROCESS == 0
 
 
 def _stopped() -> None:

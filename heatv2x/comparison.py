@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from heatv2x.core.files import read_json
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.files import read_json
 
 FILE = "metrics.json"
 

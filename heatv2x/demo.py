@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from heatv2x import __version__
-from heatv2x.config import build
+from heatv2x.core.config import build
+from heatv2x.core.files import read_json, write_json
+from heatv2x.core.workers import Task, Tell, run_tasks
 from heatv2x.demo_work import (
     BASE,
     CAMERA,
@@ -34,12 +36,10 @@ from heatv2x.demo_work import (
     train_own_encoder,
     yardstick_of,
 )
-from heatv2x.files import read_json, write_json
 from heatv2x.report import words
 from heatv2x.report.build import build_report
 from heatv2x.rows import OneBar, machine
 from heatv2x.training import jobs
-from heatv2x.workers import Task, Tell, run_tasks
 from heatv2x.world.build import WorldConfig, build_world
 
 __all__ = ["SHIPPED", "DemoConfig", "DemoResult", "run_demo", "world_of"]

@@ -9,7 +9,8 @@ from typing import Any
 import pydantic
 
 from heatv2x.assembly import exchanging
-from heatv2x.config import Config, read_recipe
+from heatv2x.core.config import Config, read_recipe
+from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluation import Evaluation, Evaluator
 from heatv2x.model import Collaboration
@@ -18,7 +19,6 @@ from heatv2x.report.collect import collect_scenes
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, run_once, stage_of, to_row
 from heatv2x.training import job_config, jobs
-from heatv2x.workers import Tell
 
 SHIPPED = Path(__file__).parent / "shipped"
 RECIPES = Path(__file__).parent / "recipes"

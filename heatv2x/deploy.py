@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x.agents.base import Agent
+from heatv2x.core.host import keep_freed_memory
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
-from heatv2x.memory import keep_freed_memory
 from heatv2x.model import Collaboration, Links
 from heatv2x.model_config import AdapterConfig
 from heatv2x.nn.pillars import PillarEncoder, Pillars
@@ -45,8 +45,8 @@ def optimised(model: Collaboration, precision: Precision = "auto") -> Deployed:
         precision: of the convolutions; "auto" takes bfloat16 where the device multiplies it natively. Point networks,
             messages and everything outside the networks stay in float32.
 
-    On the CPU this also tells glibc to keep freed memory for the rest of the process (`heatv2x.memory`), which an ego's
-    frame gains a third from; HEATV2X_KEEP_MEMORY=0 in the environment leaves the allocator alone.
+    On the CPU this also tells glibc to keep freed memory for the rest of the process (`heatv2x.core.host`), which
+    an ego's frame gains a third from; HEATV2X_KEEP_MEMORY=0 in the environment leaves the allocator alone.
     """
     if model._device.type == "cpu":
         keep_freed_memory()

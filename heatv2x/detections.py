@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from heatv2x.files import atomic_path
+from heatv2x.core.files import atomic_path
 from heatv2x.geometry import rotated_iou_bev
 from heatv2x.structures import Bool, Boxes3D, Float32, Float64, Int64
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pydantic
 
-from heatv2x import plugins, processes
 from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
-from heatv2x.config import Config
+from heatv2x.core import distributed, plugins
+from heatv2x.core.config import Config
+from heatv2x.core.files import read_json, write_json
 from heatv2x.coverage import BeforeFirst, Coverage, notes_on
 from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset, recognise
 from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
@@ -22,7 +23,6 @@ from heatv2x.detections import FoundFrame, spread, write_detections
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.evaluation_results import Evaluation, SceneResult, without_hidden
 from heatv2x.evaluator import Evaluator, Progress, require_types
-from heatv2x.files import read_json, write_json
 from heatv2x.metrics.protocols import HEATV2X, find_protocol
 from heatv2x.model import Collaboration
 from heatv2x.nn.move import Device, find_device
@@ -193,7 +193,7 @@ def run_eval(
         found.append((name, row["protocol"], evaluation.frames))
         if watch is not None:
             watch(EvaluatedRow(name, model, roster, evaluator, evaluation))
-    if processes.index() == 0:
+    if distributed.rank() == 0:
         counts = {name: rows[0][name] for name in Coverage().to_dict()}
         content = {"rows": rows, **counts, "notes": notes_of(rows, config.channel.latency_ms), **made_from}
         if config.detections:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from heatv2x import processes
 from heatv2x.channel import Channel, ChannelConfig
+from heatv2x.core import distributed
 from heatv2x.coverage import BeforeFirst, Selection, Turn
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import HeatError
@@ -192,7 +192,7 @@ class Evaluator:
             each.eval()
         protocol = self._protocol(model)
         tally, scenes = Tally.under(protocol), {}
-        mine = turns[processes.share(len(turns))]
+        mine = turns[distributed.own_share(len(turns))]
         for done, turn in enumerate(mine, start=1):
             scene = self._run(voices, roster, turn)
             tally.add(turn.index, scene, self._truth(scene.frame, scene.ego, [scene.ego], protocol))
@@ -201,7 +201,7 @@ class Evaluator:
             if progress:
                 progress(done, len(mine))
         scenarios = [self.selection.scenario(turn.index) for turn in turns]
-        return summed_up(processes.gathered(tally), scenarios, coverage, scenes)
+        return summed_up(distributed.all_gather_objects(tally), scenarios, coverage, scenes)
 
     def run(
         self,

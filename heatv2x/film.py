@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from heatv2x.core.files import atomic_path
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.files import atomic_path
 from heatv2x.picture import draw_from_above
 from heatv2x.view import View
 

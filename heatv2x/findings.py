@@ -92,6 +92,6 @@ class Inspection:
         return not self.faults and all(verdict.state != "fault" for verdict in self.verdicts)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, ready for `heatv2x.files.write_json`."""
+        """Everything, ready for `heatv2x.core.files.write_json`."""
         files = [{**asdict(count), "state": count.state} for count in self.files]
         return {"ok": self.ok, **asdict(self), "files": files}

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from heatv2x.config import Config, build
+from heatv2x.core.config import Config, build
+from heatv2x.core.plurals import counted
 from heatv2x.datasets import base as datasets
 from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
@@ -24,7 +25,6 @@ from heatv2x.model_config import PartConfig
 from heatv2x.plausibility.absurdity import absurd_objects, absurd_poses
 from heatv2x.plausibility.evidence import SAMPLED_FRAMES, Evidence
 from heatv2x.plausibility.verdict import Verdict
-from heatv2x.plurals import counted
 from heatv2x.structures import Camera, Frame, PointCloud
 from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
 

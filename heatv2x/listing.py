@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heatv2x import plugins
 from heatv2x.catalogue import catalogue, packs, recipes, reference
-from heatv2x.config_reference import settings_of
+from heatv2x.core import plugins
+from heatv2x.core.config_reference import settings_of
 from heatv2x.metrics.protocols import PROTOCOLS
 from heatv2x.published_types import ALIASES, TYPES
 

@@ -1,7 +1,7 @@
 """Losses that heads and confidence share.
 
 Of several processes each gets its share of a batch and gives its share of the loss: a sum is divided by the number of
-objects, cells or maps of the whole batch (`processes.total`).
+objects, cells or maps of the whole batch (`distributed.all_reduce_detached`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatv2x.processes import total, total_of
+from heatv2x.core.distributed import all_reduce_count, all_reduce_detached
 
 
 def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
     if weight is not None:
         loss = loss * weight
         centres = centres & (weight > 0)
-    return loss.sum() / total(centres.sum()).clamp(min=1)
+    return loss.sum() / all_reduce_detached(centres.sum()).clamp(min=1)
 
 
 def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor, beta: float = 0.1) -> Tensor:
@@ -49,7 +49,7 @@ def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor, beta:
         A scalar: mean over the weight, summed over the F features.
     """
     loss = functional.smooth_l1_loss(prediction, target, beta=beta, reduction="none").sum(dim=1)
-    return (loss * weight).sum() / total(weight.sum()).clamp(min=1)
+    return (loss * weight).sum() / all_reduce_detached(weight.sum()).clamp(min=1)
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -102,5 +102,5 @@ def pyramid_foreground(
         nothing = 1 - functional.max_pool2d(1 - negative[:, None].float(), factor).to(logits.device)
         share = 1 / here.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
         loss = sigmoid_focal(logits.float(), here) * (2 * here + nothing) * share
-        terms.append(weight * loss.sum() / total_of(len(logits)))
+        terms.append(weight * loss.sum() / all_reduce_count(len(logits)))
     return torch.stack(terms).sum()

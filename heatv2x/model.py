@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatv2x import plugins
 from heatv2x.agents.base import Agent, sweep
-from heatv2x.config import nearest
+from heatv2x.core import plugins
+from heatv2x.core.config import nearest
 from heatv2x.errors import ConfigError, MessageError, PackError
 from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from heatv2x import plugins
-from heatv2x.config import Config, build, merge
+from heatv2x.core import plugins
+from heatv2x.core.config import Config, build, merge
 from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 

@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from heatv2x.core.files import refuse_stand_in, write_bytes
 from heatv2x.errors import PackError
-from heatv2x.files import refuse_stand_in, write_bytes
 from heatv2x.pretrained import pack_path
 
 FORMAT = 1

@@ -22,7 +22,7 @@ import numpy as np
 import pydantic
 import torch
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 from heatv2x.geometry import transform_boxes
 from heatv2x.structures import Boxes3D, Float64
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heatv2x.agents import camera_lss, lidar_pillar
-from heatv2x.config import nearest
+from heatv2x.core.config import nearest
 from heatv2x.errors import ConfigError
 from heatv2x.model_config import PartConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from heatv2x.core.files import atomic_path
 from heatv2x.errors import ConfigError
-from heatv2x.files import atomic_path
 from heatv2x.picture import FALSE, HIT
 from heatv2x.view import EDGES, View
 

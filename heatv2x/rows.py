@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from heatv2x.core.files import read_json
+from heatv2x.core.workers import Tell
 from heatv2x.evaluation_results import Evaluation
-from heatv2x.files import read_json
 from heatv2x.model import Collaboration
 from heatv2x.roster import Roster
 from heatv2x.training import jobs
-from heatv2x.workers import Tell
 
 
 def run_once(job: Any, run: Callable[[Any, jobs.Report], jobs.JobResult], tell: Tell, what: str) -> dict[str, Any]:

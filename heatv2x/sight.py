@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from heatv2x import plugins
 from heatv2x.assembly import read_all
+from heatv2x.core import plugins
 from heatv2x.datasets.base import Dataset
 from heatv2x.detections import judge
 from heatv2x.errors import ConfigError

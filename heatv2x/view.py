@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydantic
 
-from heatv2x.config import Config, nearest
+from heatv2x.core.config import Config, nearest
 from heatv2x.datasets.base import Dataset, DatasetConfig
 from heatv2x.detections import Judged
 from heatv2x.errors import ConfigError

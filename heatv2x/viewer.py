@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from heatv2x.core.files import atomic_path, write_text
 from heatv2x.datasets.base import Dataset, open_dataset
-from heatv2x.files import atomic_path, write_text
 from heatv2x.film import FRAMES, clip_from, durations_ms, write_film
 from heatv2x.inspection import recognise
 from heatv2x.picture import figure_of

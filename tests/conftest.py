@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from heatv2x.memory import keep_freed_memory
+from heatv2x.core.host import keep_freed_memory
 from tests import parts
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from heatv2x import plugins
+from heatv2x.core import plugins
 
 outside: str | None = None
 """Set by `tests/conftest.py` before any test is collected."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from heatv2x import plugins
 from heatv2x.agents.base import Agent
-from heatv2x.config import build
+from heatv2x.core import plugins
+from heatv2x.core.config import build
 from heatv2x.datasets.base import Dataset, Sensors
 from heatv2x.grid import BevGrid
 from heatv2x.model import Collaboration

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from heatv2x import catalogue, plugins
+from heatv2x import catalogue
+from heatv2x.core import plugins
 from heatv2x.metrics.cost import FlopCount
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from heatv2x.channel import Channel, ChannelConfig, disturbed
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
 from heatv2x.structures import Pose
 

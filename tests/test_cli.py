@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from heatv2x import __version__, cli, plugins
-from heatv2x.config import build, parse_overrides, read_recipe
+from heatv2x import __version__, cli
+from heatv2x.core import plugins
+from heatv2x.core.config import build, parse_overrides, read_recipe
 from heatv2x.evaluation import EvalConfig
 from heatv2x.metrics.protocols import PROTOCOLS
 from heatv2x.model import Collaboration

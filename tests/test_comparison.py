@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from heatv2x.comparison import read_rows
+from heatv2x.core.files import write_json
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.files import write_json
 
 ROW = {"name": "a<-b", "ap": {"0.3": 0.9, "0.5": 0.8, "0.7": 0.4}, "n_frames": 4, "n_ground_truth": 30}
 ROW |= {"protocol": {"name": "heatv2x", "x_range_m": [-51.2, 51.2]}}

@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import evaluation, plugins, sight
+from heatv2x import evaluation, sight
 from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
 from heatv2x.channel import ChannelConfig
-from heatv2x.config import build
+from heatv2x.core import plugins
+from heatv2x.core.config import build
 from heatv2x.deploy import optimised
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator

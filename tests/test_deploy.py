@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heatv2x import plugins
 from heatv2x.agents.base import Agent
 from heatv2x.assembly import base_pack
+from heatv2x.core import plugins
 from heatv2x.deploy import Deployed, Precision, optimised
 from heatv2x.errors import ConfigError
 from heatv2x.formats.carla import from_carla

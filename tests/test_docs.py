@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 import heatv2x.agents
-from heatv2x import cli, listing, plugins
+from heatv2x import cli, listing
 from heatv2x.catalogue import about_part, catalogue
-from heatv2x.config import parse_overrides
-from heatv2x.config_reference import settings_of
+from heatv2x.core import plugins
+from heatv2x.core.config import parse_overrides
+from heatv2x.core.config_reference import settings_of
 from tests.test_readme import PAGES, ROOT, SHELL, Block, blocks, commands
 
 OF_AN_INSTALLATION = ("package_page.md",)  # its reader has the commands on the path

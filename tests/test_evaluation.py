@@ -14,7 +14,7 @@ import torch
 
 from heatv2x.assembly import exchanging, reaching
 from heatv2x.channel import ChannelConfig
-from heatv2x.config import build, parse_overrides
+from heatv2x.core.config import build, parse_overrides
 from heatv2x.datasets.base import Sensors
 from heatv2x.errors import ConfigError, HeatError, PackError
 from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, notes_of, run_eval, without_hidden

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from heatv2x import plugins
-from heatv2x.config import build
+from heatv2x.core import plugins
+from heatv2x.core.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.inspection import CheckConfig, IndexConfig, Inspection, build_indexes, inspect, recognise

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heatv2x import plugins
 from heatv2x.channel import disturbed
+from heatv2x.core import plugins
 from heatv2x.errors import ConfigError, HeatError, MessageError
 from heatv2x.fusion.base import Received
 from heatv2x.geometry import transform_boxes

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from heatv2x import cli, plugins
+from heatv2x import cli
 from heatv2x.assembly import adapter_pack, agent_pack, assemble, base_pack
 from heatv2x.blueprint import MAX_TENSORS, drawn
+from heatv2x.core import plugins
 from heatv2x.errors import HeatError, PackError
 from heatv2x.metrics.cost import peak_memory
 from heatv2x.model import Collaboration

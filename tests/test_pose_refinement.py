@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
 from heatv2x.pose_refinement import Refined, RefinementConfig, corrected, refine
 from heatv2x.structures import Boxes3D, Pose

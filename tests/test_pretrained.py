@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heatv2x.config import build, parse_overrides
+from heatv2x.core.config import build, parse_overrides
 from heatv2x.errors import PackError
 from heatv2x.evaluation import EvalConfig
 from heatv2x.export.folder import ExportConfig

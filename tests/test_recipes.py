@@ -17,7 +17,7 @@ import pytest
 
 from heatv2x.assembly import resolved
 from heatv2x.bench.parameters import NEWCOMERS, count_newcomer
-from heatv2x.config import Config, build, merge, parse_overrides, read_recipe
+from heatv2x.core.config import Config, build, merge, parse_overrides, read_recipe
 from heatv2x.evaluation import EvalConfig, run_eval
 from heatv2x.model_config import PartConfig
 from heatv2x.published_types import TYPES

@@ -14,23 +14,8 @@ PACKAGE = ROOT / "heatv2x"
 
 # From the ground up; a part may import its own layer and those before it. Cycles between parts are caught separately.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    (
-        "",
-        "memory",
-        "errors",
-        "structures",
-        "plurals",
-        "survey",
-        "files",
-        "config_errors",
-        "config",
-        "config_reference",
-        "plugins",
-        "geometry",
-        "grid",
-        "handedness",
-        "processes",
-    ),
+    ("", "errors", "structures", "core"),
+    ("survey", "geometry", "grid", "handedness"),
     ("formats",),
     ("datasets", "world", "ground_truth", "roster"),
     ("nn", "losses"),
@@ -38,8 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("point_bytes", "message", "channel", "pose_refinement", "suspicion"),
     ("pretrained", "model_config", "published_types", "model", "packs", "blueprint", "assembly", "pack_rewriting"),
     ("detections", "message_cache", "metrics", "coverage", "evaluation_results", "evaluator"),
-    ("training", "evaluation", "fuzz", "runtime", "imports", "deploy", "export"),
-    ("workers",),
+    ("training", "evaluation", "fuzz", "imports", "deploy", "export"),
     ("rows",),
     ("plausibility", "findings"),
     ("report", "inspection", "tables", "doctor", "catalogue", "listing", "comparison"),
@@ -62,7 +46,7 @@ NETWORKS = (
     "losses",
 )
 FORBIDDEN = dict.fromkeys(NETWORKS, ("datasets", "world", "ground_truth", "formats"))
-WITHOUT_TORCH = ("errors", "structures", "files", "config", "formats", "world")
+WITHOUT_TORCH = ("errors", "structures", "formats", "world")
 
 UNSAFE_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_NAMES = {"eval", "exec"}
@@ -348,7 +332,7 @@ def test_a_circle_is_found() -> None:
 
 def test_imports_inside_functions_do_not_count_as_import_time() -> None:
     source = "import typing\nif typing.TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\nimport numpy"
-    assert imports(ast.parse(source), "heatv2x.files", False, anywhere=False) == {"typing", "numpy"}
+    assert imports(ast.parse(source), "heatv2x.core.files", False, anywhere=False) == {"typing", "numpy"}
 
 
 def test_empty_names_are_found() -> None:

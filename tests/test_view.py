@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError
 from heatv2x.picture import draw_from_above, projected_edges

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.datasets.base import Dataset
 from heatv2x.detections import judge
 from heatv2x.errors import ConfigError

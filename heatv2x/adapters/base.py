@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 
 
 class Adapter(nn.Module, ABC):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import pydantic
 from torch import Tensor, nn
 
-from heatv2x import config
 from heatv2x.adapters.base import Adapter
+from heatv2x.core import config
 
 
 class HeteroAware(Adapter):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x import config
 from heatv2x.adapters.base import Adapter
+from heatv2x.core import config
 
 
 class MultiCognitive(Adapter):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.grid import BevGrid
 from heatv2x.structures import AgentFrame, PointCloud

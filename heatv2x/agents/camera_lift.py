@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x import config
 from heatv2x.agents.base import Agent, image_grid
+from heatv2x.core import config
+from heatv2x.core.distributed import all_reduce_detached
 from heatv2x.grid import BevGrid
 from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
 from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
 from heatv2x.nn.residual import ResidualBlock, conv_block
-from heatv2x.processes import total
 from heatv2x.structures import AgentFrame, Camera
 
 
@@ -93,12 +93,12 @@ class CameraLift(Agent):
         """The feature and the cross-entropy of depth where it is known and in range."""
         feature, logits = self._encode(batch)
         if batch.depth is None:
-            total(batch.owners.new_zeros(()))  # other processes may know depth, and ask
+            all_reduce_detached(batch.owners.new_zeros(()))  # other processes may know depth, and ask
             return feature, logits.sum() * 0
         target, valid = depth_bin(batch.depth, *self.config.depth_range, self.config.depth_bins)
         target = torch.where(valid, target, -100)
         loss = functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
-        return feature, self.config.depth_weight * (loss / total(valid.sum()).clamp(min=1))
+        return feature, self.config.depth_weight * (loss / all_reduce_detached(valid.sum()).clamp(min=1))
 
     def _encode(self, batch: CameraInput) -> tuple[Tensor, Tensor]:
         fine = self.trunk(batch.images)

@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from heatv2x import config
 from heatv2x.agents.base import Agent, image_grid
+from heatv2x.core import config
+from heatv2x.core.distributed import all_reduce_detached
 from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 from heatv2x.losses import softmax_focal
@@ -27,7 +28,6 @@ from heatv2x.nn.image_trunks import CHANNELS, STRIDE, EfficientNetTrunk, HalfRes
 from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
 from heatv2x.nn.lift import depth_bin, depth_edges, published_rays, splat, splat_cells
 from heatv2x.nn.residual import ResidualBlock
-from heatv2x.processes import total
 from heatv2x.structures import AgentFrame, Camera
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,10 +118,10 @@ class CameraLss(Agent):
         """The feature and the focal loss of depth where it is known and in range."""
         feature, logits = self._encode(batch)
         if batch.depth is None:
-            total(batch.owners.new_zeros(()))  # other processes may know depth, and ask
+            all_reduce_detached(batch.owners.new_zeros(()))  # other processes may know depth, and ask
             return feature, logits.sum() * 0
         target, valid = depth_bin(batch.depth, *self.config.depth_range, self.config.depth_bins)
-        loss = (softmax_focal(logits, target) * valid).sum() / total(valid.sum()).clamp(min=1)
+        loss = (softmax_focal(logits, target) * valid).sum() / all_reduce_detached(valid.sum()).clamp(min=1)
         return feature, self.config.depth_weight * loss
 
     def splatted(self, batch: CameraInput) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from heatv2x import config, plugins
 from heatv2x.agents.base import Agent
-from heatv2x.config import build
+from heatv2x.core import config, plugins
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 from heatv2x.nn.residual import ResidualBlock, conv_block

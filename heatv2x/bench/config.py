@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 
 BASE, LIDAR, CAMERA = "lidar64", "lidar16", "camera"
 NEWCOMERS = (LIDAR, CAMERA)

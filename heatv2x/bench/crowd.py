@@ -22,14 +22,14 @@ from heatv2x.assembly import exchanging
 from heatv2x.bench import fleet
 from heatv2x.bench.config import BASE
 from heatv2x.bench.fleet import FleetConfig
-from heatv2x.config import build
+from heatv2x.core.config import build
+from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.cost import tensor_memory
 from heatv2x.model import Collaboration, links_of
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
-from heatv2x.workers import Tell
 from heatv2x.world.config import WorldConfig
 
 CROWD = 8

@@ -10,7 +10,8 @@ from typing import Any
 from heatv2x.assembly import exchanging
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.channel import ChannelConfig
-from heatv2x.config import read_recipe
+from heatv2x.core.config import read_recipe
+from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
 from heatv2x.model import Collaboration
@@ -18,7 +19,6 @@ from heatv2x.packs import read_pack, write_pack
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, run_once, stage_of, to_row
 from heatv2x.training import job_config, jobs
-from heatv2x.workers import Tell
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TWIN = "twin"

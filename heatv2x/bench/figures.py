@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from heatv2x import files
 from heatv2x.bench.config import BASE, LIDAR
 from heatv2x.bench.table import METHODS, RowName
+from heatv2x.core import files
 
 DPI = 150
 WIDTH = 6.0

@@ -11,7 +11,8 @@ import pydantic
 
 from heatv2x.bench import experiments
 from heatv2x.bench.config import BASE, NEWCOMERS, AdaptationConfig
-from heatv2x.config import Config, nearest, read_recipe
+from heatv2x.core.config import Config, nearest, read_recipe
+from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
 from heatv2x.model import Collaboration
@@ -19,7 +20,6 @@ from heatv2x.packs import read_pack
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, to_row
 from heatv2x.training import job_config, jobs
-from heatv2x.workers import Tell
 
 OTHERS: dict[str, dict[str, Any]] = {
     "lidar32": {"part": "lidar_pillar", "settings": {"sensor": "lidar32"}},

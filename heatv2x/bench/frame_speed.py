@@ -25,6 +25,7 @@ from torch import Tensor
 from heatv2x.agents.lidar_pillar import LidarPillar
 from heatv2x.bench import sweeps
 from heatv2x.bench.speed_models import seeded
+from heatv2x.core.workers import Tell
 from heatv2x.deploy import optimised
 from heatv2x.errors import HeatError
 from heatv2x.handedness import agent_on, boxes_on
@@ -34,7 +35,6 @@ from heatv2x.model import Collaboration, links_of
 from heatv2x.model_config import ModelConfig
 from heatv2x.structures import AgentFrame
 from heatv2x.suspicion import concerns, stands_out
-from heatv2x.workers import Tell
 
 OF_AN_AGENT = ("voxelise", "encode", "backbone", "pack")
 OF_THE_EGO = ("unpack", "fuse", "neck", "head", "decode")

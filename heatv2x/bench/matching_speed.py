@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from heatv2x.bench import sweeps
+from heatv2x.core.workers import Tell
 from heatv2x.errors import HeatError
 from heatv2x.geometry import corners_bev
 from heatv2x.metrics.average_precision import ApAccumulator
 from heatv2x.metrics.protocols import HEATV2X
 from heatv2x.structures import Bool, Boxes3D, Float64
-from heatv2x.workers import Tell
 
 LOOPS = ("unions", "areas", "once")
 _FOUND, _HALF_EXTENT_M = 0.8, 100.0

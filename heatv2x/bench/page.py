@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatv2x import files
 from heatv2x.bench import figures
 from heatv2x.bench.config import BASE, LIDAR
 from heatv2x.bench.markdown import plus_minus, table
 from heatv2x.bench.table import ASIDE, THRESHOLDS, RowName
+from heatv2x.core import files
 from heatv2x.report import words
 
 JSON, PAGE = "adaptation.json", "adaptation.md"

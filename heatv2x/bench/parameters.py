@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from heatv2x.bench.markdown import table
-from heatv2x.config import Config, build, read_recipe
-from heatv2x.files import write_json, write_text
+from heatv2x.core.config import Config, build, read_recipe
+from heatv2x.core.files import write_json, write_text
 from heatv2x.metrics.cost import count_parameters
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from heatv2x import files
 from heatv2x.bench import crowd, figures
 from heatv2x.bench.config import BASE
 from heatv2x.bench.markdown import plus_minus, table
 from heatv2x.bench.scaling_summary import further_agent
+from heatv2x.core import files
 from heatv2x.report import words
 
 JSON, PAGE, FIGURE = "scaling.json", "scaling.md", "images/scaling.png"

@@ -20,10 +20,10 @@ from heatv2x.bench import frame_speed, matching_speed, step_speed
 from heatv2x.bench.cells import Cell, Content, run_cells
 from heatv2x.bench.frame_speed import Build, Precision, Repeats, Variant
 from heatv2x.bench.speed_models import MIXED, MODELS
-from heatv2x.config import Config, nearest
+from heatv2x.core.config import Config, nearest
+from heatv2x.core.workers import Tell
 from heatv2x.published_types import TYPES
 from heatv2x.rows import machine
-from heatv2x.workers import Tell
 
 BUILDS: tuple[Build, ...] = ("plain", "optimised")
 """The ways to run a network, the one that is meant for use last."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from heatv2x.config import build, read_recipe
+from heatv2x.core.config import build, read_recipe
 from heatv2x.heads import anchor
 from heatv2x.model import Collaboration
 from heatv2x.model_config import ModelConfig, PartConfig

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatv2x import files
 from heatv2x.bench import figures, reference_speed
 from heatv2x.bench.frame_speed import OF_AN_AGENT
 from heatv2x.bench.markdown import table
 from heatv2x.bench.speed_models import MIXED, MODELS
 from heatv2x.bench.speed_targets import fastest_build, further_percent
+from heatv2x.core import files
 from heatv2x.report import words
 
 JSON, PAGE, FIGURE = "speed.json", "speed.md", "images/speed.png"

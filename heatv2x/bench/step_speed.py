@@ -15,6 +15,7 @@ from torch import nn
 from heatv2x.bench import sweeps
 from heatv2x.bench.frame_speed import Laps, Repeats, Variant, peak_gflops
 from heatv2x.bench.speed_models import seeded
+from heatv2x.core.workers import Tell
 from heatv2x.handedness import agent_on
 from heatv2x.message import Message
 from heatv2x.metrics.cost import peak_memory
@@ -23,7 +24,6 @@ from heatv2x.model_config import ModelConfig
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Batch, SceneConfig
-from heatv2x.workers import Tell
 
 _BOXES = 30
 

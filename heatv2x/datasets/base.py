@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from heatv2x import config, plugins
+from heatv2x.core import config, plugins
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.structures import SENSORS, Camera, Frame, PointCloud
 from heatv2x.survey import Recognised, SensorFile, Visit

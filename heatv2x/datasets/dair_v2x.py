@@ -15,7 +15,7 @@ import numpy as np
 import pydantic
 import torch
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.formats.cloud_files import CloudFiles

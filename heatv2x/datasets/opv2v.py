@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.errors import DataError
 from heatv2x.formats import opv2v_survey

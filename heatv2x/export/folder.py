@@ -13,9 +13,11 @@ from typing import Any
 import pydantic
 import torch
 
-from heatv2x import __version__, plugins
+from heatv2x import __version__
 from heatv2x.assembly import assemble, read_all, resolved
-from heatv2x.config import Config
+from heatv2x.core import plugins
+from heatv2x.core.config import Config
+from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import DataError, PackError
 from heatv2x.export.compiled import compile_networks, require_compiler
 from heatv2x.export.ego import HeadStage, ReceivedAdapter, Warp, fusion_of
@@ -23,7 +25,6 @@ from heatv2x.export.onnx_file import Written, check, measure, require_packages, 
 from heatv2x.export.run_packs import packs_of
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import Stage
-from heatv2x.files import read_json, write_json
 from heatv2x.model import ENCODES, Collaboration
 from heatv2x.packs import Pack
 from heatv2x.pretrained import PackPath

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from heatv2x import config as settings
-from heatv2x import plugins
-from heatv2x.config import build
+from heatv2x.core import config as settings
+from heatv2x.core import plugins
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.export.folder import read_manifest
 from heatv2x.export.onnx_file import open_session, require_packages, run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from heatv2x.core.files import read_json
 from heatv2x.errors import ConfigError
-from heatv2x.files import read_json
 
 _STAGES = ("local", "collaborative")  # a later one takes the place of an earlier one of the same newcomer
 _NO_PACKS = ("checkpoint", "cache")

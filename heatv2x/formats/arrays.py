@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from heatv2x.core.files import read_bytes
+from heatv2x.core.plurals import counted
 from heatv2x.errors import DataError
-from heatv2x.files import read_bytes
 from heatv2x.formats.returns import MAX_BYTES, MAX_POINTS, intensity_name, usable
-from heatv2x.plurals import counted
 from heatv2x.structures import Float32, PointCloud
 
 MAX_COLUMNS = 16

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from heatv2x.core.plurals import counted
 from heatv2x.errors import DataError
 from heatv2x.formats.arrays import read_bin_cloud, read_npy_cloud
 from heatv2x.formats.pcd import read_pcd_cloud
-from heatv2x.plurals import counted
 from heatv2x.structures import PointCloud
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from heatv2x.core.files import parse_json
 from heatv2x.errors import DataError
-from heatv2x.files import parse_json
 from heatv2x.structures import Float64
 
 VEHICLES = frozenset({"car", "truck", "van", "bus"})

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from heatv2x.core.files import MAX_JSON_BYTES, parse_json, read_bytes
 from heatv2x.errors import DataError
-from heatv2x.files import MAX_JSON_BYTES, parse_json, read_bytes
 from heatv2x.formats.dair_json import parse_offset
 
 _log = logging.getLogger(__name__)

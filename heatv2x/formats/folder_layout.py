@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from heatv2x.core.files import parse_json, read_bytes
+from heatv2x.core.plurals import counted
 from heatv2x.errors import DataError
-from heatv2x.files import parse_json, read_bytes
 from heatv2x.formats.folder_names import FRAME_NAMES, agent_id, is_frame_name, is_integer, sensor_file
 from heatv2x.formats.image import SAME_SIZE, intrinsics_fault
 from heatv2x.formats.opv2v_layout import agent_order
-from heatv2x.plurals import counted
 from heatv2x.structures import LIDARS, Float32, Float64, Int64, Pose
 
 _log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from typing import Any, Protocol, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from heatv2x.core.files import atomic_path, read_bytes
 from heatv2x.errors import DataError
-from heatv2x.files import atomic_path, read_bytes
 from heatv2x.structures import Bool, Float64, Int32, Int64, Objects
 
 _log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from heatv2x.core.files import read_bytes
 from heatv2x.errors import DataError
-from heatv2x.files import read_bytes
 from heatv2x.structures import Bool, Float32, Float64, UInt8
 
 CAMERA_SIZE = (800, 600)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from heatv2x.core.files import read_bytes
 from heatv2x.errors import DataError
-from heatv2x.files import read_bytes
 from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.frame_index import CameraRecord, FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb, read_visibility

@@ -18,11 +18,11 @@ import lzf
 import numpy as np
 import numpy.typing as npt
 
+from heatv2x.core.files import read_bytes
+from heatv2x.core.plurals import counted
 from heatv2x.errors import DataError
-from heatv2x.files import read_bytes
 from heatv2x.formats.pcd_header import WAY_OUT, Field, Header, parse_header, point_bytes
 from heatv2x.formats.returns import MAX_BYTES, intensity_name, usable
-from heatv2x.plurals import counted
 from heatv2x.structures import Float32, PointCloud
 
 _LZF_RATIO = 128

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from heatv2x.core.plurals import counted
 from heatv2x.errors import DataError
-from heatv2x.plurals import counted
 from heatv2x.structures import Float32, PointCloud
 
 MAX_POINTS = 20_000_000

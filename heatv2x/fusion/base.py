@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion, Received, everyone, where_seen
 
 

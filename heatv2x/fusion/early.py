@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion, Received
 from heatv2x.structures import Float64, PointCloud
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion, Received, everyone, where_seen
 from heatv2x.nn.hetero_attention import RelationAttention, TypedProjections, by_agent, from_windows, to_windows
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion, Received, maximum_with
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion, Received
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion, Received, channel_wins
 from heatv2x.nn.pyramid import GROUPS, enlarge, grouped_stages

@@ -23,7 +23,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion, Received, everyone, where_seen
 from heatv2x.nn.hetero_attention import PyramidWindowAttention, RelationAttention, TypedProjections
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion, Received, everyone, most_confident, where_seen
 

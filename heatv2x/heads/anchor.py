@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x import config
+from heatv2x.core import config
+from heatv2x.core.distributed import all_reduce_count
 from heatv2x.geometry import corners_3d, inside_range, nms
 from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head, no_detections
@@ -33,7 +34,6 @@ from heatv2x.nn.anchors import (
     with_direction,
 )
 from heatv2x.nn.residual import conv_block
-from heatv2x.processes import total_of
 
 PUBLISHED = {"hidden": 0, "largest_m": 6.0, "z_range": (-3.0, 1.0), "whole": True}
 _BOX_WEIGHT, _DIRECTION_WEIGHT, _POSITIVE_WEIGHT = 2.0, 0.2, 2.0  # HEAL
@@ -217,7 +217,7 @@ def anchor_losses(maps: dict[str, Tensor], targets: Targets) -> dict[str, Tensor
     (at least 1), then averaged over the scenes.
     """
     score, terms, direction = (per_anchor(maps[name].float()) for name in ("score", "box", "direction"))
-    batch, positive = total_of(len(score)), targets.positive
+    batch, positive = all_reduce_count(len(score)), targets.positive
     share = 1 / positive.sum(dim=1, keepdim=True).clamp(min=1)
     weight = (_POSITIVE_WEIGHT * positive + targets.negative) * share
     score_loss = (sigmoid_focal(score[..., 0], positive) * weight).sum()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.geometry import nms
 from heatv2x.grid import BevGrid
 from heatv2x.heads.base import Detections, Head, no_detections

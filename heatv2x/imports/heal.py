@@ -28,9 +28,9 @@ from torch import Tensor
 
 from heatv2x import __version__
 from heatv2x.assembly import agent_pack, base_pack
-from heatv2x.config import Config, merge, nearest
+from heatv2x.core.config import Config, merge, nearest
+from heatv2x.core.files import refuse_stand_in
 from heatv2x.errors import ConfigError, PackError
-from heatv2x.files import refuse_stand_in
 from heatv2x.heads import anchor
 from heatv2x.imports.heal_names import (
     BASIC_BLOCK,

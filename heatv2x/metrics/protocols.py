@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from heatv2x.config import nearest
+from heatv2x.core.config import nearest
 from heatv2x.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatv2x import processes
+from heatv2x.core import distributed
 from heatv2x.grid import BevGrid
 from heatv2x.structures import Float32, Int64
 
@@ -185,12 +185,12 @@ class PillarEncoder(nn.Module):
         norm = self.norm
         assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
         mean, variance = norm.running_mean, norm.running_var
-        count = processes.total_of(len(linear) + padding) if norm.training else 0
+        count = distributed.all_reduce_count(len(linear) + padding) if norm.training else 0
         if count:
             wide = linear.float()  # under autocast the layer gives bfloat16, too coarse for statistics
-            mean = processes.summed(wide.sum(dim=0)) / count
+            mean = distributed.all_reduce_with_gradient(wide.sum(dim=0)) / count
             squares = (wide - mean).square().sum(dim=0) + padding * mean.square()
-            variance = processes.summed(squares) / count
+            variance = distributed.all_reduce_with_gradient(squares) / count
             with torch.no_grad():
                 norm.num_batches_tracked += 1
                 norm.running_mean.lerp_(mean, norm.momentum or 0.0)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from heatv2x import processes
+from heatv2x.core import distributed
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -38,13 +38,14 @@ class SharedBatchNorm(nn.BatchNorm2d):
             )
         rows = x.float()
         over = [axis for axis in range(x.dim()) if axis != 1]
-        count = processes.total(torch.tensor(x.numel() // x.shape[1], dtype=torch.float64, device=x.device))
+        own = torch.tensor(x.numel() // x.shape[1], dtype=torch.float64, device=x.device)
+        count = distributed.all_reduce_detached(own)
         if count < 2:
             raise ValueError(f"expected more than one value per channel in training, got {tuple(x.shape)}")
         shape = (1, -1, *([1] * (x.dim() - 2)))
-        mean = processes.summed(rows.sum(dim=over)) / count
+        mean = distributed.all_reduce_with_gradient(rows.sum(dim=over)) / count
         centred = rows - mean.view(shape)
-        variance = processes.summed(centred.square().sum(dim=over)) / count
+        variance = distributed.all_reduce_with_gradient(centred.square().sum(dim=over)) / count
         self._track(mean.detach(), (variance * (count / (count - 1))).detach())
         scale = (variance + self.eps).rsqrt()
         if self.affine:
@@ -64,7 +65,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 @contextmanager
 def shared_norms(model: nn.Module) -> Iterator[None]:
     """In here the batch normalisations of a model are over all processes; nothing changes where there is one only."""
-    if processes.number() == 1:
+    if distributed.world_size() == 1:
         yield
         return
     places = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from heatv2x import processes
+from heatv2x.core import distributed
 from heatv2x.errors import ConfigError
 
 Triple = tuple[int, int, int]
@@ -167,7 +167,7 @@ class SparseBlock(nn.Module):
     def forward(self, x: SparseMap) -> SparseMap:
         """Features (V, C_in) to (V', C_out), non-negative."""
         raw: SparseMap = self.convolution(x)
-        rows = processes.total_of(len(raw.features)) if self.training else len(raw.features)
+        rows = distributed.all_reduce_count(len(raw.features)) if self.training else len(raw.features)
         if rows == 0:  # nothing to take statistics from
             return raw
         # one site alone has no variance: it is normalised by the running statistics

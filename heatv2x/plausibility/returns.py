@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from heatv2x.core.plurals import counted
 from heatv2x.plausibility.verdict import Verdict
-from heatv2x.plurals import counted
 from heatv2x.structures import PointCloud
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from heatv2x import files
-from heatv2x.config import Config
+from heatv2x.core import files
+from heatv2x.core.config import Config
 from heatv2x.report import charts, contract, measure, words
 from heatv2x.report.results import Results, Row
 from heatv2x.report.scene import Scenes

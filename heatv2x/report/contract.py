@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pydantic
 
+from heatv2x.core.files import read_json
 from heatv2x.errors import DataError
-from heatv2x.files import read_json
 
 RecordT = TypeVar("RecordT")
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from heatv2x import __version__, processes
+from heatv2x import __version__
+from heatv2x.core import distributed
+from heatv2x.core.files import write_json
 from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
 from heatv2x.evaluation import EvalConfig, EvaluatedRow, SceneResult, run_eval
-from heatv2x.files import write_json
 from heatv2x.report.build import FILE_NAME as REPORT_FILE
 from heatv2x.report.build import build_report
 from heatv2x.report.collect import extent_of, scene_view
@@ -37,7 +38,7 @@ class Album:
     def add(self, row: EvaluatedRow) -> None:
         """Look at a row as soon as it is evaluated. Every process looks at the frames it kept; they decide alike."""
         kept = row.evaluation.scenes
-        heard = sum(processes.gathered(sum(len(scene.heard) for scene in kept.values())))
+        heard = sum(distributed.all_gather_objects(sum(len(scene.heard) for scene in kept.values())))
         if heard <= self._heard:
             return
         self.row, self._heard, self._extent = row.name, heard, extent_of(row.model)
@@ -45,7 +46,7 @@ class Album:
 
     def scenes(self) -> Scenes | None:
         """All processes' frames in the order of the split; None if no row was evaluated."""
-        views = {index: view for part in processes.gathered(self._views) for index, view in part.items()}
+        views = {index: view for part in distributed.all_gather_objects(self._views) for index, view in part.items()}
         return None if self._extent is None else Scenes(self._extent, [views[index] for index in sorted(views)])
 
 
@@ -84,7 +85,7 @@ def evaluate(
     album = Album()
     rows = run_eval(config, tell, album.add if config.scenes else None, about)
     scenes = album.scenes()
-    if processes.index() > 0:
+    if distributed.rank() > 0:
         return rows, None
     # what an earlier evaluation left in this folder does not belong to these numbers
     stale = [DETECTIONS_FILE] if not config.detections else []

@@ -186,7 +186,7 @@ class Results:
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of metrics.json, ready for `heatv2x.files.write_json`."""
+        """The content of metrics.json, ready for `heatv2x.core.files.write_json`."""
         content: dict[str, Any] = contract.plain(self)
         return content
 

@@ -259,7 +259,7 @@ class Scenes:
     scenes: list[SceneView] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of scenes.json, ready for `heatv2x.files.write_json`."""
+        """The content of scenes.json, ready for `heatv2x.core.files.write_json`."""
         content: dict[str, Any] = contract.plain(self)
         return content
 

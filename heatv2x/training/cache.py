@@ -22,9 +22,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from heatv2x import processes
+from heatv2x.core import distributed
+from heatv2x.core.files import atomic_path
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.files import atomic_path
 from heatv2x.model import ENCODES, Collaboration
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
@@ -155,7 +155,7 @@ class _Line:
 
     def add(self, agents: Sequence[AgentFrame]) -> None:
         for agent in agents:
-            if self.seen // _ENCODE_AT_ONCE % processes.number() == processes.index():
+            if self.seen // _ENCODE_AT_ONCE % distributed.world_size() == distributed.rank():
                 self.waiting.append(self.model.agent(self.name).prepare(agent))
             self.seen += 1
             if len(self.waiting) == _ENCODE_AT_ONCE:
@@ -177,7 +177,7 @@ class _Line:
 
     def features(self) -> list[Tensor]:
         self.flush()
-        if processes.number() == 1:
+        if distributed.world_size() == 1:
             return [torch.cat(part) for part in self.parts]
         return [self._of_all(part) for part in self.parts]
 
@@ -186,7 +186,7 @@ class _Line:
         whole = torch.zeros(self.seen, model.config.channels, *model.grid.shape, dtype=torch.float16)
         for rows, features in zip(self.rows, part, strict=True):
             whole[rows.start : rows.stop] = features
-        return processes.merged(whole)
+        return distributed.all_reduce_rows(whole)
 
 
 def save_cache(cache: FeatureCache, path: Path, about: Mapping[str, Any]) -> None:

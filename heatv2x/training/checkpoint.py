@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from heatv2x.core.files import write_bytes
 from heatv2x.errors import DataError
-from heatv2x.files import write_bytes
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]) -> None:

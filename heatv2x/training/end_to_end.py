@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x import processes
 from heatv2x.agents.base import Agent
+from heatv2x.core import distributed
 from heatv2x.heads.center import heatmap_targets
 from heatv2x.losses import heatmap_focal, pyramid_foreground
 from heatv2x.model import Collaboration, in_order
@@ -103,7 +103,7 @@ class CollaborativeTraining(Stage):
         encoded, auxiliary = {}, []
         for name in sorted(batch.inputs):  # the order in which processes meet in their normalisations
             absent = name in batch.stand_ins
-            with processes.uncounted() if absent else nullcontext():
+            with distributed.uncounted() if absent else nullcontext():
                 feature, extra = self.model.agent(name).supervised(batch.inputs[name])
                 shared = self.model.share(name, feature)
             if absent:

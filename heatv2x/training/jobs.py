@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from heatv2x import __version__, plugins, processes
+from heatv2x import __version__
 from heatv2x.assembly import (
     adapter_pack,
     add_adapter,
@@ -28,12 +28,13 @@ from heatv2x.assembly import (
     compare_with_encoder,
     refuse_twins,
 )
-from heatv2x.config import build
+from heatv2x.core import distributed, plugins
+from heatv2x.core.config import build
+from heatv2x.core.files import read_json, write_json
 from heatv2x.datasets.base import Dataset
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import named_dataset, open_part
 from heatv2x.evaluator import Evaluator
-from heatv2x.files import read_json, write_json
 from heatv2x.metrics.cost import Stopwatch
 from heatv2x.model import ENCODES, Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
@@ -144,7 +145,7 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
             None if whose == "none" else (config.like, whose),
             precision_on(next(model.parameters()).device, config.precision),
         )
-        if config.keep_cache and processes.index() == 0:
+        if config.keep_cache and distributed.rank() == 0:
             save_cache(cache, config.out / "cache.safetensors", _made_from(config, whose))
         if config.closed_form and config.adapter is None and cache.lesson is not None:
             start_from_lesson(model, newcomer, cache.features[newcomer], cache.lesson, config.seed)
@@ -304,7 +305,7 @@ def _run(
         agents = {type_name: model.agent(type_name) for type_name in types}
         pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data)
         stage = make_stage(pool, tell)
-    speaks = processes.index() == 0
+    speaks = distributed.rank() == 0
     events = EventWriter(config.out if speaks else None)
     with _log_to(config.out / "log.txt") if speaks else nullcontext(), closing(events):
         log.debug("%s: %s", name, identity)
@@ -321,10 +322,10 @@ def _run(
         )
         log.debug("finished after %.1f CPU seconds; frozen: %s", record.cpu_seconds, record.frozen_proof)
     model.eval().to("cpu")
-    preparing = float(processes.total(torch.tensor(preparation.cpu_s, dtype=torch.float64)))
+    preparing = float(distributed.all_reduce_detached(torch.tensor(preparation.cpu_s, dtype=torch.float64)))
     seconds, wall = preparing + record.cpu_seconds, preparation.wall_s + record.wall_seconds
     about = {"seconds": round(seconds, 2), "wall_seconds": round(wall, 2), **record.to_dict()}
-    if processes.index() > 0:
+    if distributed.rank() > 0:
         return JobResult(model, record, seconds, wall, [])
     write_json(config.out / "config.json", config.model_dump(mode="json"))
     write_json(config.out / "record.json", {**about, "identity": identity})
@@ -372,11 +373,13 @@ def _refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
             f"the results in {config.out} were made with other settings ({', '.join(differs)}).\n"
             "  Way out: another out=FOLDER, or overwrite=true to replace them"
         )
-    processes.total_of(0)  # everybody has looked before anything goes, and nothing is looked for before it is gone
-    if processes.index() == 0:
+    distributed.all_reduce_count(
+        0
+    )  # everybody has looked before anything goes, and nothing is looked for before it is gone
+    if distributed.rank() == 0:
         (config.out / "checkpoint.safetensors").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-    processes.total_of(0)
+    distributed.all_reduce_count(0)
 
 
 def _settled(config: JobConfig) -> JobConfig:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x.adapters.hetero_aware import HeteroAware
+from heatv2x.core.distributed import all_reduce_detached
 from heatv2x.errors import ConfigError
 from heatv2x.model import Collaboration
-from heatv2x.processes import total
 from heatv2x.structures import AgentFrame
 
 _FLOOR = 0.05  # weight of a cell without any object
@@ -86,7 +86,7 @@ class LessonLoss(nn.Module):
         distance = functional.smooth_l1_loss(feature.float() / self.scale, lesson / self.scale, reduction="none").mean(
             dim=1, keepdim=True
         )
-        mean: Tensor = (distance * weight).sum() / total(weight.sum())
+        mean: Tensor = (distance * weight).sum() / all_reduce_detached(weight.sum())
         return mean
 
 

@@ -4,7 +4,8 @@ Steps, learning rate, checkpoints, several processes, and the proof that frozen 
 
 Exact: every step draws its batch from (seed, step), so a run that was killed and continued from its last checkpoint
 ends with the same weights as one that was not (on a CPU, with the same number of threads and processes). Several
-processes share each batch and end with the weights of one, up to the order in which numbers are added (`processes`).
+processes share each batch and end with the weights of one, up to the order in which numbers are added (see
+`core.distributed`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from heatv2x import processes
-from heatv2x.config import Config
+from heatv2x.core import distributed
+from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.metrics.cost import peak_memory
 from heatv2x.nn.move import in_precision, to_device
@@ -139,13 +140,13 @@ def train(
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     precision = precision_on(device, config.precision)
-    processes.make_alike(model.state_dict().values())
+    distributed.broadcast_from_first(model.state_dict().values())
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
-    record.processes = processes.number()
+    record.processes = distributed.world_size()
     identity["frozen"] = (frozen := frozen_digest(model))[1]
     if checkpoint is not None and _everywhere(checkpoint):
         _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
-    written = checkpoint if processes.index() == 0 and config.checkpoint_every else None
+    written = checkpoint if distributed.rank() == 0 and config.checkpoint_every else None
     stage.set_mode()
     clock = _Clock(record)
     terms: dict[str, float] = {}
@@ -177,7 +178,7 @@ def train(
     model.eval()
     model.has_trained(stage.trainable())
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
-    record.peak_memory_mb = round(processes.largest(peak_memory().resident_bytes) / 2**20, 1)
+    record.peak_memory_mb = round(distributed.all_reduce_max(peak_memory().resident_bytes) / 2**20, 1)
     if written:
         save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
     if best is not None and record.best:
@@ -196,7 +197,7 @@ def _update(
         loss: Tensor = stage(batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    processes.sum_gradients(group["params"])
+    distributed.all_reduce_gradients(group["params"])
     norm = nn.utils.clip_grad_norm_(group["params"], clip)
     optimizer.step()
     return loss, norm
@@ -250,29 +251,29 @@ def _keep_best(path: Path | None, record: TrainingRecord, model: nn.Module) -> N
     point = record.curve[-1]
     if path is not None and point["ap50"] > record.best.get("ap50", -math.inf):
         record.best = {"step": point["step"], "ap50": point["ap50"]}
-        if processes.index() == 0:
+        if distributed.rank() == 0:
             save_weights(path, model, record.best)
 
 
 def _take_best(path: Path, record: TrainingRecord, model: nn.Module) -> None:
     """Give the model the best weights."""
-    if processes.index() == 0:
+    if distributed.rank() == 0:
         load_weights(path, model, record.best)
-    processes.make_alike(model.state_dict().values())
+    distributed.broadcast_from_first(model.state_dict().values())
 
 
 def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[float, float, dict[str, float]]:
     """CPU seconds, loss and loss terms of all processes together; waits for the device once."""
     here = torch.stack([loss.detach().double(), *(term.double() for term in terms.values())]).cpu()
     mine = torch.cat([torch.tensor([seconds], dtype=torch.float64), here])
-    seconds, whole_loss, *values = processes.total(mine).tolist()
+    seconds, whole_loss, *values = distributed.all_reduce_detached(mine).tolist()
     return seconds, whole_loss, dict(zip(terms, values, strict=True))
 
 
 def _everywhere(checkpoint: Path) -> bool:
     """Whether there is a checkpoint, which all processes must see alike."""
     otherwise = f"{checkpoint} is seen by some processes only: out= must lie on a disk that all of them share"
-    return processes.agree(checkpoint.exists(), otherwise)
+    return distributed.agree(checkpoint.exists(), otherwise)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from heatv2x.agents.base import Agent, sweep
 from heatv2x.channel import disturbed
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 from heatv2x.fusion.early import pooled
 from heatv2x.grid import BevGrid
 from heatv2x.ground_truth import ground_truth

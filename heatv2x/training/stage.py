@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatv2x import processes
+from heatv2x.core import distributed
 from heatv2x.errors import ConfigError
 from heatv2x.model import Collaboration
 
@@ -48,12 +48,12 @@ class Stage(nn.Module, ABC):
             ConfigError: there are more processes than items.
         """
         drawn = self.draw(rng)
-        if len(drawn) < processes.number():
+        if len(drawn) < distributed.world_size():
             raise ConfigError(
-                f"batch_size={len(drawn)} cannot be shared by {processes.number()} processes: take a larger batch, "
-                "or fewer processes"
+                f"batch_size={len(drawn)} cannot be shared by {distributed.world_size()} processes: take a "
+                "larger batch, or fewer processes"
             )
-        return self.collate(drawn[processes.share(len(drawn))], drawn)
+        return self.collate(drawn[distributed.own_share(len(drawn))], drawn)
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pydantic
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 from heatv2x.grid import BevGrid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from heatv2x.files import write_json
+from heatv2x.core.files import write_json
 from heatv2x.formats.opv2v_layout import agent_order
 from heatv2x.roster import Assignment
 

@@ -13,8 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import ConfigError, DataError, HeatError
-from heatv2x.files import read_json, write_json
 from heatv2x.world import WORLD_VERSION
 from heatv2x.world.assignment import write_assignments
 from heatv2x.world.config import SPLITS, WorldConfig

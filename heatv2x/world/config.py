@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from heatv2x.config import Config
+from heatv2x.core.config import Config
 
 SPLITS = ("train", "validate", "test")
 Sensor = Literal["lidar64", "lidar32", "lidar16", "camera"]

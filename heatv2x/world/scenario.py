@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from heatv2x.core.host import keep_freed_memory
 from heatv2x.errors import DataError
-from heatv2x.memory import keep_freed_memory
 from heatv2x.world.clip import Clip, ClipPlan, Sensed, simulate
 from heatv2x.world.config import SPLITS, WorldConfig
 from heatv2x.world.rays import Moment

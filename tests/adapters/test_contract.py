@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from heatv2x import plugins
 from heatv2x.adapters.base import Adapter
+from heatv2x.core import plugins
 from heatv2x.nn.residual import ResidualBlock
 from tests.parts import parts
 from tests.scene_factory import CHANNELS, same_state, shaken, state_copy

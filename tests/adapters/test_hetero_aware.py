@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heatv2x.adapters.hetero_aware import HeteroAware
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
 from tests.scene_factory import CHANNELS, shaken
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from heatv2x.bench.cells import Cell, defaults_of, finished, identities_of, path_of, run_cells, unfinished, written_out
+from heatv2x.core.files import read_json
+from heatv2x.core.workers import Tell
 from heatv2x.errors import HeatError
-from heatv2x.files import read_json
 from heatv2x.training.job_config import LocalConfig
-from heatv2x.workers import Tell
 
 
 def count(path: Path, tell: Tell) -> dict[str, Any]:

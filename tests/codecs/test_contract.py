@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heatv2x import plugins
 from heatv2x.codecs.base import Codec
+from heatv2x.core import plugins
 from heatv2x.errors import MessageError
 from tests.parts import parts
 

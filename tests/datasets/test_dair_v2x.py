@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heatv2x import plugins
+from heatv2x.core import plugins
 from heatv2x.datasets.base import open_dataset
 from heatv2x.datasets.dair_v2x import DairV2x
 from heatv2x.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heatv2x import plugins
+from heatv2x.core import plugins
 from heatv2x.datasets.base import labelled_frames, open_dataset
 from heatv2x.datasets.folder import Folder
 from heatv2x.errors import DataError, HeatError

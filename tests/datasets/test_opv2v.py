@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatv2x import plugins
+from heatv2x.core import plugins
 from heatv2x.datasets.base import Dataset, labelled_frames, open_dataset
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heatv2x.config import build, parse_overrides
+from heatv2x.core.config import build, parse_overrides
 from heatv2x.datasets.base import DatasetConfig, recognise
 from heatv2x.datasets.dair_v2x import DairV2x
 from heatv2x.datasets.folder import Folder

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from heatv2x.assembly import adapter_pack, agent_pack, base_pack
-from heatv2x.config import build
+from heatv2x.core.config import build
+from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import ConfigError, DataError, PackError
 from heatv2x.export import folder
 from heatv2x.export.compiled import require_compiler
@@ -21,7 +22,6 @@ from heatv2x.export.onnx_collaboration import OnnxCollaboration
 from heatv2x.export.onnx_file import Written, check, difference, open_session, require_packages, run, write_stage
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import ExportError, Stage
-from heatv2x.files import read_json, write_json
 from heatv2x.message import pack, unpack
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig

@@ -34,8 +34,8 @@ from PIL import Image
 from pypcd4 import Encoding
 from pypcd4 import PointCloud as Pypcd4Cloud
 
+from heatv2x.core.files import MAX_JSON_BYTES, read_bytes, read_json
 from heatv2x.errors import DataError
-from heatv2x.files import MAX_JSON_BYTES, read_bytes, read_json
 from heatv2x.formats import dair_json, frame_index, image, opv2v_index, opv2v_yaml, pcd, tagged_yaml
 from heatv2x.formats.arrays import read_bin, read_npy
 from heatv2x.formats.cloud_files import CloudFiles

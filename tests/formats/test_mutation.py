@@ -7,8 +7,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from heatv2x.core.files import read_bytes
 from heatv2x.errors import DataError
-from heatv2x.files import read_bytes
 from heatv2x.formats.tagged_yaml import load_yaml
 from tests.formats import mutate
 

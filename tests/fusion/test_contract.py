@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import plugins
+from heatv2x.core import plugins
 from heatv2x.fusion.base import Edges, Fusion, Received, maximum_with
 from heatv2x.structures import Pose
 from tests.parts import parts

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import plugins
+from heatv2x.core import plugins
 from heatv2x.heads.base import Head
 from tests.parts import parts
 from tests.scene_factory import CHANNELS, GRID, shaken

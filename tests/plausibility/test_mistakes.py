@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.inspection import CheckConfig, Inspection, inspect
 from heatv2x.world.build import WorldConfig, build_world
 from tests.formats.moving_scene import place, rotation

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatv2x.files import write_json
+from heatv2x.core.files import write_json
 from heatv2x.report import (
     AgentView,
     CameraView,

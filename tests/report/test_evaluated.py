@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heatv2x.config import build, parse_overrides
+from heatv2x.core.config import build, parse_overrides
 from heatv2x.evaluation import EvalConfig, Evaluator
 from heatv2x.model import Collaboration
 from heatv2x.report import build_report

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, multiprocessing
+from torch import distributed as torch_distributed
 
-from heatv2x import losses, processes
+from heatv2x import losses
 from heatv2x.channel import ChannelConfig
-from heatv2x.config import build as build_config
-from heatv2x.config import parse_overrides
+from heatv2x.core import distributed
+from heatv2x.core.config import build as build_config
+from heatv2x.core.config import parse_overrides
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import EvalConfig, Evaluator, run_eval
 from heatv2x.model_config import PartConfig
@@ -94,7 +96,7 @@ def outcome(stage: Stage, folder: Path, name: str) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         patch.setattr(loop, "to_device", in_double)
-        record = train(stage.double(), CONFIG, folder / f"{name}_{processes.index()}.safetensors")
+        record = train(stage.double(), CONFIG, folder / f"{name}_{distributed.rank()}.safetensors")
     return {
         "state": {key: value.detach().clone() for key, value in stage.model.state_dict().items()},
         "curve": [{k: v for k, v in point.items() if k != "cpu_seconds"} for point in record.curve],
@@ -128,14 +130,14 @@ def everything(folder: Path) -> dict[str, Any]:
 def one_process(rank: int, folder: str) -> None:
     """What torchrun would start."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch_distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     found = everything(Path(folder))
     undisturbed = build_stage("base")
     train(undisturbed, FAST)
     found["undisturbed"] = undisturbed.model.state_dict()
-    losses.total = lambda value: value  # each process divides by its own objects: the mistake to be found out
+    losses.all_reduce_detached = lambda value: value  # each process divides by its own objects: the mistake to be found out
     found["own counts"] = outcome(build("base"), Path(folder), "own_counts")
-    processes.leave()
+    distributed.leave()
     torch.save(found, f"{folder}/result_{rank}.pt")
 
 
@@ -219,8 +221,8 @@ class Elsewhere:
     """This process as one of several, without any other."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, index: int, number: int) -> None:
-        monkeypatch.setattr(processes, "number", lambda: number)
-        monkeypatch.setattr(processes, "index", lambda: index)
+        monkeypatch.setattr(distributed, "world_size", lambda: number)
+        monkeypatch.setattr(distributed, "rank", lambda: index)
 
 
 class TestShares:
@@ -229,7 +231,7 @@ class TestShares:
         things, parts = list(range(7)), []
         for index in range(number):
             Elsewhere(monkeypatch, index, number)
-            parts.append(things[processes.share(7)])
+            parts.append(things[distributed.own_share(7)])
         assert [thing for part in parts for thing in part] == things
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -256,14 +258,19 @@ class TestShares:
         with shared_norms(model):
             assert [type(module) for module in model.modules()] == before
         value = torch.ones(2, requires_grad=True)
-        assert processes.summed(value) is value and processes.total(value) is value and processes.total_of(3) == 3
+        assert (
+            distributed.all_reduce_with_gradient(value) is value
+            and distributed.all_reduce_detached(value) is value
+            and distributed.all_reduce_count(3) == 3
+        )
 
 
 # --- as torchrun starts them ----------------------------------------------------------------------------------------
 
 COMMANDS = """
 import json, sys
-from heatv2x import cli, processes
+from heatv2x import cli
+from heatv2x.core import distributed
 cli._OTHERS_ARE_TOLD_S = 0.0
 for words in json.loads(sys.argv[1]):
     sys.argv = ["heatv2x", *words]
@@ -272,7 +279,7 @@ for words in json.loads(sys.argv[1]):
     except SystemExit as end:
         print(f"code {end.code}", flush=True)
         print("next", file=sys.stderr, flush=True)
-        processes.leave()
+        distributed.leave()
 """
 
 
@@ -384,21 +391,21 @@ import os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from heatv2x import processes
+from heatv2x.core import distributed
 from heatv2x.training.loop import train
 from tests.training.stages import FAST, build_stage
 folder, killed_at = Path(sys.argv[1]), [int(step) for step in sys.argv[2].split(",")]
 def progress(done, total, terms):
-    with (folder / f"steps_{processes.index()}").open("a") as file:
+    with (folder / f"steps_{distributed.rank()}").open("a") as file:
         file.write(f"{done} ")
     mark = folder / f"killed_{done}"
-    if done in killed_at and processes.index() == 1 and not mark.exists():
+    if done in killed_at and distributed.rank() == 1 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-processes.join()
+distributed.join()
 stage = build_stage("base")
 train(stage, FAST, folder / "checkpoint.safetensors", progress=progress)
-processes.leave()
+distributed.leave()
 """
 
 

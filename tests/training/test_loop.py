@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.training.loop import LoopConfig, TrainingRecord, frozen_digest, learning_rate, train
 from heatv2x.training.stage import Stage

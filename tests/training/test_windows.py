@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
 from heatv2x.grid import BevGrid
 from heatv2x.training.windows import WindowConfig, draw_window

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.world.build import WorldConfig, WorldSummary, build_world
 
 TINY = {

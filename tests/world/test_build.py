@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.world.build import WorldConfig, build_world
 from tests.world.conftest import tiny

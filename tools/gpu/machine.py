@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import torch
 
 from gpu.place import ROOT, Keep, Place, seconds_of
-from heatv2x.config import build
+from heatv2x.core.config import build
 from heatv2x.world.build import build_world
 from heatv2x.world.config import WorldConfig
 

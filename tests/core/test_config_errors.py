@@ -11,9 +11,9 @@ import pydantic
 import pytest
 
 from heatv2x import cli
-from heatv2x.config import Config, build, parse_overrides
-from heatv2x.config_errors import as_typed, expected
-from heatv2x.config_reference import settings_of
+from heatv2x.core.config import Config, build, parse_overrides
+from heatv2x.core.config_errors import as_typed, expected
+from heatv2x.core.config_reference import settings_of
 from heatv2x.errors import ConfigError, HeatError
 
 

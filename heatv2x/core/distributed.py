@@ -2,9 +2,10 @@
 
 `torchrun` starts them; without it there is one process, and everything here gives back what it was given, bit for bit.
 One rule makes training with several of them equal to training with one: a batch is drawn once, every process works on
-its share, whatever is divided by a number of objects, cells or rows is divided by that of the whole batch (`total`),
-and gradients are added, never averaged. torch's DistributedDataParallel averages, and its own collectives meet in
-another order where processes hold agents of other types; `sum_gradients` is all that is needed of it.
+its share, whatever is divided by a number of objects, cells or rows is divided by that of the whole batch
+(`all_reduce_detached`), and gradients are added, never averaged. torch's DistributedDataParallel averages, and its own
+collectives meet in another order where processes hold agents of other types; `all_reduce_gradients` is all that is
+needed of it.
 
 Collectives must be called by every process, in the same order.
 """
@@ -31,19 +32,19 @@ class LostProcessError(HeatError):
     """Another process of this run is gone."""
 
 
-def number() -> int:
+def world_size() -> int:
     """How many there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def index() -> int:
+def rank() -> int:
     """Which one this is, 0 to `number() - 1`; process 0 writes and speaks."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def share(length: int) -> slice:
+def own_share(length: int) -> slice:
     """This process's part of so many things: all parts follow one another and differ by one at most."""
-    here, all_ = index(), number()
+    here, all_ = rank(), world_size()
     return slice(here * length // all_, (here + 1) * length // all_)
 
 
@@ -54,12 +55,12 @@ def join() -> None:
     """Meet the other processes that torchrun started, if it did. CPU tensors travel by gloo, CUDA tensors by NCCL."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         return
-    store, rank, world = next(rendezvous("env://"))
+    store, own_rank, world = next(rendezvous("env://"))
     # what was left in torchrun's store before a restart, or at an earlier meeting, does not concern this one
     meeting = f"heatv2x/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{len(_stores)}"
     store = distributed.PrefixStore(meeting, store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    distributed.init_process_group(backend, store=store, rank=own_rank, world_size=world)
     _stores.append(store)
 
 
@@ -69,7 +70,7 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def met() -> bool:
+def is_joined() -> bool:
     """Whether there are others that `join` has met."""
     return distributed.is_initialized() and bool(_stores)
 
@@ -85,31 +86,31 @@ def first_to_fail() -> bool:
 # --- sums -----------------------------------------------------------------------------------------------------------
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce_detached(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes, without a gradient."""
-    if number() == 1:
+    if world_size() == 1:
         return value
     value = value.detach().clone() if _counts.get() else torch.zeros_like(value)
-    return _reduced(value)
+    return _all_reduced(value)
 
 
-def total_of(value: int) -> int:
+def all_reduce_count(value: int) -> int:
     """The sum of a number over all processes."""
-    return value if number() == 1 else int(total(torch.tensor(value)))
+    return value if world_size() == 1 else int(all_reduce_detached(torch.tensor(value)))
 
 
-def largest(value: float) -> float:
+def all_reduce_max(value: float) -> float:
     """The largest value that a process has."""
-    if number() == 1:
+    if world_size() == 1:
         return value
-    return float(_reduced(torch.tensor(value, dtype=torch.float64), distributed.ReduceOp.MAX))
+    return float(_all_reduced(torch.tensor(value, dtype=torch.float64), distributed.ReduceOp.MAX))
 
 
-def summed(value: Tensor) -> Tensor:
+def all_reduce_with_gradient(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; its gradient is that of the sum of all processes' losses."""
-    if number() == 1:
+    if world_size() == 1:
         return value
-    added: Tensor = _Summed.apply(value if _counts.get() else value * 0)  # type: ignore[no-untyped-call]
+    added: Tensor = _AllReduce.apply(value if _counts.get() else value * 0)  # type: ignore[no-untyped-call]
     return added
 
 
@@ -123,36 +124,36 @@ def uncounted() -> Iterator[None]:
         _counts.reset(token)
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Leave the sum of all processes' gradients in every parameter; None where no process has one."""
-    if number() == 1:
+    if world_size() == 1:
         return
-    has = total(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
+    has = all_reduce_detached(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    pieces = torch.split(_reduced(flat), [parameter.numel() for parameter in parameters])
+    pieces = torch.split(_all_reduced(flat), [parameter.numel() for parameter in parameters])
     for parameter, piece, processes in zip(parameters, pieces, has.tolist(), strict=True):
         parameter.grad = piece.view_as(parameter) if processes else None
 
 
-def make_alike(tensors: Iterable[Tensor]) -> None:
+def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
     """Give every process the values of process 0."""
-    if number() == 1:
+    if world_size() == 1:
         return
     for tensor in tensors:
         with _others_there():
             distributed.broadcast(tensor.detach(), 0)
 
 
-def merged(rows: Tensor) -> Tensor:
+def all_reduce_rows(rows: Tensor) -> Tensor:
     """One tensor from those of all processes, each of which holds its own rows and zeros elsewhere; bit for bit."""
-    return rows if number() == 1 else _reduced(rows.contiguous().view(torch.uint8)).view(rows.dtype)
+    return rows if world_size() == 1 else _all_reduced(rows.contiguous().view(torch.uint8)).view(rows.dtype)
 
 
-def gathered(content: Any) -> list[Any]:
+def all_gather_objects(content: Any) -> list[Any]:
     """What every process has, in their order; pickled, between processes of one run only."""
-    if number() == 1:
+    if world_size() == 1:
         return [content]
-    found: list[Any] = [None] * number()
+    found: list[Any] = [None] * world_size()
     with _others_there():
         distributed.all_gather_object(found, content)
     return found
@@ -164,25 +165,25 @@ def agree(here: bool, otherwise: str) -> bool:
     Raises:
         ConfigError: they do not; its message is `otherwise`.
     """
-    yes = total_of(int(here))
-    if 0 < yes < number():
+    yes = all_reduce_count(int(here))
+    if 0 < yes < world_size():
         raise ConfigError(otherwise)
     return yes > 0
 
 
-class _Summed(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     """Sum over processes, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        return _reduced(value.detach().clone())
+        return _all_reduced(value.detach().clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _reduced(gradient.detach().clone())
+        return _all_reduced(gradient.detach().clone())
 
 
-def _reduced(tensor: Tensor, operation: Any = distributed.ReduceOp.SUM) -> Tensor:
+def _all_reduced(tensor: Tensor, operation: Any = distributed.ReduceOp.SUM) -> Tensor:
     with _others_there():
         distributed.all_reduce(tensor, operation)
     return tensor

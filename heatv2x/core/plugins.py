@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from heatv2x.config import nearest
+from heatv2x.core.config import nearest
 from heatv2x.errors import ConfigError, PackError
 
 _allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset())
@@ -91,7 +91,8 @@ def _see_that_it_is_allowed(kind: str, name: str) -> None:
     if where is not None and name not in _allowed.get():
         raise PackError(
             f"{where}: names the {kind} part '{name[:80]}', code from outside HeatV2X that would be imported and run.\n"
-            f"  Way out: if you trust it, allow_parts=[{name[:80]}] (in Python: with heatv2x.plugins.allowing([...]))"
+            f"  Way out: if you trust it, allow_parts=[{name[:80]}] (in Python: `with plugins.allowing([...])`,\n"
+            "  of heatv2x.core)"
         )
 
 

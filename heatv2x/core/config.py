@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from heatv2x.config_errors import Source, chosen, complaints
+from heatv2x.core.config_errors import Source, chosen, complaints
 from heatv2x.errors import ConfigError, DataError, nearest
 
 __all__ = ["Config", "ConfigT", "build", "merge", "nearest", "parse_overrides", "read_recipe", "replaced"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from heatv2x.plurals import counted
+from heatv2x.core.plurals import counted
 
 
 @pytest.mark.parametrize(

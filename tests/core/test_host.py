@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from heatv2x import memory
+from heatv2x.core import host
 
 NEEDS_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has another allocator")
 
@@ -81,7 +81,7 @@ print(json.dumps({"before": json.loads(before), "after": json.loads(after), "imp
 
 def python(code: str, **environment: str) -> str:
     """What a new process prints, without the settings of this one."""
-    ours = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", memory.SWITCH)}
+    ours = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", host.SWITCH)}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env={**ours, **environment}, capture_output=True, text=True, check=True).stdout
 
@@ -109,7 +109,7 @@ class TestImport:
 
 COMMAND = "import os, sys, heatv2x.cli as c\nsys.argv = ['heatv2x', '--help']\ntry: c.main()\nexcept SystemExit: pass\n"
 STARTS = {
-    "asked": "from heatv2x.memory import keep_freed_memory as f; f()",
+    "asked": "from heatv2x.core.host import keep_freed_memory as f; f()",
     "optimised": "import tests.scene_factory as s, heatv2x.deploy as d; d.optimised(s.small_model('maximum'))",
     "command": COMMAND,
 }
@@ -123,7 +123,7 @@ def test_maps_of_the_next_frame_touch_no_fresh_pages(start: str) -> None:
 
 @NEEDS_GLIBC
 def test_it_can_be_switched_off() -> None:
-    assert pages("import heatv2x.memory as m; m.set_up_process()", **{memory.SWITCH: "0"}) > FETCHED_EACH_TIME
+    assert pages("import heatv2x.core.host as m; m.set_up_process()", **{host.SWITCH: "0"}) > FETCHED_EACH_TIME
 
 
 def test_the_command_line_lets_idle_threads_sleep_unless_told_otherwise() -> None:
@@ -133,6 +133,6 @@ def test_the_command_line_lets_idle_threads_sleep_unless_told_otherwise() -> Non
 
 
 def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(memory.SWITCH, raising=False)
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    assert memory.keep_freed_memory() is False
+    monkeypatch.delenv(host.SWITCH, raising=False)
+    monkeypatch.setattr(host.ctypes, "CDLL", lambda _: object())
+    assert host.keep_freed_memory() is False

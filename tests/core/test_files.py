@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from heatv2x import files
+from heatv2x.core import files
+from heatv2x.core.files import atomic_path, read_bytes, read_json, write_bytes, write_json, write_text
 from heatv2x.errors import DataError, PackError
-from heatv2x.files import atomic_path, read_bytes, read_json, write_bytes, write_json, write_text
 from heatv2x.formats.arrays import read_npy
 from heatv2x.formats.image import read_rgb
 from heatv2x.formats.opv2v_yaml import read_agent_yaml

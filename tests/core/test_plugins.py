@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from heatv2x import plugins
 from heatv2x.codecs.base import Codec
-from heatv2x.config import Config
+from heatv2x.core import plugins
+from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion
 from heatv2x.model import Collaboration
@@ -21,7 +21,7 @@ from tests.scene_factory import SmallScenes, model_config
 
 ALL = [(kind, name) for kind in plugins.CONTRACTS for name in plugins.available(kind)]
 OUTSIDE = '''
-from heatv2x import config
+from heatv2x.core import config
 from heatv2x.fusion.base import Fusion
 
 class Twice(Fusion):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from heatv2x.core.files import atomic_path
+from heatv2x.core.workers import Task, Tell, run_tasks
 from heatv2x.errors import HeatError
-from heatv2x.files import atomic_path
-from heatv2x.workers import Task, Tell, run_tasks
 
 
 def double(number: int, tell: Tell) -> int:
@@ -104,8 +104,8 @@ def test_no_tasks() -> None:
 
 INTERRUPTED = """
 from pathlib import Path
-from heatv2x.workers import Task, run_tasks
-from tests.test_workers import double, linger, nobody
+from heatv2x.core.workers import Task, run_tasks
+from tests.core.test_workers import double, linger, nobody
 if __name__ == "__main__":
     folder = Path({folder!r})
     tasks = [Task("short", double, (1,)), Task("long", linger, (folder / "long.txt",))]
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_the_work_at_once_and_in_silence(tmp_path: Path, whom: str) 
     """A terminal tells every process; `kill -INT` tells the first one only. One of the others is idle by then."""
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED.format(folder=str(tmp_path)))
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root}, start_new_session=True, **pipes

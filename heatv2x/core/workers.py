@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
+from heatv2x.core.host import keep_freed_memory
 from heatv2x.errors import HeatError
-from heatv2x.memory import keep_freed_memory
 
 
 class Tell(Protocol):

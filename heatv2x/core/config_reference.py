@@ -10,7 +10,7 @@ from typing import Any
 
 import pydantic
 
-from heatv2x.config_errors import as_typed, expected, is_config, members
+from heatv2x.core.config_errors import as_typed, expected, is_config, members
 
 KINDS = {
     "agent": "agents",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heatv2x.config import Config, build, merge, nearest, parse_overrides, read_recipe
+from heatv2x.core.config import Config, build, merge, nearest, parse_overrides, read_recipe
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.training.jobs import BaseConfig, EncoderConfig, LocalConfig
 
