@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from heatv2x.core.files import atomic_path
-from heatv2x.geometry import rotated_iou_bev
+from heatv2x.geometry.boxes import rotated_iou_bev
 from heatv2x.structures import Bool, Boxes3D, Float32, Float64, Int64
 
 FILE_NAME = "detections.json"

@@ -27,9 +27,9 @@ from heatv2x.core.config import nearest
 from heatv2x.errors import ConfigError, MessageError, PackError
 from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled
-from heatv2x.geometry import inverse_rigid, nms, rotated_iou_bev, transform_boxes
-from heatv2x.grid import BevGrid
-from heatv2x.handedness import agent_on, boxes_on, transforms_on
+from heatv2x.geometry.boxes import inverse_rigid, nms, rotated_iou_bev, transform_boxes
+from heatv2x.geometry.grid import BevGrid
+from heatv2x.geometry.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
 from heatv2x.message import MAX_BOXES, Message, check_contents, check_header
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name, settings_of_part

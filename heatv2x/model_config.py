@@ -11,7 +11,7 @@ import pydantic
 from heatv2x.core import plugins
 from heatv2x.core.config import Config, build, merge
 from heatv2x.errors import ConfigError
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 
 class PartConfig(Config):
@@ -36,7 +36,7 @@ class ModelConfig(Config):
     Attributes:
         half_extent_m: how far the shared grid reaches ahead and behind, and to the sides, too, by default.
         half_extent_y_m: how far it reaches to the left and to the right, where that is not as far.
-        y_right: the networks' own axes are left-handed, as in models imported from HEAL; see `heatv2x.handedness`.
+        y_right: the networks' own axes are left-handed, as in models imported from HEAL; see `geometry.handedness`.
         cell_m: side of a cell of the shared grid, metres.
         channels: C, the channels of the shared feature.
         backbone_blocks: residual blocks of the shared backbone, on the sender's side.

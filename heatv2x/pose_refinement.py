@@ -23,7 +23,7 @@ import pydantic
 import torch
 
 from heatv2x.core.config import Config
-from heatv2x.geometry import transform_boxes
+from heatv2x.geometry.boxes import transform_boxes
 from heatv2x.structures import Boxes3D, Float64
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.geometry import rotated_iou_bev
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.boxes import rotated_iou_bev
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.message import Message
 from heatv2x.structures import Bool, Boxes3D, Float32
 

@@ -17,7 +17,7 @@ from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
 from heatv2x.core.config import build
 from heatv2x.datasets.base import Dataset, Sensors
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Frame, Objects, PointCloud, Pose

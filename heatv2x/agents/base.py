@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError, HeatError
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.structures import AgentFrame, PointCloud
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from heatv2x.agents.base import Agent, image_grid
 from heatv2x.core import config
 from heatv2x.core.distributed import all_reduce_detached
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
 from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
 from heatv2x.nn.residual import ResidualBlock, conv_block

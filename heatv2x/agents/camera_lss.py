@@ -21,12 +21,12 @@ from heatv2x.agents.base import Agent, image_grid
 from heatv2x.core import config
 from heatv2x.core.distributed import all_reduce_detached
 from heatv2x.errors import ConfigError
-from heatv2x.grid import BevGrid
-from heatv2x.losses import softmax_focal
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.convnext import convnext_aligner
 from heatv2x.nn.image_trunks import CHANNELS, STRIDE, EfficientNetTrunk, HalfResNet
 from heatv2x.nn.images import CameraInput, camera_input, cameras_of, collate_cameras, pixels_of, with_scaled_cameras
 from heatv2x.nn.lift import depth_bin, depth_edges, published_rays, splat, splat_cells
+from heatv2x.nn.losses import softmax_focal
 from heatv2x.nn.residual import ResidualBlock
 from heatv2x.structures import AgentFrame, Camera
 

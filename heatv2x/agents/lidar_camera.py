@@ -18,7 +18,7 @@ from heatv2x.agents.base import Agent
 from heatv2x.core import config, plugins
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.residual import ResidualBlock, conv_block
 from heatv2x.structures import AgentFrame
 

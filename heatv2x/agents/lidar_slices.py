@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from heatv2x.agents.base import Agent, image_grid, sweep
 from heatv2x.core import config
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.pillars import flat_cells
 from heatv2x.nn.residual import ResidualBlock, conv_block
 from heatv2x.structures import AgentFrame

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heatv2x.agents.base import Agent, sweep
 from heatv2x.core import config
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.convnext import convnext_aligner
 from heatv2x.nn.pillars import without_own_body
 from heatv2x.nn.residual import ResidualBlock

@@ -28,7 +28,7 @@ from heatv2x.bench.speed_models import seeded
 from heatv2x.core.workers import Tell
 from heatv2x.deploy import optimised
 from heatv2x.errors import HeatError
-from heatv2x.handedness import agent_on, boxes_on
+from heatv2x.geometry.handedness import agent_on, boxes_on
 from heatv2x.message import Message, pack, unpack
 from heatv2x.metrics.cost import FlopCount, count_parameters, peak_memory
 from heatv2x.model import Collaboration, links_of

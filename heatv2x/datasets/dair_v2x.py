@@ -31,7 +31,7 @@ from heatv2x.formats.dair_layout import FOLDER, OFFICIAL_FILE, Annotations, Dair
 from heatv2x.formats.frame_index import CameraRecord, Contents, FrameRecord, fingerprint, open_records
 from heatv2x.formats.image import SAME_SIZE, intrinsics_fault, read_rgb
 from heatv2x.formats.own_body import without_body
-from heatv2x.geometry import rotated_iou_bev
+from heatv2x.geometry.boxes import rotated_iou_bev
 from heatv2x.ground_truth import boxes_in_frame, in_image
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Camera, Float64, Frame, Int32, Objects, PointCloud, Pose
 from heatv2x.survey import Recognised, SensorFile, Visit

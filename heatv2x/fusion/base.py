@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 
 @dataclass

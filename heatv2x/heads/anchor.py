@@ -18,10 +18,9 @@ from torch.nn import functional
 
 from heatv2x.core import config
 from heatv2x.core.distributed import all_reduce_count
-from heatv2x.geometry import corners_3d, inside_range, nms
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.boxes import corners_3d, inside_range, nms
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.heads.base import Detections, Head, no_detections
-from heatv2x.losses import sigmoid_focal
 from heatv2x.nn.anchors import (
     BOX_TERMS,
     YAWS,
@@ -33,6 +32,7 @@ from heatv2x.nn.anchors import (
     encode_terms,
     with_direction,
 )
+from heatv2x.nn.losses import sigmoid_focal
 from heatv2x.nn.residual import conv_block
 
 PUBLISHED = {"hidden": 0, "largest_m": 6.0, "z_range": (-3.0, 1.0), "whole": True}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x.core.config import Config
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 
 @dataclass

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x.core import config
-from heatv2x.geometry import nms
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.boxes import nms
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.heads.base import Detections, Head, no_detections
-from heatv2x.losses import heatmap_focal, weighted_smooth_l1
+from heatv2x.nn.losses import heatmap_focal, weighted_smooth_l1
 from heatv2x.nn.residual import conv_block
 
 _BOX_TERMS = 8  # dx, dy (cells), z, log length, log width, log height, sin 2 yaw, cos 2 yaw

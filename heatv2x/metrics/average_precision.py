@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from heatv2x.geometry import corners_bev, rotated_iou_3d, rotated_iou_bev
+from heatv2x.geometry.boxes import corners_bev, rotated_iou_3d, rotated_iou_bev
 from heatv2x.metrics.protocols import HEATV2X, Protocol
 from heatv2x.structures import Bool, Boxes3D, Float32, Float64, Int32, Int64
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heatv2x.geometry import corners_bev, wrap_angle
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.boxes import corners_bev, wrap_angle
+from heatv2x.geometry.grid import BevGrid
 
 YAWS = (0.0, math.pi / 2)
 BOX_TERMS = 7  # dx, dy, dz, log height, log width, log length, yaw: HEAL's order

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 
 def depth_edges(d_min: float, d_max: float, bins: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 
 class RowGrid(BevGrid):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.pillars import first_cells, first_points, flat_cells
 from heatv2x.nn.sparse import Sites, SparseMap, Triple
 from heatv2x.structures import Float32

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.model import Collaboration, in_order
 from heatv2x.training.cache import FeatureCache
 from heatv2x.training.lesson import LessonLoss

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import Collaboration
 from heatv2x.nn.move import ON_HOST

@@ -6,7 +6,7 @@ import numpy as np
 import pydantic
 
 from heatv2x.core.config import Config
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 
 class WindowConfig(Config):

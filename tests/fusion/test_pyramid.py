@@ -14,7 +14,7 @@ from torch.nn import functional
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Edges, Placement, Received
 from heatv2x.fusion.pyramid import Pyramid, weighted_mean
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.imports.heal_names import PYRAMID, renamed
 
 GOLDEN = Path(__file__).parents[1] / "golden"

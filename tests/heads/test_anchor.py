@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x.geometry import boxes_from_corners, corners_3d, wrap_angle
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.boxes import boxes_from_corners, corners_3d, wrap_angle
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.heads.anchor import PUBLISHED, Anchor, Targets, anchor_losses, box_terms, per_anchor
 from heatv2x.nn.anchors import (
     Assignment,

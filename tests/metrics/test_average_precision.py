@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heatv2x.errors import ConfigError
-from heatv2x.geometry import boxes_from_corners, rotated_iou_bev
+from heatv2x.geometry.boxes import boxes_from_corners, rotated_iou_bev
 from heatv2x.metrics.average_precision import ApAccumulator, ApResult
 from heatv2x.metrics.protocols import (
     DAIR_OFFICIAL_3D,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.lift import depth_bin, depth_edges, image_rays, splat, splat_cells
 from tests.scene_factory import GRID, camera_mount
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.pillars import PillarEncoder, Pillars, collate_pillars, pillars_of, without_own_body
 
 GRID = BevGrid(-6.4, 6.4, -3.2, 3.2, 0.4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.nn.row_grid import RowGrid
 from heatv2x.structures import Pose
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, multiprocessing
 from torch import distributed as torch_distributed
 
-from heatv2x import losses
 from heatv2x.channel import ChannelConfig
 from heatv2x.core import distributed
 from heatv2x.core.config import build as build_config
@@ -27,6 +26,7 @@ from heatv2x.core.config import parse_overrides
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import EvalConfig, Evaluator, run_eval
 from heatv2x.model_config import PartConfig
+from heatv2x.nn import losses
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.roster import Roster
 from heatv2x.training import jobs, loop
@@ -135,7 +135,9 @@ def one_process(rank: int, folder: str) -> None:
     undisturbed = build_stage("base")
     train(undisturbed, FAST)
     found["undisturbed"] = undisturbed.model.state_dict()
-    losses.all_reduce_detached = lambda value: value  # each process divides by its own objects: the mistake to be found out
+    losses.all_reduce_detached = lambda value: (
+        value
+    )  # each process divides by its own objects: the mistake to be found out
     found["own counts"] = outcome(build("base"), Path(folder), "own_counts")
     distributed.leave()
     torch.save(found, f"{folder}/result_{rank}.pt")

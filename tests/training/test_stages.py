@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.model import in_order
 from heatv2x.training.collaborative import CollaborativeFineTuning

@@ -7,7 +7,7 @@ import pytest
 
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.training.windows import WindowConfig, draw_window
 from tests.scene_factory import GRID
 

@@ -29,7 +29,7 @@ class BevGrid:
     Attributes:
         x_min, x_max, y_min, y_max: the outer edges, metres; the agent need not stand in the middle.
         cell: side of a cell, metres.
-        y_right: what lies on this grid is left-handed, y to the right; see `heatv2x.handedness`.
+        y_right: what lies on this grid is left-handed, y to the right; see `heatv2x.geometry.handedness`.
 
     Raises:
         ConfigError: a side is empty or not a whole number of cells.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.losses import heatmap_focal, pyramid_foreground, sigmoid_focal, weighted_smooth_l1
+from heatv2x.nn.losses import heatmap_focal, pyramid_foreground, sigmoid_focal, weighted_smooth_l1
 
 
 def focal_by_hand(logits: list[float], target: list[float], weight: list[float] | None = None) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heatv2x.errors import ConfigError
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 
 SQUARE = BevGrid(-8, 8, -8, 8, 0.5)
 AHEAD = BevGrid(-4, 20, -6, 10, 0.5)  # sees more to the front and to the left, as a camera's grid may
@@ -36,7 +36,7 @@ def marker(grid: BevGrid, x: float, y: float) -> Tensor:
 
 
 def golden() -> dict[str, Tensor]:
-    with np.load(Path(__file__).parent / "golden" / "g_warp.npz") as arrays:
+    with np.load(Path(__file__).parents[1] / "golden" / "g_warp.npz") as arrays:
         return {key: torch.from_numpy(arrays[key].copy()) for key in arrays.files}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.structures import AgentFrame, Frame, PointCloud, Pose
 
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])

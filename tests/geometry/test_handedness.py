@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.grid import BevGrid
-from heatv2x.handedness import agent_on, boxes_on, frame_on, maps_on, transforms_on
+from heatv2x.geometry.grid import BevGrid
+from heatv2x.geometry.handedness import agent_on, boxes_on, frame_on, maps_on, transforms_on
 from heatv2x.model import Collaboration
 from heatv2x.structures import Boxes3D, Frame
 from heatv2x.training.augment import mirrored_world

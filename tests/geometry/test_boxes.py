@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heatv2x import geometry
+from heatv2x.geometry.boxes import boxes as geometry
 from heatv2x.structures import Pose
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FAST = settings(max_examples=50, deadline=None)
 
 # Round numbers make coinciding corners and edges likely, which is where polygon clipping goes wrong.

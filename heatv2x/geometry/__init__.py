@@ -1,0 +1,1 @@
+"""Boxes, transforms and the shared bird's-eye-view grid."""
