@@ -12,7 +12,6 @@ from typing import Any
 import pydantic
 
 from heatv2x.assembly import exchanging, reaching
-from heatv2x.channel import ChannelConfig
 from heatv2x.core import distributed, plugins
 from heatv2x.core.config import Config
 from heatv2x.core.files import read_json, write_json
@@ -23,6 +22,7 @@ from heatv2x.detections import FoundFrame, spread, write_detections
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.evaluation_results import Evaluation, SceneResult, without_hidden
 from heatv2x.evaluator import Evaluator, Progress, require_types
+from heatv2x.link.channel import ChannelConfig
 from heatv2x.metrics.protocols import HEATV2X, find_protocol
 from heatv2x.model import Collaboration
 from heatv2x.nn.move import Device, find_device

@@ -15,7 +15,7 @@ from heatv2x.coverage import Coverage
 from heatv2x.detections import FoundFrame
 from heatv2x.errors import HeatError
 from heatv2x.geometry.boxes import rotated_iou_bev
-from heatv2x.message import Message
+from heatv2x.link.message import Message
 from heatv2x.metrics.average_precision import ApAccumulator, ApResult
 from heatv2x.metrics.communication import Traffic, measure_traffic
 from heatv2x.metrics.protocols import Protocol

@@ -39,7 +39,7 @@ from heatv2x.datasets.base import Dataset, open_dataset
 from heatv2x.errors import HeatError, MessageError
 from heatv2x.geometry.boxes import rotated_iou_bev
 from heatv2x.ground_truth import ground_truth
-from heatv2x.message import LIMITS, Message, pack, unpack
+from heatv2x.link.message import LIMITS, Message, pack, unpack
 from heatv2x.metrics.average_precision import ApAccumulator
 from heatv2x.metrics.cost import peak_memory
 from heatv2x.metrics.protocols import HEATV2X

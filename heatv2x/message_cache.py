@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from heatv2x.message import Message
+from heatv2x.link.message import Message
 from heatv2x.model import Collaboration
 from heatv2x.packs import tensors_digest
 

@@ -31,14 +31,14 @@ from heatv2x.geometry.boxes import inverse_rigid, nms, rotated_iou_bev, transfor
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.geometry.handedness import agent_on, boxes_on, transforms_on
 from heatv2x.heads.base import Detections, Head
-from heatv2x.message import MAX_BOXES, Message, check_contents, check_header
+from heatv2x.link.message import MAX_BOXES, Message, check_contents, check_header
+from heatv2x.link.pose_refinement import RefinementConfig, refine
+from heatv2x.link.suspicion import LOSSES, concerns, stands_out, survives
 from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name, settings_of_part
 from heatv2x.nn.move import ON_HOST, to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
 from heatv2x.packs import tensors_digest
-from heatv2x.pose_refinement import RefinementConfig, refine
 from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
-from heatv2x.suspicion import LOSSES, concerns, stands_out, survives
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from heatv2x.deploy import Deployed, Precision, optimised
 from heatv2x.errors import ConfigError
 from heatv2x.formats.carla import from_carla
 from heatv2x.imports.heal import HealImport, convert
-from heatv2x.message import pack, unpack
+from heatv2x.link.message import pack, unpack
 from heatv2x.model import Collaboration, links_of
 from heatv2x.model_config import PartConfig
 from heatv2x.structures import AgentFrame, PointCloud, Pose

@@ -12,7 +12,7 @@ import pytest
 from heatv2x import cli, fuzz
 from heatv2x.assembly import agent_pack, base_pack
 from heatv2x.fuzz import CONTROL, KINDS, FuzzConfig, Row, judge, scenes_of, try_all
-from heatv2x.message import MessageError, unpack
+from heatv2x.link.message import MessageError, unpack
 from heatv2x.metrics.average_precision import ApAccumulator
 from heatv2x.metrics.protocols import HEATV2X
 from heatv2x.model import Collaboration

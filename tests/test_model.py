@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heatv2x.channel import disturbed
 from heatv2x.core import plugins
 from heatv2x.errors import ConfigError, HeatError, MessageError
 from heatv2x.fusion.base import Received
 from heatv2x.geometry.boxes import transform_boxes
-from heatv2x.message import MAX_BOXES, Message, pack, unpack
+from heatv2x.link.channel import disturbed
+from heatv2x.link.message import MAX_BOXES, Message, pack, unpack
+from heatv2x.link.pose_refinement import RefinementConfig
 from heatv2x.model import Collaboration, Links, in_order, links_of
 from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
-from heatv2x.pose_refinement import RefinementConfig
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, PointCloud, Pose
 from tests.scene_factory import (
     CAMERA,

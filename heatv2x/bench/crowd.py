@@ -26,7 +26,7 @@ from heatv2x.core.config import build
 from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
-from heatv2x.message import Message, pack, unpack
+from heatv2x.link.message import Message, pack, unpack
 from heatv2x.metrics.cost import tensor_memory
 from heatv2x.model import Collaboration, links_of
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose

@@ -9,11 +9,11 @@ from typing import Any
 
 from heatv2x.assembly import exchanging
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
-from heatv2x.channel import ChannelConfig
 from heatv2x.core.config import read_recipe
 from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
+from heatv2x.link.channel import ChannelConfig
 from heatv2x.model import Collaboration
 from heatv2x.packs import read_pack, write_pack
 from heatv2x.roster import Roster

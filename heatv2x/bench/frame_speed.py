@@ -29,12 +29,12 @@ from heatv2x.core.workers import Tell
 from heatv2x.deploy import optimised
 from heatv2x.errors import HeatError
 from heatv2x.geometry.handedness import agent_on, boxes_on
-from heatv2x.message import Message, pack, unpack
+from heatv2x.link.message import Message, pack, unpack
+from heatv2x.link.suspicion import concerns, stands_out
 from heatv2x.metrics.cost import FlopCount, count_parameters, peak_memory
 from heatv2x.model import Collaboration, links_of
 from heatv2x.model_config import ModelConfig
 from heatv2x.structures import AgentFrame
-from heatv2x.suspicion import concerns, stands_out
 
 OF_AN_AGENT = ("voxelise", "encode", "backbone", "pack")
 OF_THE_EGO = ("unpack", "fuse", "neck", "head", "decode")

@@ -21,13 +21,13 @@ from heatv2x.bench.adaptation import cells_of, world_of
 from heatv2x.bench.cells import Cell, Content, identities_of, run_cells, unfinished
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.bench.figures import Curve, Panel, curves
-from heatv2x.channel import ChannelConfig
 from heatv2x.core.config import Config, build
 from heatv2x.core.files import write_json, write_text
 from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.evaluator import Evaluator
+from heatv2x.link.channel import ChannelConfig
 from heatv2x.model import Collaboration
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, to_row

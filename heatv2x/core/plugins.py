@@ -27,11 +27,12 @@ CONTRACTS = {
     "fusion": "Fusion",
     "heads": "Head",
 }
+_PACKAGES = {"codecs": "link.codecs"}  # where a kind does not stand at the top
 
 
 def available(kind: str) -> list[str]:
     """Names of the parts of one kind; `base.py` holds the contract and is not a part."""
-    package = importlib.import_module(f"heatv2x.{kind}")
+    package = importlib.import_module(_package(kind))
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
 
 
@@ -40,7 +41,7 @@ def find(kind: str, name: str) -> Any:
 
     Args:
         kind: a key of `CONTRACTS`.
-        name: a file name in `heatv2x/<kind>/`, or "package.module:Class".
+        name: a file name in the package of that kind, or "package.module:Class".
 
     Raises:
         ConfigError: there is no such part; the message names the nearest one.
@@ -51,14 +52,12 @@ def find(kind: str, name: str) -> Any:
         return _find_outside(kind, name)
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
-    module = importlib.import_module(f"heatv2x.{kind}.{name}")
+    module = importlib.import_module(f"{_package(kind)}.{name}")
     contract = _contract(kind)
     members = inspect.getmembers(module, inspect.isclass)
     parts = [member for _, member in members if member.__module__ == module.__name__ and issubclass(member, contract)]
     if len(parts) != 1:
-        raise ConfigError(
-            f"heatv2x/{kind}/{name}.py must define exactly one {contract.__name__}, it defines {len(parts)}"
-        )
+        raise ConfigError(f"{module.__name__} must define exactly one {contract.__name__}, it defines {len(parts)}")
     return parts[0]
 
 
@@ -104,10 +103,14 @@ def _find_outside(kind: str, name: str) -> Any:
         raise ConfigError(f"{kind} part '{name}' cannot be found: {error}") from error
     contract = _contract(kind)
     if not (inspect.isclass(part) and issubclass(part, contract)):
-        raise ConfigError(f"{kind} part '{name}' is no {contract.__name__} (heatv2x/{kind}/base.py)")
+        raise ConfigError(f"{kind} part '{name}' is no {contract.__name__} ({_package(kind)}.base)")
     return part
 
 
 def _contract(kind: str) -> type:
-    contract: type = getattr(importlib.import_module(f"heatv2x.{kind}.base"), CONTRACTS[kind])
+    contract: type = getattr(importlib.import_module(f"{_package(kind)}.base"), CONTRACTS[kind])
     return contract
+
+
+def _package(kind: str) -> str:
+    return f"heatv2x.{_PACKAGES.get(kind, kind)}"

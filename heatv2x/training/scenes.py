@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from heatv2x.agents.base import Agent, sweep
-from heatv2x.channel import disturbed
 from heatv2x.core.config import Config
 from heatv2x.fusion.early import pooled
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
+from heatv2x.link.channel import disturbed
 from heatv2x.model import Links
 from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose

@@ -23,7 +23,7 @@ from heatv2x.bench.speed_page import page, panels, write_page
 from heatv2x.bench.speed_summary import middle, seconds_of, summarise
 from heatv2x.bench.speed_targets import fastest_build, further_percent, targets
 from heatv2x.errors import HeatError
-from heatv2x.message import pack
+from heatv2x.link.message import pack
 from heatv2x.model import Collaboration
 from heatv2x.model_config import ModelConfig, PartConfig
 from heatv2x.tables import print_frames, print_targets

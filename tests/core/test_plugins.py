@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from heatv2x.codecs.base import Codec
 from heatv2x.core import plugins
 from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion
+from heatv2x.link.codecs.base import Codec
 from heatv2x.model import Collaboration
 from heatv2x.model_config import PartConfig
 from tests.scene_factory import SmallScenes, model_config

@@ -22,7 +22,7 @@ from heatv2x.export.onnx_collaboration import OnnxCollaboration
 from heatv2x.export.onnx_file import Written, check, difference, open_session, require_packages, run, write_stage
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import ExportError, Stage
-from heatv2x.message import pack, unpack
+from heatv2x.link.message import pack, unpack
 from heatv2x.model import Collaboration
 from heatv2x.model_config import AdapterConfig
 from heatv2x.packs import write_pack

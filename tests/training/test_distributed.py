@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, multiprocessing
 from torch import distributed as torch_distributed
 
-from heatv2x.channel import ChannelConfig
 from heatv2x.core import distributed
 from heatv2x.core.config import build as build_config
 from heatv2x.core.config import parse_overrides
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import EvalConfig, Evaluator, run_eval
+from heatv2x.link.channel import ChannelConfig
 from heatv2x.model_config import PartConfig
 from heatv2x.nn import losses
 from heatv2x.nn.shared_norm import shared_norms
@@ -135,9 +135,7 @@ def one_process(rank: int, folder: str) -> None:
     undisturbed = build_stage("base")
     train(undisturbed, FAST)
     found["undisturbed"] = undisturbed.model.state_dict()
-    losses.all_reduce_detached = lambda value: (
-        value
-    )  # each process divides by its own objects: the mistake to be found out
+    losses.all_reduce_detached = lambda value: value  # the mistake: each divides by its own objects
     found["own counts"] = outcome(build("base"), Path(folder), "own_counts")
     distributed.leave()
     torch.save(found, f"{folder}/result_{rank}.pt")

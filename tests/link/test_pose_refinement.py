@@ -10,7 +10,7 @@ import pytest
 
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
-from heatv2x.pose_refinement import Refined, RefinementConfig, corrected, refine
+from heatv2x.link.pose_refinement import Refined, RefinementConfig, corrected, refine
 from heatv2x.structures import Boxes3D, Pose
 from tests.calls import calls_of
 

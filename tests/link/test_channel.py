@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from heatv2x.channel import Channel, ChannelConfig, disturbed
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
+from heatv2x.link.channel import Channel, ChannelConfig, disturbed
 from heatv2x.structures import Pose
 
 POSE = Pose.planar(10.0, -5.0, 0.7, 1.9)

@@ -33,10 +33,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from heatv2x import point_bytes
-from heatv2x.codecs.base import Codec
 from heatv2x.core import plugins
 from heatv2x.errors import MessageError
+from heatv2x.link import points as point_bytes
+from heatv2x.link.codecs.base import Codec
 from heatv2x.structures import Bool, Boxes3D, PointCloud, Pose
 
 _MAGIC, _VERSION = b"HV2M", 1

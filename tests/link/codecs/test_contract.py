@@ -1,4 +1,4 @@
-"""What every codec promises; a new file in heatv2x/codecs/ is tested by being there."""
+"""What every codec promises; a new file in heatv2x/link/codecs/ is tested by being there."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heatv2x.codecs.base import Codec
 from heatv2x.core import plugins
 from heatv2x.errors import MessageError
+from heatv2x.link.codecs.base import Codec
 from tests.parts import parts
 
 PARTS = parts("codecs")

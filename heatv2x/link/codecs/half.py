@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from heatv2x.codecs.base import Codec, straight_through
-from heatv2x.codecs.raw import dense_from_bytes
+from heatv2x.link.codecs.base import Codec, straight_through
+from heatv2x.link.codecs.raw import dense_from_bytes
 
 
 class Half(Codec):

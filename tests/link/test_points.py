@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from heatv2x.errors import MessageError
-from heatv2x.point_bytes import POINT_BYTES, from_bytes, to_bytes
+from heatv2x.link.points import POINT_BYTES, from_bytes, to_bytes
 from heatv2x.structures import PointCloud
 
 

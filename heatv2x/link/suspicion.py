@@ -22,7 +22,7 @@ from torch import Tensor
 
 from heatv2x.geometry.boxes import rotated_iou_bev
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.message import Message
+from heatv2x.link.message import Message
 from heatv2x.structures import Bool, Boxes3D, Float32
 
 MAX_AGE_S = 10.0

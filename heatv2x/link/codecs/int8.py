@@ -11,8 +11,8 @@ import torch
 import zstandard
 from torch import Tensor
 
-from heatv2x.codecs.base import Codec, straight_through
 from heatv2x.errors import MessageError
+from heatv2x.link.codecs.base import Codec, straight_through
 
 _ZSTD_LEVEL = 1
 _LARGEST_SCALE = np.finfo(np.float32).max / np.float32(127.1)  # times a level it is still a number

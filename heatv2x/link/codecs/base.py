@@ -15,8 +15,8 @@ from torch import Tensor
 class Codec(ABC):
     """Turns one feature into bytes and back.
 
-    A receiver finds a codec by its `wire_id` among the files in `heatv2x/codecs/`; one from outside the package serves
-    training only.
+    A receiver finds a codec by its `wire_id` among the files in `heatv2x/link/codecs/`; one from outside the package
+    serves training only.
 
     `quantise` is what training sees; `from_bytes(to_bytes(x))` equals `quantise(x)` exactly, which the tests check for
     every part.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import zstandard
 
-from heatv2x.codecs.int8 import unpacked
+from heatv2x.link.codecs.int8 import unpacked
 from heatv2x.structures import PointCloud
 
 POINT_BYTES = 7

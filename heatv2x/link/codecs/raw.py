@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatv2x.codecs.base import Codec
 from heatv2x.errors import MessageError
+from heatv2x.link.codecs.base import Codec
 
 
 class Raw(Codec):

@@ -13,11 +13,11 @@ from torch import Tensor
 from heatv2x.assembly import exchanging
 from heatv2x.errors import MessageError
 from heatv2x.heads.base import Detections
-from heatv2x.message import Message
+from heatv2x.link.message import Message
+from heatv2x.link.pose_refinement import refine
+from heatv2x.link.suspicion import Loss, concerns, stands_out, survives
 from heatv2x.model import Collaboration, _merged
-from heatv2x.pose_refinement import refine
 from heatv2x.structures import Boxes3D, Frame, Pose
-from heatv2x.suspicion import Loss, concerns, stands_out, survives
 from tests.scene_factory import SmallScenes, joined, small_model
 
 PLACE = {"position": Pose.planar(500.0, 0.0, 0.0), "nearby": Pose.planar(20.0, 0.0, 0.0)}
@@ -102,7 +102,7 @@ class TestFeatures:
     def test_a_feature_that_hides_what_the_ego_sees_is_left_out(
         self, value: float, spoken: list[Message], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("heatv2x.suspicion._BELIEVED", 0.0)  # the small model believes in nothing
+        monkeypatch.setattr("heatv2x.link.suspicion._BELIEVED", 0.0)  # the small model believes in nothing
         model = joined(small_model(), shake=0.02)
         ego, other, *_ = spoken
         assert other.feature is not None

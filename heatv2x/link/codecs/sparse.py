@@ -13,9 +13,9 @@ import torch
 import zstandard
 from torch import Tensor
 
-from heatv2x.codecs.base import Codec, straight_through
-from heatv2x.codecs.int8 import levels_of, scales_from_bytes, unpacked
 from heatv2x.errors import MessageError
+from heatv2x.link.codecs.base import Codec, straight_through
+from heatv2x.link.codecs.int8 import levels_of, scales_from_bytes, unpacked
 
 _ZSTD_LEVEL = 1
 

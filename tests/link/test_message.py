@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from heatv2x.core import plugins
 from heatv2x.errors import HeatError, MessageError
-from heatv2x.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack, with_reported_pose
+from heatv2x.link.message import MAX_BOXES, MAX_BYTES, Message, pack, unpack, with_reported_pose
 from heatv2x.structures import Boxes3D, PointCloud, Pose
 
 HEADER = 176
