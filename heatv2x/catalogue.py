@@ -21,13 +21,14 @@ from torch import nn
 
 from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
+from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import HeatError
 from heatv2x.metrics.cost import FlopCount, count_parameters
-from heatv2x.model import Collaboration, Links
-from heatv2x.model_config import ModelConfig, PartConfig, build_part
+from heatv2x.model.collaboration import Collaboration, Links
+from heatv2x.model.config import ModelConfig
+from heatv2x.model.packs import Pack, read_pack
+from heatv2x.model.pretrained import pretrained
 from heatv2x.nn.move import to_device
-from heatv2x.packs import Pack, read_pack
-from heatv2x.pretrained import pretrained
 from heatv2x.structures import LIDARS, AgentFrame, Camera, PointCloud, Pose
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -388,8 +388,8 @@ def evaluate(settings: Settings = None) -> None:
 @pack_app.command("inspect")
 def pack_inspect(path: Path) -> None:
     """Print the manifest of a pack: a path, or shipped:NAME."""
-    from heatv2x.packs import read_pack
-    from heatv2x.pretrained import pack_path
+    from heatv2x.model.packs import read_pack
+    from heatv2x.model.pretrained import pack_path
 
     path = pack_path(path)
     pack = read_pack(path)
@@ -415,9 +415,9 @@ def pack_verify(
 
     The hash of each; and if a base pack is among them, that the others can be used with it.
     """
-    from heatv2x.assembly import assemble, read_all
     from heatv2x.core import plugins
-    from heatv2x.packs import read_pack
+    from heatv2x.model.assembly import assemble, read_all
+    from heatv2x.model.packs import read_pack
 
     for path in paths:
         pack = read_pack(path)
@@ -434,7 +434,7 @@ def pack_rewrite(paths: list[Path]) -> None:
 
     Give a base together with the agent and adapter packs that belong to it. Tensors stay as they are.
     """
-    from heatv2x.pack_rewriting import rewrite
+    from heatv2x.model.pack_rewriting import rewrite
 
     changed = rewrite(paths)
     for path in paths:

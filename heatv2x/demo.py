@@ -25,7 +25,6 @@ from heatv2x.demo_work import (
     BASE,
     CAMERA,
     NEWCOMER,
-    SHIPPED,
     DemoConfig,
     Part,
     evaluate_controls,
@@ -42,7 +41,7 @@ from heatv2x.rows import OneBar, machine
 from heatv2x.training import jobs
 from heatv2x.world.build import WorldConfig, build_world
 
-__all__ = ["SHIPPED", "DemoConfig", "DemoResult", "run_demo", "world_of"]
+__all__ = ["DemoConfig", "DemoResult", "run_demo", "world_of"]
 
 YARDSTICK = "full_finetune"
 

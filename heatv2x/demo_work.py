@@ -8,19 +8,19 @@ from typing import Any
 
 import pydantic
 
-from heatv2x.assembly import exchanging
 from heatv2x.core.config import Config, read_recipe
 from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluation import Evaluation, Evaluator
-from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack
+from heatv2x.model import pretrained
+from heatv2x.model.assembly import exchanging
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.packs import read_pack
 from heatv2x.report.collect import collect_scenes
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, run_once, stage_of, to_row
 from heatv2x.training import job_config, jobs
 
-SHIPPED = Path(__file__).parent / "shipped"
 RECIPES = Path(__file__).parent / "recipes"
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
 YARDSTICK_CHECKPOINT_STEPS = 25
@@ -241,7 +241,7 @@ def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
 def _packs(config: DemoConfig) -> dict[str, Path]:
     """Base and encoders: the shipped ones, or those of `--from-scratch`."""
     if not config.from_scratch:
-        return {name: SHIPPED / f"{name}.safetensors" for name in ("base", BASE, NEWCOMER, CAMERA)}
+        return {name: pretrained.FOLDER / f"{name}.safetensors" for name in ("base", BASE, NEWCOMER, CAMERA)}
     own = {"base": config.out / "base" / "base.safetensors", BASE: config.out / "base" / f"{BASE}.safetensors"}
     return own | {name: config.out / name / f"{name}.safetensors" for name in (NEWCOMER, CAMERA)}
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pydantic
 
-from heatv2x.assembly import exchanging, reaching
 from heatv2x.core import distributed, plugins
 from heatv2x.core.config import Config
 from heatv2x.core.files import read_json, write_json
@@ -24,9 +23,10 @@ from heatv2x.evaluation_results import Evaluation, SceneResult, without_hidden
 from heatv2x.evaluator import Evaluator, Progress, require_types
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.metrics.protocols import HEATV2X, find_protocol
-from heatv2x.model import Collaboration
+from heatv2x.model.assembly import exchanging, reaching
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.pretrained import PackPath
 from heatv2x.nn.move import Device, find_device
-from heatv2x.pretrained import PackPath
 from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
 
 __all__ = [

@@ -24,7 +24,7 @@ from heatv2x.link.channel import Channel, ChannelConfig
 from heatv2x.link.message import Message, pack, unpack, with_reported_pose
 from heatv2x.message_cache import ByteCache, OwnMessage, PackedMessage, line_digest
 from heatv2x.metrics.protocols import HEATV2X, Protocol
-from heatv2x.model import ENCODES, HEARS, Collaboration
+from heatv2x.model.collaboration import ENCODES, HEARS, Collaboration
 from heatv2x.roster import Cast
 from heatv2x.structures import Boxes3D, Frame
 

@@ -32,7 +32,6 @@ import numpy as np
 import pydantic
 import torch
 
-from heatv2x.assembly import assemble, exchanging, read_all
 from heatv2x.core.config import Config, build
 from heatv2x.core.files import write_bytes, write_json
 from heatv2x.datasets.base import Dataset, open_dataset
@@ -43,9 +42,10 @@ from heatv2x.link.message import LIMITS, Message, pack, unpack
 from heatv2x.metrics.average_precision import ApAccumulator
 from heatv2x.metrics.cost import peak_memory
 from heatv2x.metrics.protocols import HEATV2X
-from heatv2x.model import Collaboration
-from heatv2x.packs import Pack, write_pack
-from heatv2x.pretrained import PackPath, pack_path
+from heatv2x.model.assembly import assemble, exchanging, read_all
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.packs import Pack, write_pack
+from heatv2x.model.pretrained import PackPath, pack_path
 from heatv2x.structures import Boxes3D, PointCloud
 from heatv2x.world.build import WorldConfig, build_world
 

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import pydantic
 
 from heatv2x.core.config import Config, build
+from heatv2x.core.plugins import PartConfig
 from heatv2x.core.plurals import counted
 from heatv2x.datasets import base as datasets
 from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.findings import Fault, FileCount, Indexed, Inspection, SplitCount
-from heatv2x.model_config import PartConfig
 from heatv2x.plausibility.absurdity import absurd_objects, absurd_poses
 from heatv2x.plausibility.evidence import SAMPLED_FRAMES, Evidence
 from heatv2x.plausibility.verdict import Verdict

@@ -12,7 +12,7 @@ from heatv2x.catalogue import catalogue, packs, recipes, reference
 from heatv2x.core import plugins
 from heatv2x.core.config_reference import settings_of
 from heatv2x.metrics.protocols import PROTOCOLS
-from heatv2x.published_types import ALIASES, TYPES
+from heatv2x.model.published_types import ALIASES, TYPES
 
 
 def print_kind(kind: str, out: Console) -> None:

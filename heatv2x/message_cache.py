@@ -20,8 +20,8 @@ from pydantic import BaseModel
 from torch import nn
 
 from heatv2x.link.message import Message
-from heatv2x.model import Collaboration
-from heatv2x.packs import tensors_digest
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.packs import tensors_digest
 
 
 class Sized(Protocol):

@@ -12,7 +12,7 @@ import torch
 from heatv2x.core.files import read_json
 from heatv2x.core.workers import Tell
 from heatv2x.evaluation_results import Evaluation
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.roster import Roster
 from heatv2x.training import jobs
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from heatv2x.assembly import read_all
 from heatv2x.core import plugins
 from heatv2x.datasets.base import Dataset
 from heatv2x.detections import judge
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator
-from heatv2x.model import Collaboration
+from heatv2x.model.assembly import read_all
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.move import find_device
 from heatv2x.roster import Roster
 from heatv2x.view import Sight, ViewConfig

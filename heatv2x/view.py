@@ -15,7 +15,7 @@ from heatv2x.core.config import Config, nearest
 from heatv2x.datasets.base import Dataset, DatasetConfig
 from heatv2x.detections import Judged
 from heatv2x.errors import ConfigError
-from heatv2x.pretrained import PackPath
+from heatv2x.model.pretrained import PackPath
 from heatv2x.structures import LIDARS, AgentFrame, Bool, Float64, Frame
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#6f4fb0", "#7f7f7f")

@@ -16,10 +16,11 @@ from torch import nn
 from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
 from heatv2x.core.config import build
+from heatv2x.core.plugins import PartConfig
 from heatv2x.datasets.base import Dataset, Sensors
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Frame, Objects, PointCloud, Pose
 from heatv2x.training.pool import Pool, load_pool
 

@@ -17,9 +17,9 @@ from heatv2x.core import plugins
 from heatv2x.core.config import build, parse_overrides, read_recipe
 from heatv2x.evaluation import EvalConfig
 from heatv2x.metrics.protocols import PROTOCOLS
-from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack, write_pack
-from heatv2x.pretrained import pretrained
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.packs import read_pack, write_pack
+from heatv2x.model.pretrained import pretrained
 from heatv2x.training import jobs
 from tests.formats.opv2v_tree import write_tree
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h

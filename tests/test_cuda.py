@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from heatv2x import evaluation, sight
-from heatv2x.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
 from heatv2x.core import plugins
 from heatv2x.core.config import build
-from heatv2x.deploy import optimised
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import pack, unpack
-from heatv2x.model import Collaboration
+from heatv2x.model.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.deploy import optimised
+from heatv2x.model.packs import write_pack
 from heatv2x.nn.move import find_device, to_device
-from heatv2x.packs import write_pack
 from heatv2x.report.collect import collect_scenes
 from heatv2x.roster import Roster
 from heatv2x.structures import SENSORS, Boxes3D

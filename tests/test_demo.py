@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heatv2x.demo import SHIPPED, DemoConfig, DemoResult, _tasks, run_demo
-from heatv2x.packs import read_pack
+from heatv2x.model.packs import read_pack
 
 pytestmark = pytest.mark.slow
 NAMES = {"no_fusion", "unaligned", "late", "lhft", "lhft_gcft", "full_finetune", "homogeneous"}

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from heatv2x import cli, fuzz
-from heatv2x.assembly import agent_pack, base_pack
 from heatv2x.fuzz import CONTROL, KINDS, FuzzConfig, Row, judge, scenes_of, try_all
 from heatv2x.link.message import MessageError, unpack
 from heatv2x.metrics.average_precision import ApAccumulator
 from heatv2x.metrics.protocols import HEATV2X
-from heatv2x.model import Collaboration
+from heatv2x.model.assembly import agent_pack, base_pack
+from heatv2x.model.collaboration import Collaboration
 from tests.scene_factory import SmallScenes, small_model
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from heatv2x.assembly import exchanging, reaching
-from heatv2x.deploy import optimised
 from heatv2x.message_cache import ByteCache, OwnMessage, line_digest
-from heatv2x.model import Collaboration
+from heatv2x.model.assembly import exchanging, reaching
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.deploy import optimised
 from tests.scene_factory import SmallScenes, joined, model_config, shaken, small_model
 
 

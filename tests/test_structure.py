@@ -269,7 +269,7 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
         ("heatv2x.fusion.maximum", "import heatv2x.training.loop"),
         ("heatv2x.link.message", "def late():\n    from heatv2x.world import town"),
         ("heatv2x.agents.lidar_pillar", "from ..report import build"),
-        ("heatv2x.datasets.opv2v", "from heatv2x.model import Collaboration"),
+        ("heatv2x.datasets.opv2v", "from heatv2x.model.collaboration import Collaboration"),
         ("heatv2x.errors", "from .formats import carla"),
     ],
 )

@@ -21,7 +21,8 @@ from heatv2x.detections import judge
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator
 from heatv2x.film import SIDE_PX, clip_from, durations_ms
-from heatv2x.model import Collaboration
+from heatv2x.model import pretrained
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.picture import FALSE, HIT, MISSED, draw_from_above
 from heatv2x.rerun_recording import ROUND
 from heatv2x.roster import Roster
@@ -37,7 +38,7 @@ from tests.report.test_build import CHROMIUM
 from tests.report.test_build import look as look_in_browser
 from tests.scene_factory import SmallScenes, joined, small_model
 
-SHIPPED = Path(__file__).parent.parent / "heatv2x" / "shipped"
+SHIPPED = pretrained.FOLDER
 PACKS = [SHIPPED / f"{name}.safetensors" for name in ("base", "lidar64")]
 CONFIG = build(ViewConfig, {"packs": PACKS, "reach_m": 12})
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from heatv2x.assembly import exchanging
 from heatv2x.bench import fleet
 from heatv2x.bench.config import BASE
 from heatv2x.bench.fleet import FleetConfig
@@ -28,7 +27,8 @@ from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.metrics.cost import tensor_memory
-from heatv2x.model import Collaboration, links_of
+from heatv2x.model.assembly import exchanging
+from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
 from heatv2x.world.config import WorldConfig
 

@@ -15,8 +15,8 @@ from heatv2x.core.config import Config, nearest, read_recipe
 from heatv2x.core.workers import Tell
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
-from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.packs import read_pack
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, cost_of, to_row
 from heatv2x.training import job_config, jobs

@@ -26,14 +26,14 @@ from heatv2x.agents.lidar_pillar import LidarPillar
 from heatv2x.bench import sweeps
 from heatv2x.bench.speed_models import seeded
 from heatv2x.core.workers import Tell
-from heatv2x.deploy import optimised
 from heatv2x.errors import HeatError
 from heatv2x.geometry.handedness import agent_on, boxes_on
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.link.suspicion import concerns, stands_out
 from heatv2x.metrics.cost import FlopCount, count_parameters, peak_memory
-from heatv2x.model import Collaboration, links_of
-from heatv2x.model_config import ModelConfig
+from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.config import ModelConfig
+from heatv2x.model.deploy import optimised
 from heatv2x.structures import AgentFrame
 
 OF_AN_AGENT = ("voxelise", "encode", "backbone", "pack")
@@ -54,7 +54,7 @@ class Variant:
 
     Attributes:
         model: name in `speed_models.MODELS`.
-        build: "plain" as it is trained; "optimised" by `heatv2x.deploy`; "compiled" by torch.compile.
+        build: "plain" as it is trained; "optimised" by `heatv2x.model.deploy`; "compiled" by torch.compile.
         precision: of matrix products.
         threads: of torch.
     """

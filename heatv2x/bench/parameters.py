@@ -14,8 +14,8 @@ from heatv2x.bench.markdown import table
 from heatv2x.core.config import Config, build, read_recipe
 from heatv2x.core.files import write_json, write_text
 from heatv2x.metrics.cost import count_parameters
-from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import AdapterConfig
 from heatv2x.training.job_config import BaseConfig, CollaborativeConfig, EncoderConfig
 from heatv2x.training.stage import names_below
 

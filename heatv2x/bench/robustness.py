@@ -15,7 +15,6 @@ from typing import Any
 
 import pydantic
 
-from heatv2x.assembly import exchanging
 from heatv2x.bench import experiments
 from heatv2x.bench.adaptation import cells_of, world_of
 from heatv2x.bench.cells import Cell, Content, identities_of, run_cells, unfinished
@@ -28,7 +27,8 @@ from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.evaluator import Evaluator
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.model import Collaboration
+from heatv2x.model.assembly import exchanging
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.roster import Roster
 from heatv2x.rows import OneBar, to_row
 from heatv2x.world.build import build_world

@@ -22,7 +22,7 @@ from heatv2x.bench.frame_speed import Build, Precision, Repeats, Variant
 from heatv2x.bench.speed_models import MIXED, MODELS
 from heatv2x.core.config import Config, nearest
 from heatv2x.core.workers import Tell
-from heatv2x.published_types import TYPES
+from heatv2x.model.published_types import TYPES
 from heatv2x.rows import machine
 
 BUILDS: tuple[Build, ...] = ("plain", "optimised")

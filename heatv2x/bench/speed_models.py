@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from heatv2x.core.config import build, read_recipe
-from heatv2x.heads import anchor
-from heatv2x.model import Collaboration
-from heatv2x.model_config import ModelConfig, PartConfig
-from heatv2x.published_types import TYPES
+from heatv2x.core.plugins import PartConfig
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import ModelConfig
+from heatv2x.model.heads import anchor
+from heatv2x.model.published_types import TYPES
 
 _RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -19,8 +19,8 @@ from heatv2x.core.workers import Tell
 from heatv2x.geometry.handedness import agent_on
 from heatv2x.link.message import Message
 from heatv2x.metrics.cost import peak_memory
-from heatv2x.model import Collaboration, links_of
-from heatv2x.model_config import ModelConfig
+from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.config import ModelConfig
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Batch, SceneConfig

@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from heatv2x.core.config import nearest
+import pydantic
+
+from heatv2x.core.config import Config, build, merge, nearest
 from heatv2x.errors import ConfigError, PackError
 
 _allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset())
@@ -27,7 +29,7 @@ CONTRACTS = {
     "fusion": "Fusion",
     "heads": "Head",
 }
-_PACKAGES = {"codecs": "link.codecs"}  # where a kind does not stand at the top
+_PACKAGES = {"codecs": "link.codecs", "heads": "model.heads"}  # where a kind does not stand at the top
 
 
 def available(kind: str) -> list[str]:
@@ -114,3 +116,33 @@ def _contract(kind: str) -> type:
 
 def _package(kind: str) -> str:
     return f"heatv2x.{_PACKAGES.get(kind, kind)}"
+
+
+class PartConfig(Config):
+    """A part by name and its settings, which the part's own `Config` checks.
+
+    Attributes:
+        part: file name in the kind's folder, or "package.module:Class".
+        settings: what differs from the part's defaults.
+    """
+
+    part: str
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The same part keeps the settings that are not named; another part starts with its own defaults."""
+        return merge(self.model_dump(), settings) if settings.get("part", self.part) == self.part else dict(settings)
+
+
+def settings_of_part(kind: str, part: PartConfig, defaults: bool = True) -> dict[str, Any]:
+    """The checked settings of a part as JSON: all of them, or those alone that differ from the part's defaults."""
+    checked = build(find(kind, part.part).Config, part.settings, source=f"{kind} part '{part.part}'")
+    settings: dict[str, Any] = checked.model_dump(mode="json", exclude_defaults=not defaults)
+    return settings
+
+
+def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
+    """A part of one kind, its settings checked; `arguments` are what the kind's contract asks for besides."""
+    part_class = find(kind, part.part)
+    settings = build(part_class.Config, part.settings, source=f"{kind} part '{part.part}'")
+    return part_class(settings, *arguments)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from heatv2x.export.stage import ExportError
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 
 
 def compile_networks(model: Collaboration) -> None:

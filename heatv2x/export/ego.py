@@ -16,7 +16,7 @@ from heatv2x.export.numbered_graph import NumberedGraph
 from heatv2x.export.stage import Example, ExportError, Outputs, Port, Stage
 from heatv2x.fusion.base import Edges, Received
 from heatv2x.fusion.hetero_graph import HeteroGraph
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 
 
 class EgoStage(Stage):

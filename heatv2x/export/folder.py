@@ -14,7 +14,6 @@ import pydantic
 import torch
 
 from heatv2x import __version__
-from heatv2x.assembly import assemble, read_all, resolved
 from heatv2x.core import plugins
 from heatv2x.core.config import Config
 from heatv2x.core.files import read_json, write_json
@@ -25,9 +24,10 @@ from heatv2x.export.onnx_file import Written, check, measure, require_packages, 
 from heatv2x.export.run_packs import packs_of
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import Stage
-from heatv2x.model import ENCODES, Collaboration
-from heatv2x.packs import Pack
-from heatv2x.pretrained import PackPath
+from heatv2x.model.assembly import assemble, read_all, resolved
+from heatv2x.model.collaboration import ENCODES, Collaboration
+from heatv2x.model.packs import Pack
+from heatv2x.model.pretrained import PackPath
 
 KIND = "heatv2x onnx"
 FORMAT = 1

@@ -23,8 +23,8 @@ from heatv2x.export.onnx_file import open_session, require_packages, run
 from heatv2x.export.senders import encoder_of
 from heatv2x.fusion.base import Edges, Fusion, Received
 from heatv2x.geometry.handedness import agent_on
-from heatv2x.model import Collaboration, Links, nothing_received
-from heatv2x.model_config import AdapterConfig, ModelConfig
+from heatv2x.model.collaboration import Collaboration, Links, nothing_received
+from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.structures import AgentFrame
 
 

@@ -97,8 +97,8 @@ class Fusion(nn.Module, ABC):
         selects: senders send the cells of `select` alone; what was not sent is not seen.
         budget: at most this share of a sender's cells is sent, those it is most confident about; None leaves it to the
             part, and most send all. Set on a finished model to see what fewer bytes cost.
-        precision: of matrix products in which accuracy may be given up; `heatv2x.deploy` narrows it.
-        convolves: its work is convolutions on maps, which `heatv2x.deploy` lays cell by cell and computes in bfloat16.
+        precision: of matrix products in which accuracy may be given up; `model.deploy` narrows it.
+        convolves: its work is convolutions on maps, which `model.deploy` lays cell by cell and computes in bfloat16.
     """
 
     Config: type[Config]

@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 from heatv2x import __version__
-from heatv2x.assembly import agent_pack, base_pack
 from heatv2x.core.config import Config, merge, nearest
 from heatv2x.core.files import refuse_stand_in
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError, PackError
-from heatv2x.heads import anchor
 from heatv2x.imports.heal_names import (
     BASIC_BLOCK,
     CAMERA,
@@ -43,10 +42,12 @@ from heatv2x.imports.heal_names import (
     below,
     renamed,
 )
-from heatv2x.model import Collaboration
-from heatv2x.model_config import ModelConfig, PartConfig, check_type_name
-from heatv2x.packs import write_pack
-from heatv2x.published_types import TYPES
+from heatv2x.model.assembly import agent_pack, base_pack
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import ModelConfig, check_type_name
+from heatv2x.model.heads import anchor
+from heatv2x.model.packs import write_pack
+from heatv2x.model.published_types import TYPES
 
 _VOXEL_CHANNELS = 4  # x, y, z, intensity
 _AGENT_KEY = re.compile(r"(encoder|backbone|aligner)_(m\d+)\.")

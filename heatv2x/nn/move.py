@@ -71,3 +71,13 @@ def _mapped(content: Any, move: Callable[[Tensor], Tensor]) -> Any:
         moved = [f.name for f in fields(content) if f.init and not f.metadata.get("on_host")]
         return replace(content, **{name: _mapped(getattr(content, name), move) for name in moved})
     return content
+
+
+def precision_on(device: torch.device, wanted: str = "auto") -> str:
+    """ "bfloat16" or "float32": what was asked for, or for "auto" what the device multiplies natively."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bfloat16" if native else "float32"

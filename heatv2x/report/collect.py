@@ -11,7 +11,7 @@ from heatv2x.evaluation_results import SceneResult
 from heatv2x.geometry.handedness import maps_on
 from heatv2x.ground_truth import ground_truth
 from heatv2x.link.message import Message
-from heatv2x.model import Collaboration, links_of
+from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.report.scene import (
     AgentView,
     CameraView,

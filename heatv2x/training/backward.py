@@ -16,7 +16,7 @@ from torch import Tensor
 
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.move import ON_HOST
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Scene, SceneConfig, draw_scene

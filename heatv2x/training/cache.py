@@ -25,7 +25,7 @@ from torch import Tensor
 from heatv2x.core import distributed
 from heatv2x.core.files import atomic_path
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.model import ENCODES, Collaboration
+from heatv2x.model.collaboration import ENCODES, Collaboration
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored_world

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.model import Collaboration, in_order
+from heatv2x.model.collaboration import Collaboration, in_order
 from heatv2x.training.cache import FeatureCache
 from heatv2x.training.lesson import LessonLoss
 from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes

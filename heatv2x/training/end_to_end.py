@@ -15,8 +15,8 @@ from torch import Tensor
 
 from heatv2x.agents.base import Agent
 from heatv2x.core import distributed
-from heatv2x.heads.center import heatmap_targets
-from heatv2x.model import Collaboration, in_order
+from heatv2x.model.collaboration import Collaboration, in_order
+from heatv2x.model.heads.center import heatmap_targets
 from heatv2x.nn.losses import heatmap_focal, pyramid_foreground
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import (

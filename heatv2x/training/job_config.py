@@ -7,10 +7,11 @@ from typing import Literal, Self
 
 import pydantic
 
+from heatv2x.core.plugins import PartConfig
 from heatv2x.datasets.base import DatasetConfig
-from heatv2x.model_config import ModelConfig, PartConfig, check_type_name
+from heatv2x.model.config import ModelConfig, check_type_name
+from heatv2x.model.pretrained import PackPath
 from heatv2x.nn.move import Device
-from heatv2x.pretrained import PackPath
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.windows import WindowConfig

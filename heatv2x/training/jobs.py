@@ -18,7 +18,16 @@ from typing import Any
 import torch
 
 from heatv2x import __version__
-from heatv2x.assembly import (
+from heatv2x.core import distributed, plugins
+from heatv2x.core.config import build
+from heatv2x.core.files import read_json, write_json
+from heatv2x.core.plugins import PartConfig
+from heatv2x.datasets.base import Dataset
+from heatv2x.errors import ConfigError
+from heatv2x.evaluation import named_dataset, open_part
+from heatv2x.evaluator import Evaluator
+from heatv2x.metrics.cost import Stopwatch
+from heatv2x.model.assembly import (
     adapter_pack,
     add_adapter,
     add_agent,
@@ -28,18 +37,10 @@ from heatv2x.assembly import (
     compare_with_encoder,
     refuse_twins,
 )
-from heatv2x.core import distributed, plugins
-from heatv2x.core.config import build
-from heatv2x.core.files import read_json, write_json
-from heatv2x.datasets.base import Dataset
-from heatv2x.errors import ConfigError
-from heatv2x.evaluation import named_dataset, open_part
-from heatv2x.evaluator import Evaluator
-from heatv2x.metrics.cost import Stopwatch
-from heatv2x.model import ENCODES, Collaboration
-from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
-from heatv2x.nn.move import find_device
-from heatv2x.packs import Pack, read_pack, write_pack
+from heatv2x.model.collaboration import ENCODES, Collaboration
+from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.packs import Pack, read_pack, write_pack
+from heatv2x.nn.move import find_device, precision_on
 from heatv2x.roster import Roster
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache, load_cache, save_cache
@@ -58,7 +59,7 @@ from heatv2x.training.job_config import (
 )
 from heatv2x.training.lesson import start_from_lesson, teacher_for
 from heatv2x.training.local import LocalFineTuning
-from heatv2x.training.loop import Measure, TrainingRecord, precision_on, train
+from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.pool import Pool, load_pool
 from heatv2x.training.stage import Stage
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from heatv2x.adapters.hetero_aware import HeteroAware
 from heatv2x.core.distributed import all_reduce_detached
 from heatv2x.errors import ConfigError
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import AgentFrame
 
 _FLOOR = 0.05  # weight of a cell without any object

@@ -26,9 +26,9 @@ from heatv2x.core import distributed
 from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.metrics.cost import peak_memory
-from heatv2x.nn.move import in_precision, to_device
+from heatv2x.model.packs import tensors_digest
+from heatv2x.nn.move import in_precision, precision_on, to_device
 from heatv2x.nn.shared_norm import shared_norms
-from heatv2x.packs import tensors_digest
 from heatv2x.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from heatv2x.training.loading import batches
 from heatv2x.training.stage import Stage
@@ -310,16 +310,6 @@ def _free(model: nn.Module, names: list[str]) -> list[nn.Parameter]:
     if not parameters:
         raise ConfigError("this stage has nothing to train: has the new type joined with adapters?")
     return parameters
-
-
-def precision_on(device: torch.device, wanted: str = "auto") -> str:
-    """ "bfloat16" or "float32": what was asked for, or for "auto" what the device multiplies natively."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bfloat16" if native else "float32"
 
 
 def _continue(record: TrainingRecord, saved: dict[str, Any], identity: Mapping[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from heatv2x.fusion.early import pooled
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.ground_truth import ground_truth
 from heatv2x.link.channel import disturbed
-from heatv2x.model import Links
+from heatv2x.model.collaboration import Links
 from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augment import mirrored, mirrored_world, thinned, turned

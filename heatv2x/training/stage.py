@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from heatv2x.core import distributed
 from heatv2x.errors import ConfigError
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 
 
 class Stage(nn.Module, ABC):

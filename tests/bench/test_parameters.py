@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from heatv2x.bench.parameters import PAGE, TARGET, Count, count, page, write_page
-from heatv2x.published_types import TYPES
-from tests.test_published_types import PARAMETERS
+from heatv2x.model.published_types import TYPES
+from tests.model.test_published_types import PARAMETERS
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 

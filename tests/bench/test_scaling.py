@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from heatv2x.assembly import adapter_pack, agent_pack, base_pack
 from heatv2x.bench import crowd, fleet, scaling
 from heatv2x.bench.cells import identities_of
 from heatv2x.bench.config import AdaptationConfig
@@ -19,10 +18,12 @@ from heatv2x.bench.fleet import FleetConfig, Mixed
 from heatv2x.bench.scaling import ScalingConfig, cells_of, quick
 from heatv2x.bench.scaling_page import page, panels, write_page
 from heatv2x.bench.scaling_summary import further_agent, summarise
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError
-from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig, PartConfig
-from heatv2x.packs import write_pack
+from heatv2x.model.assembly import adapter_pack, agent_pack, base_pack
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import AdapterConfig
+from heatv2x.model.packs import write_pack
 from heatv2x.roster import Roster
 from heatv2x.structures import Pose
 from tests.scene_factory import SmallScenes, joined, shaken, small_model

@@ -22,10 +22,11 @@ from heatv2x.bench.speed_models import MIXED, MODELS, SpeedModel, published, see
 from heatv2x.bench.speed_page import page, panels, write_page
 from heatv2x.bench.speed_summary import middle, seconds_of, summarise
 from heatv2x.bench.speed_targets import fastest_build, further_percent, targets
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError
 from heatv2x.link.message import pack
-from heatv2x.model import Collaboration
-from heatv2x.model_config import ModelConfig, PartConfig
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import ModelConfig
 from heatv2x.tables import print_frames, print_targets
 from tests.scene_factory import CAMERA, PILLARS, model_config
 

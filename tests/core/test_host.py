@@ -94,12 +94,14 @@ def pages(start: str, **environment: str) -> int:
 class TestImport:
     def test_of_every_module_changes_nothing(self) -> None:
         found = json.loads(python(STATE))
-        assert {"heatv2x.cli", "heatv2x.deploy", "heatv2x.demo", "heatv2x.model"} <= set(found["imported"])
+        assert {"heatv2x.cli", "heatv2x.model.deploy", "heatv2x.demo", "heatv2x.model.collaboration"} <= set(
+            found["imported"]
+        )
         assert found["before"] == found["after"]
 
     @NEEDS_GLIBC
     def test_leaves_the_allocator_alone(self) -> None:
-        assert pages("import heatv2x, heatv2x.cli, heatv2x.deploy") > FETCHED_EACH_TIME
+        assert pages("import heatv2x, heatv2x.cli, heatv2x.model.deploy") > FETCHED_EACH_TIME
 
     def test_is_quick(self) -> None:
         """Nothing that takes time is imported by the package itself."""
@@ -110,7 +112,7 @@ class TestImport:
 COMMAND = "import os, sys, heatv2x.cli as c\nsys.argv = ['heatv2x', '--help']\ntry: c.main()\nexcept SystemExit: pass\n"
 STARTS = {
     "asked": "from heatv2x.core.host import keep_freed_memory as f; f()",
-    "optimised": "import tests.scene_factory as s, heatv2x.deploy as d; d.optimised(s.small_model('maximum'))",
+    "optimised": "import tests.scene_factory as s, heatv2x.model.deploy as d; d.optimised(s.small_model('maximum'))",
     "command": COMMAND,
 }
 

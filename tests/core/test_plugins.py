@@ -12,11 +12,11 @@ import torch
 
 from heatv2x.core import plugins
 from heatv2x.core.config import Config
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion
 from heatv2x.link.codecs.base import Codec
-from heatv2x.model import Collaboration
-from heatv2x.model_config import PartConfig
+from heatv2x.model.collaboration import Collaboration
 from tests.scene_factory import SmallScenes, model_config
 
 ALL = [(kind, name) for kind in plugins.CONTRACTS for name in plugins.available(kind)]

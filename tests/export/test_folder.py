@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.assembly import adapter_pack, agent_pack, base_pack
 from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import ConfigError, DataError, PackError
@@ -23,9 +22,10 @@ from heatv2x.export.onnx_file import Written, check, difference, open_session, r
 from heatv2x.export.senders import Sender
 from heatv2x.export.stage import ExportError, Stage
 from heatv2x.link.message import pack, unpack
-from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig
-from heatv2x.packs import write_pack
+from heatv2x.model.assembly import adapter_pack, agent_pack, base_pack
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import AdapterConfig
+from heatv2x.model.packs import write_pack
 from heatv2x.structures import Boxes3D
 from tests.scene_factory import CAMERA, SmallScenes, joined, small_model
 

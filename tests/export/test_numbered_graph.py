@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from heatv2x.core.plugins import PartConfig
 from heatv2x.export.ego import GraphFusion, fusion_of
-from heatv2x.model_config import AdapterConfig, PartConfig
+from heatv2x.model.config import AdapterConfig
 from tests.scene_factory import CAMERA, joined, small_model
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Edges, Received, channel_wins, maximum_with
 from heatv2x.fusion.hetero_graph import EDGE_FEATURES, HeteroGraph, TypedProjection, edge_features
-from heatv2x.model import Collaboration
-from heatv2x.model_config import PartConfig
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Pose
 from tests.fusion.test_contract import build_fusion, scene
 from tests.scene_factory import CHANNELS, model_config, shaken

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x.assembly import exchanging
 from heatv2x.errors import MessageError
-from heatv2x.heads.base import Detections
 from heatv2x.link.message import Message
 from heatv2x.link.pose_refinement import refine
 from heatv2x.link.suspicion import Loss, concerns, stands_out, survives
-from heatv2x.model import Collaboration, _merged
+from heatv2x.model.assembly import exchanging
+from heatv2x.model.collaboration import Collaboration, _merged
+from heatv2x.model.heads.base import Detections
 from heatv2x.structures import Boxes3D, Frame, Pose
 from tests.scene_factory import SmallScenes, joined, small_model
 
@@ -113,8 +113,8 @@ class TestFeatures:
     def test_one_that_stands_out_and_does_no_harm_is_used(
         self, model: Collaboration, spoken: list[Message], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("heatv2x.model.stands_out", lambda *_: True)
-        monkeypatch.setattr("heatv2x.model.survives", lambda *_: True)
+        monkeypatch.setattr("heatv2x.model.collaboration.stands_out", lambda *_: True)
+        monkeypatch.setattr("heatv2x.model.collaboration.survives", lambda *_: True)
         ego, *others = spoken
         odd = model.detect(ego, others)
         monkeypatch.undo()

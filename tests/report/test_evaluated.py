@@ -11,7 +11,7 @@ import pytest
 
 from heatv2x.core.config import build, parse_overrides
 from heatv2x.evaluation import EvalConfig, Evaluator
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.report import build_report
 from heatv2x.report.collect import scene_view
 from heatv2x.report.evaluated import evaluate

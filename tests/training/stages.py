@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.training.cache import FeatureCache, fill_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining

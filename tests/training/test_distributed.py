@@ -22,10 +22,10 @@ from torch import distributed as torch_distributed
 from heatv2x.core import distributed
 from heatv2x.core.config import build as build_config
 from heatv2x.core.config import parse_overrides
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import EvalConfig, Evaluator, run_eval
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.model_config import PartConfig
 from heatv2x.nn import losses
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.roster import Roster

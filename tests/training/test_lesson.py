@@ -8,7 +8,7 @@ from torch import nn
 
 from heatv2x.adapters.hetero_aware import HeteroAware
 from heatv2x.errors import ConfigError
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.training.cache import FeatureCache, fill_cache
 from heatv2x.training.lesson import Lesson, LessonLoss, as_seen_by, start_from_lesson, teacher_for
 from heatv2x.training.local import LocalFineTuning

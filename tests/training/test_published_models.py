@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.model import Collaboration
-from heatv2x.model_config import PartConfig
+from heatv2x.core.plugins import PartConfig
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.local import LocalFineTuning

@@ -11,7 +11,7 @@ import torch
 
 from heatv2x.errors import HeatError
 from heatv2x.ground_truth import ground_truth
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Frame
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.pool import Pool, load_pool

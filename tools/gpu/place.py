@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SHIPPED = ROOT / "heatv2x" / "shipped"
+SHIPPED = ROOT / "heatv2x" / "model" / "pretrained"
 RECIPES = ROOT / "heatv2x" / "recipes"
 Keep = Callable[[str, dict[str, Any]], None]
 

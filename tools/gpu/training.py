@@ -19,7 +19,7 @@ from heatv2x.core.files import read_json
 from heatv2x.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
 from heatv2x.metrics.cost import FlopCount
-from heatv2x.model import Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.roster import Roster
 from heatv2x.training import job_config, jobs, loop
 

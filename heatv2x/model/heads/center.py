@@ -19,7 +19,7 @@ from torch.nn import functional
 from heatv2x.core import config
 from heatv2x.geometry.boxes import nms
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.heads.base import Detections, Head, no_detections
+from heatv2x.model.heads.base import Detections, Head, no_detections
 from heatv2x.nn.losses import heatmap_focal, weighted_smooth_l1
 from heatv2x.nn.residual import conv_block
 

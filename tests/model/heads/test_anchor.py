@@ -11,7 +11,7 @@ from torch import Tensor
 
 from heatv2x.geometry.boxes import boxes_from_corners, corners_3d, wrap_angle
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.heads.anchor import PUBLISHED, Anchor, Targets, anchor_losses, box_terms, per_anchor
+from heatv2x.model.heads.anchor import PUBLISHED, Anchor, Targets, anchor_losses, box_terms, per_anchor
 from heatv2x.nn.anchors import (
     Assignment,
     anchors_of,

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x.agents.base import Agent
-from heatv2x.assembly import base_pack
 from heatv2x.core import plugins
-from heatv2x.deploy import Deployed, Precision, optimised
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.formats.carla import from_carla
 from heatv2x.imports.heal import HealImport, convert
 from heatv2x.link.message import pack, unpack
-from heatv2x.model import Collaboration, links_of
-from heatv2x.model_config import PartConfig
+from heatv2x.model.assembly import base_pack
+from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.deploy import Deployed, Precision, optimised
 from heatv2x.structures import AgentFrame, PointCloud, Pose
 from tests.golden_weights import GOLDEN, reference_weights
 from tests.scene_factory import SmallScenes, joined, same_state, small_model, state_copy

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heatv2x.assembly import exchanging, reaching
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.model import Collaboration
-from heatv2x.model_config import PartConfig
+from heatv2x.model.assembly import exchanging, reaching
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Frame
 from tests.scene_factory import NEWCOMER, SLICES, SmallScenes, joined, same_state, small_model
 

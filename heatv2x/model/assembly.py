@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from heatv2x.blueprint import drawn, refuse_misfits
 from heatv2x.core import plugins
 from heatv2x.core.config import build
+from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.fusion.base import Fusion
-from heatv2x.model import Collaboration
-from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig, build_part
-from heatv2x.packs import Pack, read_pack
+from heatv2x.model.blueprint import drawn, refuse_misfits
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.packs import Pack, read_pack
 
 log = logging.getLogger(__name__)
 SIDES = ("sender", "receiver")

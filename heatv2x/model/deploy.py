@@ -28,11 +28,11 @@ from heatv2x.agents.base import Agent
 from heatv2x.core.host import keep_freed_memory
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
-from heatv2x.model import Collaboration, Links
-from heatv2x.model_config import AdapterConfig
+from heatv2x.model.collaboration import Collaboration, Links
+from heatv2x.model.config import AdapterConfig
+from heatv2x.nn.move import precision_on
 from heatv2x.nn.pillars import PillarEncoder, Pillars
 from heatv2x.nn.row_grid import RowGrid
-from heatv2x.training.loop import precision_on
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

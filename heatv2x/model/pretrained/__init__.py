@@ -10,7 +10,7 @@ import pydantic
 from heatv2x.errors import PackError, nearest
 
 PREFIX = "shipped:"
-FOLDER = Path(__file__).parent / "shipped"
+FOLDER = Path(__file__).parent
 
 
 def pretrained() -> dict[str, Path]:

@@ -20,7 +20,7 @@ from heatv2x.core import config
 from heatv2x.core.distributed import all_reduce_count
 from heatv2x.geometry.boxes import corners_3d, inside_range, nms
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.heads.base import Detections, Head, no_detections
+from heatv2x.model.heads.base import Detections, Head, no_detections
 from heatv2x.nn.anchors import (
     BOX_TERMS,
     YAWS,

@@ -24,20 +24,21 @@ from torch import Tensor, nn
 from heatv2x.agents.base import Agent, sweep
 from heatv2x.core import plugins
 from heatv2x.core.config import nearest
+from heatv2x.core.plugins import build_part, settings_of_part
 from heatv2x.errors import ConfigError, MessageError, PackError
 from heatv2x.fusion.base import Edges, Fusion, Placement, Received
 from heatv2x.fusion.early import pooled
 from heatv2x.geometry.boxes import inverse_rigid, nms, rotated_iou_bev, transform_boxes
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.geometry.handedness import agent_on, boxes_on, transforms_on
-from heatv2x.heads.base import Detections, Head
 from heatv2x.link.message import MAX_BOXES, Message, check_contents, check_header
 from heatv2x.link.pose_refinement import RefinementConfig, refine
 from heatv2x.link.suspicion import LOSSES, concerns, stands_out, survives
-from heatv2x.model_config import AdapterConfig, ModelConfig, build_part, check_type_name, settings_of_part
+from heatv2x.model.config import AdapterConfig, ModelConfig, check_type_name
+from heatv2x.model.heads.base import Detections, Head
+from heatv2x.model.packs import tensors_digest
 from heatv2x.nn.move import ON_HOST, to_device
 from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
-from heatv2x.packs import tensors_digest
 from heatv2x.structures import LIDARS, AgentFrame, Boxes3D, Pose
 
 _log = logging.getLogger(__name__)
@@ -479,7 +480,7 @@ class Collaboration(nn.Module):
         Raises:
             PackError: a pack is damaged, does not fit, or there is not exactly one base.
         """
-        from heatv2x.assembly import assemble, read_all  # noqa: PLC0415 - assembly builds this class
+        from heatv2x.model.assembly import assemble, read_all  # noqa: PLC0415 - assembly builds this class
 
         base, agents, adapters = read_all(paths)
         return assemble(base, agents, adapters, sides)

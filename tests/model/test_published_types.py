@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.heads.anchor import PUBLISHED
-from heatv2x.model import Collaboration
-from heatv2x.model_config import ModelConfig, PartConfig
-from heatv2x.published_types import ALIASES, TYPES, published_type
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import ModelConfig
+from heatv2x.model.heads.anchor import PUBLISHED
+from heatv2x.model.published_types import ALIASES, TYPES, published_type
 
 PARAMETERS = {
     "lidar64_pillars": 226_944,

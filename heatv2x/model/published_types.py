@@ -12,8 +12,8 @@ from typing import Any
 
 from heatv2x.agents import camera_lss, lidar_pillar
 from heatv2x.core.config import nearest
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.model_config import PartConfig
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from heatv2x import cli
-from heatv2x.assembly import adapter_pack, agent_pack, assemble, base_pack
-from heatv2x.blueprint import MAX_TENSORS, drawn
 from heatv2x.core import plugins
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError, PackError
 from heatv2x.metrics.cost import peak_memory
-from heatv2x.model import Collaboration
-from heatv2x.model_config import PartConfig
-from heatv2x.pack_rewriting import rewrite
-from heatv2x.packs import Pack, read_pack, write_pack
+from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack
+from heatv2x.model.blueprint import MAX_TENSORS, drawn
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.pack_rewriting import rewrite
+from heatv2x.model.packs import Pack, read_pack, write_pack
 from tests.scene_factory import joined, same_state, small_model
 
 EVIL = """

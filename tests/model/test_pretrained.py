@@ -10,9 +10,9 @@ from heatv2x.core.config import build, parse_overrides
 from heatv2x.errors import PackError
 from heatv2x.evaluation import EvalConfig
 from heatv2x.export.folder import ExportConfig
-from heatv2x.model import Collaboration
-from heatv2x.packs import read_pack
-from heatv2x.pretrained import FOLDER, pack_path, pretrained
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.packs import read_pack
+from heatv2x.model.pretrained import FOLDER, pack_path, pretrained
 from heatv2x.training.job_config import LocalConfig
 
 

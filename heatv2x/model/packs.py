@@ -21,7 +21,7 @@ from torch import Tensor
 
 from heatv2x.core.files import refuse_stand_in, write_bytes
 from heatv2x.errors import PackError
-from heatv2x.pretrained import pack_path
+from heatv2x.model.pretrained import pack_path
 
 FORMAT = 1
 Kind = Literal["base", "agent", "adapter"]

@@ -1,4 +1,4 @@
-"""What every head promises; a new file in heatv2x/heads/ is tested by being there."""
+"""What every head promises; a new file in heatv2x/model/heads/ is tested by being there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heatv2x.core import plugins
-from heatv2x.heads.base import Head
+from heatv2x.model.heads.base import Head
 from tests.parts import parts
 from tests.scene_factory import CHANNELS, GRID, shaken
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.heads.center import Center, decode_boxes, encode_boxes, heatmap_targets
-from tests.heads.test_contract import BOXES, NOTHING, build_head
+from heatv2x.model.heads.center import Center, decode_boxes, encode_boxes, heatmap_targets
+from tests.model.heads.test_contract import BOXES, NOTHING, build_head
 from tests.scene_factory import CHANNELS, GRID
 
 FINE = GRID.finer(2)

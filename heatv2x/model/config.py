@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
-from heatv2x.core import plugins
-from heatv2x.core.config import Config, build, merge
+from heatv2x.core.config import Config
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.geometry.grid import BevGrid
-
-
-class PartConfig(Config):
-    """A part by name and its settings, which the part's own `Config` checks.
-
-    Attributes:
-        part: file name in the kind's folder, or "package.module:Class".
-        settings: what differs from the part's defaults.
-    """
-
-    part: str
-    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
-
-    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The same part keeps the settings that are not named; another part starts with its own defaults."""
-        return merge(self.model_dump(), settings) if settings.get("part", self.part) == self.part else dict(settings)
 
 
 class ModelConfig(Config):
@@ -110,17 +93,3 @@ def check_type_name(name: str) -> None:
         raise ValueError(
             f"'{name}' is no type name: write a small letter, then small letters, digits and _, at most 32"
         )
-
-
-def settings_of_part(kind: str, part: PartConfig, defaults: bool = True) -> dict[str, Any]:
-    """The checked settings of a part as JSON: all of them, or those alone that differ from the part's defaults."""
-    checked = build(plugins.find(kind, part.part).Config, part.settings, source=f"{kind} part '{part.part}'")
-    settings: dict[str, Any] = checked.model_dump(mode="json", exclude_defaults=not defaults)
-    return settings
-
-
-def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
-    """A part of one kind, its settings checked; `arguments` are what the kind's contract asks for besides."""
-    part_class = plugins.find(kind, part.part)
-    settings = build(part_class.Config, part.settings, source=f"{kind} part '{part.part}'")
-    return part_class(settings, *arguments)

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x.core import plugins
+from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError, HeatError, MessageError
 from heatv2x.fusion.base import Received
 from heatv2x.geometry.boxes import transform_boxes
 from heatv2x.link.channel import disturbed
 from heatv2x.link.message import MAX_BOXES, Message, pack, unpack
 from heatv2x.link.pose_refinement import RefinementConfig
-from heatv2x.model import Collaboration, Links, in_order, links_of
-from heatv2x.model_config import AdapterConfig, ModelConfig, PartConfig
+from heatv2x.model.collaboration import Collaboration, Links, in_order, links_of
+from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, PointCloud, Pose
 from tests.scene_factory import (
     CAMERA,
@@ -386,7 +387,7 @@ class TestRefined:
     def test_only_the_best_boxes_are_sent(self, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
         model = small_model()
         plain = model.encode(frame.agents[1], "lidar64")
-        monkeypatch.setattr("heatv2x.model.MAX_BOXES", 3)
+        monkeypatch.setattr("heatv2x.model.collaboration.MAX_BOXES", 3)
         sent = model.with_boxes(plain, RefinementConfig(min_score=0.0)).boxes
         assert sent is not None and same_boxes(sent, model.detect(plain)[:3]) and len(sent) == 3
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from heatv2x import __version__
-from heatv2x.assembly import bare_base, load_into
 from heatv2x.errors import PackError
-from heatv2x.packs import read_pack, write_pack
+from heatv2x.model.assembly import bare_base, load_into
+from heatv2x.model.packs import read_pack, write_pack
 
 
 def rewrite(paths: Sequence[Path]) -> list[Path]:
