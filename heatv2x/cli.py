@@ -248,7 +248,7 @@ def data_check(
     Exit code 0 if nothing is wrong, 2 otherwise.
     """
     from heatv2x.core.files import write_json
-    from heatv2x.inspection import CheckConfig, inspect
+    from heatv2x.data.check import CheckConfig, inspect
     from heatv2x.tables import print_inspection
 
     config = _config(CheckConfig, settings)
@@ -267,7 +267,7 @@ def data_check(
 @data_app.command("index")
 def data_index(path: Folder, settings: Settings = None) -> None:
     """Parse all descriptions once, so that later starts are fast."""
-    from heatv2x.inspection import IndexConfig, build_indexes
+    from heatv2x.data.check import IndexConfig, build_indexes
     from heatv2x.tables import print_indexes
 
     config = _config(IndexConfig, settings)
@@ -283,7 +283,7 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     FRAME is its number, or scenario/timestamp. For example: DATA 12 out=frame.png (or .html, .rrd for rerun, .gif for a
     film); packs=[shipped:base,shipped:lidar64] draws what they detect.
     """
-    from heatv2x.view import ViewConfig
+    from heatv2x.view_config import ViewConfig
     from heatv2x.viewer import show
 
     words = [word for word in settings or [] if "=" in word]

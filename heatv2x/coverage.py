@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from heatv2x.datasets.base import Dataset, labelled_frames
+from heatv2x.data.datasets.base import Dataset, labelled_frames
 from heatv2x.errors import ConfigError, HeatError
 from heatv2x.roster import Cast, NoEgoError
 

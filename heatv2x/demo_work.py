@@ -10,7 +10,7 @@ import pydantic
 
 from heatv2x.core.config import Config, read_recipe
 from heatv2x.core.workers import Tell
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.evaluation import Evaluation, Evaluator
 from heatv2x.model import pretrained
 from heatv2x.model.assembly import exchanging

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from heatv2x.core.files import atomic_path
-from heatv2x.geometry.boxes import rotated_iou_bev
-from heatv2x.structures import Bool, Boxes3D, Float32, Float64, Int64
+from heatv2x.structures import Boxes3D, Float64
 
 FILE_NAME = "detections.json"
 FORMAT = "heatv2x-detections/1"
 CLASS = "vehicle"
-FOUND_FROM_IOU = 0.5
 _DECIMALS = 4
 
 
@@ -96,59 +93,6 @@ def write_detections(path: Path, rows: Sequence[tuple[str, Mapping[str, Any], Se
 
 def _line(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Detections beside labels.
-
-    Attributes:
-        detections: those that were judged, best first.
-        truth: the labels.
-        label: (D,) row of the label that a detection finds, -1 for a false alarm.
-        overlap: (D,) overlap with the label it finds, or else with the nearest one, seen from above.
-    """
-
-    detections: Boxes3D
-    truth: Boxes3D
-    label: Int64
-    overlap: Float32
-
-    @property
-    def hit(self) -> Bool:
-        """(D,) which detections are right."""
-        return self.label >= 0
-
-    @property
-    def missed(self) -> Bool:
-        """(G,) which labels nobody found."""
-        missed = np.ones(len(self.truth), bool)
-        missed[self.label[self.hit]] = False
-        return missed
-
-
-def judge(detections: Boxes3D, truth: Boxes3D, min_score: float = 0.0) -> Judged:
-    """Which detections are right: best score first, each takes the label it overlaps most among those still free.
-
-    Args:
-        detections: with scores, in the same frame as the labels.
-        truth: the labels.
-        min_score: detections with less do not count.
-    """
-    assert detections.scores is not None
-    order = np.argsort(-detections.scores, kind="stable")
-    judged = detections[order[detections.scores[order] >= min_score]]
-    overlaps = rotated_iou_bev(torch.from_numpy(judged.boxes), torch.from_numpy(truth.boxes)).numpy()
-    label, overlap = np.full(len(judged), -1), np.zeros(len(judged), np.float32)
-    free = np.ones(len(truth), bool)
-    for row in range(len(judged) if len(truth) else 0):
-        best = int(np.argmax(np.where(free, overlaps[row], -1.0)))
-        if free[best] and overlaps[row, best] >= FOUND_FROM_IOU:
-            label[row], free[best] = best, False
-            overlap[row] = overlaps[row, best]
-        else:
-            overlap[row] = overlaps[row].max()
-    return Judged(judged, truth, label, overlap)
 
 
 def spread(names: Sequence[str], count: int) -> list[int]:

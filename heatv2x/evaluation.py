@@ -15,7 +15,8 @@ from heatv2x.core import distributed, plugins
 from heatv2x.core.config import Config
 from heatv2x.core.files import read_json, write_json
 from heatv2x.coverage import BeforeFirst, Coverage, notes_on
-from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset, recognise
+from heatv2x.data.assignment import Assignment
+from heatv2x.data.datasets.base import Dataset, DatasetConfig, open_dataset, recognise
 from heatv2x.detections import FILE_NAME as DETECTIONS_FILE
 from heatv2x.detections import FoundFrame, spread, write_detections
 from heatv2x.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ from heatv2x.model.assembly import exchanging, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.pretrained import PackPath
 from heatv2x.nn.move import Device, find_device
-from heatv2x.roster import AssignedRoster, Assignment, Cast, Roster
+from heatv2x.roster import AssignedRoster, Cast, Roster
 
 __all__ = [
     "EvalConfig",

@@ -16,10 +16,10 @@ import numpy as np
 
 from heatv2x.core import distributed
 from heatv2x.coverage import BeforeFirst, Selection, Turn
-from heatv2x.datasets.base import Dataset
+from heatv2x.data.datasets.base import Dataset
+from heatv2x.data.ground_truth import ground_truth, in_range
 from heatv2x.errors import HeatError
 from heatv2x.evaluation_results import Evaluation, SceneResult, Tally, summed_up
-from heatv2x.ground_truth import ground_truth, in_range
 from heatv2x.link.channel import Channel, ChannelConfig
 from heatv2x.link.message import Message, pack, unpack, with_reported_pose
 from heatv2x.message_cache import ByteCache, OwnMessage, PackedMessage, line_digest

@@ -34,10 +34,10 @@ import torch
 
 from heatv2x.core.config import Config, build
 from heatv2x.core.files import write_bytes, write_json
-from heatv2x.datasets.base import Dataset, open_dataset
+from heatv2x.data.datasets.base import Dataset, open_dataset
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.errors import HeatError, MessageError
 from heatv2x.geometry.boxes import rotated_iou_bev
-from heatv2x.ground_truth import ground_truth
 from heatv2x.link.message import LIMITS, Message, pack, unpack
 from heatv2x.metrics.average_precision import ApAccumulator
 from heatv2x.metrics.cost import peak_memory

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from heatv2x.core import plugins
-from heatv2x.datasets.base import Dataset
-from heatv2x.detections import judge
+from heatv2x.data.datasets.base import Dataset
+from heatv2x.data.view.frame_view import Sight
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import Evaluator
+from heatv2x.geometry.matching import judge
 from heatv2x.model.assembly import read_all
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.move import find_device
 from heatv2x.roster import Roster
-from heatv2x.view import Sight, ViewConfig
+from heatv2x.view_config import ViewConfig
 
 
 class Watcher:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from heatv2x.findings import Fault, FileCount, Indexed, Inspection
+from heatv2x.data.findings import Fault, FileCount, Indexed, Inspection
 from heatv2x.fuzz import Row
 
 MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("wrong", "bold red")}

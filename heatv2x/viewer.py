@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heatv2x.core.files import atomic_path, write_text
-from heatv2x.datasets.base import Dataset, open_dataset
-from heatv2x.film import FRAMES, clip_from, durations_ms, write_film
-from heatv2x.inspection import recognise
-from heatv2x.picture import figure_of
-from heatv2x.rerun_recording import log_to_rerun
+from heatv2x.data.check import recognise
+from heatv2x.data.datasets.base import Dataset, open_dataset
+from heatv2x.data.view.film import FRAMES, clip_from, durations_ms, write_film
+from heatv2x.data.view.frame_view import View, frame_number, look
+from heatv2x.data.view.page import page_of
+from heatv2x.data.view.picture import figure_of
+from heatv2x.data.view.rerun_recording import log_to_rerun
 from heatv2x.sight import Watcher
-from heatv2x.view import View, ViewConfig, frame_number, look
-from heatv2x.view_page import page_of
+from heatv2x.view_config import ViewConfig
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,7 +33,7 @@ def show(folder: Path, config: ViewConfig, tell: Progress) -> list[str]:
     watcher = Watcher(dataset, config) if config.packs else None
     if config.is_film:
         return _film(dataset, index, config, watcher, tell)
-    view = look(dataset, index, config, watcher.look(index) if watcher else ())
+    view = _view(dataset, index, config, watcher)
     draw(view, config.out)
     lines = [view.title(sight) for sight in view.sights]
     unlabelled = "" if dataset.labelled(index) else ", not labelled"
@@ -44,12 +45,17 @@ def _film(dataset: Dataset, index: int, config: ViewConfig, watcher: Watcher | N
     config = config.model_copy(update={"cameras": False})  # a film shows the ground only
     views = []
     for done, each in enumerate(clip, start=1):
-        views.append(look(dataset, each, config, watcher.look(each) if watcher else ()))
+        views.append(_view(dataset, each, config, watcher))
         tell("looking at frames", done, len(clip))
     write_film(views, durations_ms(dataset, clip), config.out)
     asked = config.frames or FRAMES
     short = f"; the scenario ends there, {asked} were asked for" if len(clip) < asked else ""
     return [f"{dataset.name(clip[0])} to {dataset.name(clip[-1])}, {len(clip)} frames{short}: {config.out}"]
+
+
+def _view(dataset: Dataset, index: int, config: ViewConfig, watcher: Watcher | None) -> View:
+    sights = watcher.look(index) if watcher else ()
+    return look(dataset, index, config.lidar, config.cameras, config.reach_m, sights)
 
 
 def draw(view: View, out: Path) -> None:

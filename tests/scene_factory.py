@@ -17,7 +17,7 @@ from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
 from heatv2x.core.config import build
 from heatv2x.core.plugins import PartConfig
-from heatv2x.datasets.base import Dataset, Sensors
+from heatv2x.data.datasets.base import Dataset, Sensors
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig

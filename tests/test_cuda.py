@@ -46,7 +46,7 @@ from heatv2x.training.lesson import start_from_lesson
 from heatv2x.training.local import LocalFineTuning
 from heatv2x.training.loop import train
 from heatv2x.training.stage import Stage
-from heatv2x.view import ViewConfig
+from heatv2x.view_config import ViewConfig
 from tests.formats.opv2v_writer import write_opv2v_h
 from tests.other_device import Away, MixedDevicesError, other_device
 from tests.scene_factory import (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from heatv2x.demo import SHIPPED, DemoConfig, DemoResult, _tasks, run_demo
+from heatv2x.demo import DemoConfig, DemoResult, _tasks, run_demo
+from heatv2x.model import pretrained
 from heatv2x.model.packs import read_pack
 
 pytestmark = pytest.mark.slow
@@ -73,7 +74,7 @@ def test_it_writes_a_report_and_is_not_done_twice(run: Path) -> None:
 
 
 def test_the_shipped_packs_are_small_and_say_where_they_come_from() -> None:
-    files = sorted(SHIPPED.glob("*.safetensors"))
+    files = sorted(pretrained.FOLDER.glob("*.safetensors"))
     assert sum(path.stat().st_size for path in files) <= 5_000_000
     for path in files:
         provenance = read_pack(path).provenance

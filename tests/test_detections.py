@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from heatv2x.detections import FORMAT, FoundFrame, in_world, judge, spread, write_detections
-from heatv2x.ground_truth import boxes_in_frame
+from heatv2x.data.ground_truth import boxes_in_frame
+from heatv2x.detections import FORMAT, FoundFrame, in_world, spread, write_detections
+from heatv2x.geometry.matching import judge
 from heatv2x.structures import Boxes3D, Objects, Pose
 
 

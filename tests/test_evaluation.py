@@ -13,16 +13,17 @@ import pytest
 import torch
 
 from heatv2x.core.config import build, parse_overrides
-from heatv2x.datasets.base import Sensors
+from heatv2x.data.assignment import Assignment
+from heatv2x.data.datasets.base import Sensors
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.errors import ConfigError, HeatError, PackError
 from heatv2x.evaluation import EvalConfig, Evaluator, _rosters, notes_of, run_eval, without_hidden
-from heatv2x.ground_truth import ground_truth
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.metrics.protocols import HEAL, HEAL_IN_ORDER, HEATV2X
 from heatv2x.model.assembly import exchanging, reaching
 from heatv2x.model.collaboration import Collaboration, links_of
-from heatv2x.roster import AssignedRoster, Assignment, Roster
+from heatv2x.roster import AssignedRoster, Roster
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from heatv2x.core.config import build, parse_overrides, read_recipe
-from heatv2x.datasets.base import open_dataset
+from heatv2x.data.datasets.base import open_dataset
 from heatv2x.evaluation import EvalConfig, run_eval
 from heatv2x.metrics.protocols import find_protocol
 from heatv2x.training import jobs

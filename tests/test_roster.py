@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from heatv2x.data.assignment import Assignment
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.roster import AssignedRoster, Assignment, Roster
+from heatv2x.roster import AssignedRoster, Roster
 from tests.formats.opv2v_writer import OPV2V, write_assignments
 
 AGENTS = {"s1": [102, 111, 120, 13, -1], "s2": [1996, 2005]}

@@ -23,7 +23,7 @@ from heatv2x.bench.config import BASE
 from heatv2x.bench.fleet import FleetConfig
 from heatv2x.core.config import build
 from heatv2x.core.workers import Tell
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.metrics.cost import tensor_memory

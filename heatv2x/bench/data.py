@@ -21,13 +21,13 @@ from PIL import Image
 from heatv2x.core.config import Config
 from heatv2x.core.files import write_json
 from heatv2x.core.workers import Tell
-from heatv2x.datasets.base import Dataset, DatasetConfig, open_dataset
+from heatv2x.data.check import recognise
+from heatv2x.data.datasets.base import Dataset, DatasetConfig, open_dataset
+from heatv2x.data.survey import Visit
 from heatv2x.errors import ConfigError
 from heatv2x.formats.frame_index import synthetic_index_seconds
-from heatv2x.inspection import recognise
 from heatv2x.rows import machine
 from heatv2x.structures import LIDARS, Frame
-from heatv2x.survey import Visit
 
 TARGET_RATIO = 20.0
 TARGET_OPEN_S = 1.0

@@ -10,7 +10,7 @@ from typing import Any
 from heatv2x.bench.config import BASE, LIDAR, AdaptationConfig
 from heatv2x.core.config import read_recipe
 from heatv2x.core.workers import Tell
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.model.assembly import exchanging

@@ -13,7 +13,7 @@ from heatv2x.bench import experiments
 from heatv2x.bench.config import BASE, NEWCOMERS, AdaptationConfig
 from heatv2x.core.config import Config, nearest, read_recipe
 from heatv2x.core.workers import Tell
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack

@@ -23,7 +23,7 @@ from heatv2x.bench.figures import Curve, Panel, curves
 from heatv2x.core.config import Config, build
 from heatv2x.core.files import write_json, write_text
 from heatv2x.core.workers import Tell
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.evaluator import Evaluator
 from heatv2x.link.channel import ChannelConfig

@@ -29,7 +29,11 @@ CONTRACTS = {
     "fusion": "Fusion",
     "heads": "Head",
 }
-_PACKAGES = {"codecs": "link.codecs", "heads": "model.heads"}  # where a kind does not stand at the top
+_PACKAGES = {
+    "codecs": "link.codecs",
+    "datasets": "data.datasets",
+    "heads": "model.heads",
+}  # where a kind does not stand at the top
 
 
 def available(kind: str) -> list[str]:

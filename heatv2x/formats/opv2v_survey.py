@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heatv2x.core.files import read_bytes
+from heatv2x.data.survey import Recognised, Sensed, SensorFile, Visit
 from heatv2x.errors import DataError
 from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.frame_index import CameraRecord, FrameRecord
@@ -17,7 +18,6 @@ from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout, splits_
 from heatv2x.formats.opv2v_yaml import parse_hits, read_agent_yaml
 from heatv2x.formats.tagged_yaml import MAX_BYTES
 from heatv2x.structures import AgentFrame, Camera, Float64, Frame, Int64, PointCloud, Pose
-from heatv2x.survey import Recognised, Sensed, SensorFile, Visit
 
 _OPV2V = {"train": 6764, "validate": 1981, "test": 2170, "test_culvercity": 549}
 """Frames per split as usually quoted: 2,719 in test with Culver City; not counted by us."""

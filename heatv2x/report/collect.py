@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.evaluation_results import SceneResult
 from heatv2x.geometry.handedness import maps_on
-from heatv2x.ground_truth import ground_truth
 from heatv2x.link.message import Message
 from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.report.scene import (

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.ground_truth import ground_truth
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.move import ON_HOST
 from heatv2x.training.pool import Pool

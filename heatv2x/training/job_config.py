@@ -8,7 +8,7 @@ from typing import Literal, Self
 import pydantic
 
 from heatv2x.core.plugins import PartConfig
-from heatv2x.datasets.base import DatasetConfig
+from heatv2x.data.datasets.base import DatasetConfig
 from heatv2x.model.config import ModelConfig, check_type_name
 from heatv2x.model.pretrained import PackPath
 from heatv2x.nn.move import Device

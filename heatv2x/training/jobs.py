@@ -22,7 +22,7 @@ from heatv2x.core import distributed, plugins
 from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
 from heatv2x.core.plugins import PartConfig
-from heatv2x.datasets.base import Dataset
+from heatv2x.data.datasets.base import Dataset
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation import named_dataset, open_part
 from heatv2x.evaluator import Evaluator

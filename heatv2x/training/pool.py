@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from heatv2x.agents.base import Agent
-from heatv2x.datasets.base import Dataset, labelled_frames
+from heatv2x.data.datasets.base import Dataset, labelled_frames
 from heatv2x.geometry.handedness import frame_on
 from heatv2x.structures import AgentFrame, Frame
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from heatv2x.core.files import write_json
+from heatv2x.data.assignment import Assignment
 from heatv2x.formats.opv2v_layout import agent_order
-from heatv2x.roster import Assignment
 
 
 def write_assignments(out: Path, split_of: Mapping[str, str]) -> None:

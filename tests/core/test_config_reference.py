@@ -53,7 +53,7 @@ def test_choices_are_listed() -> None:
 def test_a_verb_builds_its_config_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for its settings, no verb opens, writes or starts anything."""
     for name in ("open_dataset", "recognise"):
-        monkeypatch.setattr(f"heatv2x.datasets.base.{name}", lambda *_: pytest.fail("a dataset was opened"))
+        monkeypatch.setattr(f"heatv2x.data.datasets.base.{name}", lambda *_: pytest.fail("a dataset was opened"))
     for verb in VERBS:
         assert cli._config_of(verb).__name__
         assert inspect.signature(cli._verbs()[verb]).parameters["settings"].default is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.structures import Frame
 from tests.formats.__main__ import WRITERS, main
 from tests.formats.opv2v_writer import OPV2V, V2XSET, write_opv2v_h, write_v2xset

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from heatv2x.data.assignment import Assignment
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.evaluator import Evaluator
-from heatv2x.ground_truth import ground_truth
 from heatv2x.report.collect import collect_scenes
-from heatv2x.roster import AssignedRoster, Assignment
+from heatv2x.roster import AssignedRoster
 from tests.scene_factory import SmallScenes, joined, small_model
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from heatv2x.core.config import build, parse_overrides
+from heatv2x.data.assignment import Assignment
 from heatv2x.evaluation import EvalConfig, Evaluator
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.report import build_report
 from heatv2x.report.collect import scene_view
 from heatv2x.report.evaluated import evaluate
-from heatv2x.roster import AssignedRoster, Assignment, Roster
+from heatv2x.roster import AssignedRoster, Roster
 from tests.scene_factory import SmallScenes, joined, small_model
 
 

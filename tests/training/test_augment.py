@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heatv2x.ground_truth import ground_truth
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.structures import AgentFrame, Camera, Frame, PointCloud, Pose
 from heatv2x.training.augment import mirrored, mirrored_world, thinned, turned
 from tests.scene_factory import SmallScenes, cameras_of, project

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from heatv2x.data.ground_truth import boxes_in_frame
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.ground_truth import boxes_in_frame
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import AgentFrame
 from heatv2x.training.cache import FeatureCache, fill_cache, load_cache, save_cache

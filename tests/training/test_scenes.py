@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.errors import HeatError
-from heatv2x.ground_truth import ground_truth
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Frame
 from heatv2x.training.end_to_end import CollaborativeTraining

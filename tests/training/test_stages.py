@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.ground_truth import ground_truth
 from heatv2x.model.collaboration import in_order
 from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining

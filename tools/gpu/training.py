@@ -16,7 +16,7 @@ import torch
 from gpu.place import RECIPES, ROOT, SHIPPED, Keep, NotRun, Place, floor_s, peak_gib
 from heatv2x.core.config import build, read_recipe
 from heatv2x.core.files import read_json
-from heatv2x.datasets.opv2v import Opv2v
+from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.evaluator import Evaluator
 from heatv2x.metrics.cost import FlopCount
 from heatv2x.model.collaboration import Collaboration
