@@ -23,7 +23,7 @@ from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
 from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import HeatError
-from heatv2x.metrics.cost import FlopCount, count_parameters
+from heatv2x.evaluation.cost import FlopCount, count_parameters
 from heatv2x.model.collaboration import Collaboration, Links
 from heatv2x.model.config import ModelConfig
 from heatv2x.model.packs import Pack, read_pack

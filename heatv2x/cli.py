@@ -283,8 +283,8 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     FRAME is its number, or scenario/timestamp. For example: DATA 12 out=frame.png (or .html, .rrd for rerun, .gif for a
     film); packs=[shipped:base,shipped:lidar64] draws what they detect.
     """
-    from heatv2x.view_config import ViewConfig
-    from heatv2x.viewer import show
+    from heatv2x.evaluation.view_config import ViewConfig
+    from heatv2x.evaluation.viewer import show
 
     words = [word for word in settings or [] if "=" in word]
     frames = [word for word in settings or [] if "=" not in word]
@@ -370,8 +370,8 @@ def evaluate(settings: Settings = None) -> None:
 
     For example: packs=[shipped:base,shipped:lidar64] data=FOLDER ego=lidar64 senders=lidar64 channel.sigma_m=0.4
     """
-    from heatv2x.evaluation import EvalConfig, notes_of
-    from heatv2x.report.evaluated import evaluate as evaluate_and_show
+    from heatv2x.evaluation.job import EvalConfig, notes_of
+    from heatv2x.evaluation.report.evaluated import evaluate as evaluate_and_show
 
     with _together():
         config = _config(EvalConfig, settings)
@@ -447,7 +447,7 @@ def fuzz(settings: Settings = None) -> None:
 
     For example: messages=20000 seed=3. The exit code is 2 if anything happened that should not.
     """
-    from heatv2x.fuzz import FuzzConfig, run_fuzz
+    from heatv2x.evaluation.fuzz import FuzzConfig, run_fuzz
     from heatv2x.tables import print_fuzz
 
     config = _config(FuzzConfig, settings)
@@ -633,7 +633,7 @@ def table_of_runs(
 
     Exit code 1, with the reason, if their numbers must not be compared.
     """
-    from heatv2x.comparison import read_rows
+    from heatv2x.evaluation.comparison import read_rows
 
     rows, differences = read_rows(runs)
     _print_rows(rows)
@@ -646,7 +646,7 @@ def table_of_runs(
 @app.command()
 def report(settings: Settings = None) -> None:
     """Write report.html into a run folder: run=runs/demo."""
-    from heatv2x.report.build import ReportConfig, build_report
+    from heatv2x.evaluation.report.build import ReportConfig, build_report
 
     _say(f"Report: {build_report(_config(ReportConfig, settings).run)}")
 

@@ -35,9 +35,9 @@ from heatv2x.demo_work import (
     train_own_encoder,
     yardstick_of,
 )
-from heatv2x.report import words
-from heatv2x.report.build import build_report
-from heatv2x.rows import OneBar, machine
+from heatv2x.evaluation.report import words
+from heatv2x.evaluation.report.build import build_report
+from heatv2x.evaluation.rows import OneBar, machine
 from heatv2x.training import jobs
 from heatv2x.world.build import WorldConfig, build_world
 

@@ -11,15 +11,17 @@ import pydantic
 from heatv2x.core.config import Config, read_recipe
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
-from heatv2x.evaluation import Evaluation, Evaluator
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.report.collect import collect_scenes
+from heatv2x.evaluation.results import Evaluation
+from heatv2x.evaluation.roster import Roster
+from heatv2x.evaluation.rows import OneBar, cost_of, stage_of, to_row
 from heatv2x.model import pretrained
 from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack
-from heatv2x.report.collect import collect_scenes
-from heatv2x.roster import Roster
-from heatv2x.rows import OneBar, cost_of, run_once, stage_of, to_row
 from heatv2x.training import job_config, jobs
+from heatv2x.training.jobs import run_once
 
 RECIPES = Path(__file__).parent / "recipes"
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"

@@ -11,7 +11,7 @@ from rich.table import Table
 from heatv2x.catalogue import catalogue, packs, recipes, reference
 from heatv2x.core import plugins
 from heatv2x.core.config_reference import settings_of
-from heatv2x.metrics.protocols import PROTOCOLS
+from heatv2x.evaluation.protocols import PROTOCOLS
 from heatv2x.model.published_types import ALIASES, TYPES
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatv2x.data.findings import Fault, FileCount, Indexed, Inspection
-from heatv2x.fuzz import Row
+from heatv2x.evaluation.fuzz import Row
 
 MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("wrong", "bold red")}
 _STATES = {"complete": "green", "not there": "dim", "incomplete": "bold red", "broken files": "bold red"}

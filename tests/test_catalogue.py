@@ -8,7 +8,7 @@ from torch import nn
 
 from heatv2x import catalogue
 from heatv2x.core import plugins
-from heatv2x.metrics.cost import FlopCount
+from heatv2x.evaluation.cost import FlopCount
 
 
 @pytest.mark.parametrize("kind", plugins.CONTRACTS)

@@ -15,8 +15,8 @@ import pytest
 from heatv2x import __version__, cli
 from heatv2x.core import plugins
 from heatv2x.core.config import build, parse_overrides, read_recipe
-from heatv2x.evaluation import EvalConfig
-from heatv2x.metrics.protocols import PROTOCOLS
+from heatv2x.evaluation.job import EvalConfig
+from heatv2x.evaluation.protocols import PROTOCOLS
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack, write_pack
 from heatv2x.model.pretrained import pretrained

@@ -17,11 +17,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatv2x import evaluation, sight
 from heatv2x.core import plugins
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluation import job as eval_job
+from heatv2x.evaluation import sight
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.report.collect import collect_scenes
+from heatv2x.evaluation.roster import Roster
+from heatv2x.evaluation.view_config import ViewConfig
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import pack, unpack
 from heatv2x.model.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
@@ -29,8 +33,6 @@ from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
 from heatv2x.model.packs import write_pack
 from heatv2x.nn.move import find_device, to_device
-from heatv2x.report.collect import collect_scenes
-from heatv2x.roster import Roster
 from heatv2x.structures import SENSORS, Boxes3D
 from heatv2x.training import jobs
 from heatv2x.training.cache import fill_cache
@@ -46,7 +48,6 @@ from heatv2x.training.lesson import start_from_lesson
 from heatv2x.training.local import LocalFineTuning
 from heatv2x.training.loop import train
 from heatv2x.training.stage import Stage
-from heatv2x.view_config import ViewConfig
 from tests.formats.opv2v_writer import write_opv2v_h
 from tests.other_device import Away, MixedDevicesError, other_device
 from tests.scene_factory import (
@@ -382,7 +383,7 @@ class TestJobs:
         data = tmp_path / "data"
         write_opv2v_h(data, STREET)
         monkeypatch.setattr(jobs, "find_device", lambda _: place.device)
-        monkeypatch.setattr(evaluation, "find_device", lambda _: place.device)
+        monkeypatch.setattr(eval_job, "find_device", lambda _: place.device)
         quick = {"data": data, "steps": 1, "batch_size": 1, "frames": 1, "checkpoint_every": 0, "precision": "float32"}
         model = model_config().model_dump(mode="json")
         base = build(BaseConfig, {**quick, "model": model, "out": tmp_path / "base"})
@@ -403,5 +404,5 @@ class TestJobs:
             assert job(config).record.steps == 1
         everything = (shared["base"], *packs, tmp_path / "gcft" / "adapter.safetensors")
         settings = {"data": data, "split": "train", "packs": everything, "ego": "lidar64", "senders": "lidar16"}
-        rows = evaluation.run_eval(build(evaluation.EvalConfig, {**settings, "frames": 1, "out": tmp_path / "eval"}))
+        rows = eval_job.run_eval(build(eval_job.EvalConfig, {**settings, "frames": 1, "out": tmp_path / "eval"}))
         assert rows[0]["n_ground_truth"] > 0

@@ -11,8 +11,8 @@ import pytest
 
 from heatv2x.core.config import build, parse_overrides, read_recipe
 from heatv2x.data.datasets.base import open_dataset
-from heatv2x.evaluation import EvalConfig, run_eval
-from heatv2x.metrics.protocols import find_protocol
+from heatv2x.evaluation.job import EvalConfig, run_eval
+from heatv2x.evaluation.protocols import find_protocol
 from heatv2x.training import jobs
 from heatv2x.training.pool import load_pool
 from heatv2x.training.scenes import Scene, SceneConfig, targets

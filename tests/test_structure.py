@@ -281,7 +281,7 @@ def test_an_import_against_the_arrow_is_found(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("heatv2x.nn.pillars", "import torch\nfrom heatv2x.geometry.grid import BevGrid\nfrom . import residual"),
-        ("heatv2x.cli", "from heatv2x import __version__\nfrom heatv2x.report import build"),
+        ("heatv2x.cli", "from heatv2x import __version__\nfrom heatv2x.evaluation.report import build"),
         ("heatv2x.training.loop", "from heatv2x.data.datasets.base import Dataset"),
     ],
 )

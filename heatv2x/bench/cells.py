@@ -21,10 +21,10 @@ from heatv2x.core.files import read_json, write_json
 from heatv2x.core.plugins import PartConfig
 from heatv2x.core.workers import Task, Tell, run_tasks
 from heatv2x.errors import HeatError
-from heatv2x.metrics.cost import Stopwatch
+from heatv2x.evaluation.cost import Stopwatch
+from heatv2x.evaluation.rows import machine
 from heatv2x.model.assembly import resolved, resolved_model
 from heatv2x.model.config import ModelConfig
-from heatv2x.rows import machine
 from heatv2x.training.job_config import FullConfig
 
 Content = dict[str, Any]

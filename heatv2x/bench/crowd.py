@@ -25,8 +25,8 @@ from heatv2x.core.config import build
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
+from heatv2x.evaluation.cost import tensor_memory
 from heatv2x.link.message import Message, pack, unpack
-from heatv2x.metrics.cost import tensor_memory
 from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose

@@ -25,8 +25,8 @@ from heatv2x.data.check import recognise
 from heatv2x.data.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.data.survey import Visit
 from heatv2x.errors import ConfigError
+from heatv2x.evaluation.rows import machine
 from heatv2x.formats.frame_index import synthetic_index_seconds
-from heatv2x.rows import machine
 from heatv2x.structures import LIDARS, Frame
 
 TARGET_RATIO = 20.0

@@ -14,11 +14,11 @@ from heatv2x.bench.config import BASE, NEWCOMERS, AdaptationConfig
 from heatv2x.core.config import Config, nearest, read_recipe
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
-from heatv2x.evaluator import Evaluator
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.roster import Roster
+from heatv2x.evaluation.rows import OneBar, cost_of, to_row
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack
-from heatv2x.roster import Roster
-from heatv2x.rows import OneBar, cost_of, to_row
 from heatv2x.training import job_config, jobs
 
 OTHERS: dict[str, dict[str, Any]] = {

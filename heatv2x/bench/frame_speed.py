@@ -27,10 +27,10 @@ from heatv2x.bench import sweeps
 from heatv2x.bench.speed_models import seeded
 from heatv2x.core.workers import Tell
 from heatv2x.errors import HeatError
+from heatv2x.evaluation.cost import FlopCount, count_parameters, peak_memory
 from heatv2x.geometry.handedness import agent_on, boxes_on
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.link.suspicion import concerns, stands_out
-from heatv2x.metrics.cost import FlopCount, count_parameters, peak_memory
 from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.model.config import ModelConfig
 from heatv2x.model.deploy import optimised

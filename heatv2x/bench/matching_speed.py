@@ -19,9 +19,9 @@ import torch
 from heatv2x.bench import sweeps
 from heatv2x.core.workers import Tell
 from heatv2x.errors import HeatError
+from heatv2x.evaluation.average_precision import ApAccumulator
+from heatv2x.evaluation.protocols import HEATV2X
 from heatv2x.geometry.boxes import corners_bev
-from heatv2x.metrics.average_precision import ApAccumulator
-from heatv2x.metrics.protocols import HEATV2X
 from heatv2x.structures import Bool, Boxes3D, Float64
 
 LOOPS = ("unions", "areas", "once")

@@ -11,7 +11,7 @@ from heatv2x.bench.config import BASE, LIDAR
 from heatv2x.bench.markdown import plus_minus, table
 from heatv2x.bench.table import ASIDE, THRESHOLDS, RowName
 from heatv2x.core import files
-from heatv2x.report import words
+from heatv2x.evaluation.report import words
 
 JSON, PAGE = "adaptation.json", "adaptation.md"
 TRAINING_FIGURE, ROWS_FIGURE = "images/adaptation_training.png", "images/adaptation_rows.png"

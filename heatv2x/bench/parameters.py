@@ -13,7 +13,7 @@ import torch
 from heatv2x.bench.markdown import table
 from heatv2x.core.config import Config, build, read_recipe
 from heatv2x.core.files import write_json, write_text
-from heatv2x.metrics.cost import count_parameters
+from heatv2x.evaluation.cost import count_parameters
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
 from heatv2x.training.job_config import BaseConfig, CollaborativeConfig, EncoderConfig

@@ -25,12 +25,12 @@ from heatv2x.core.files import write_json, write_text
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
-from heatv2x.evaluator import Evaluator
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.roster import Roster
+from heatv2x.evaluation.rows import OneBar, to_row
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.roster import Roster
-from heatv2x.rows import OneBar, to_row
 from heatv2x.world.build import build_world
 from heatv2x.world.config import WorldConfig
 

@@ -19,7 +19,7 @@ from heatv2x.bench.cells import Cell, Content, defaults_of, run_cells, written_o
 from heatv2x.bench.config import BASE
 from heatv2x.bench.fleet import FleetConfig
 from heatv2x.core.workers import Tell
-from heatv2x.rows import OneBar
+from heatv2x.evaluation.rows import OneBar
 from heatv2x.training import job_config
 from heatv2x.world.build import build_world
 

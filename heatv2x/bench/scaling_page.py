@@ -11,7 +11,7 @@ from heatv2x.bench.config import BASE
 from heatv2x.bench.markdown import plus_minus, table
 from heatv2x.bench.scaling_summary import further_agent
 from heatv2x.core import files
-from heatv2x.report import words
+from heatv2x.evaluation.report import words
 
 JSON, PAGE, FIGURE = "scaling.json", "scaling.md", "images/scaling.png"
 Summary = Mapping[str, Any]

@@ -22,8 +22,8 @@ from heatv2x.bench.frame_speed import Build, Precision, Repeats, Variant
 from heatv2x.bench.speed_models import MIXED, MODELS
 from heatv2x.core.config import Config, nearest
 from heatv2x.core.workers import Tell
+from heatv2x.evaluation.rows import machine
 from heatv2x.model.published_types import TYPES
-from heatv2x.rows import machine
 
 BUILDS: tuple[Build, ...] = ("plain", "optimised")
 """The ways to run a network, the one that is meant for use last."""

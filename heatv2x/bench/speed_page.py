@@ -12,7 +12,7 @@ from heatv2x.bench.markdown import table
 from heatv2x.bench.speed_models import MIXED, MODELS
 from heatv2x.bench.speed_targets import fastest_build, further_percent
 from heatv2x.core import files
-from heatv2x.report import words
+from heatv2x.evaluation.report import words
 
 JSON, PAGE, FIGURE = "speed.json", "speed.md", "images/speed.png"
 Summary = Mapping[str, Any]

@@ -18,7 +18,7 @@ from heatv2x.bench.frame_speed import OF_AN_AGENT, OF_THE_EGO, Variant
 from heatv2x.bench.speed import BUILDS, SpeedConfig, cells_of, compiler, precisions
 from heatv2x.bench.speed_models import MODELS
 from heatv2x.bench.speed_targets import targets
-from heatv2x.rows import machine
+from heatv2x.evaluation.rows import machine
 
 FORWARD = ("encode", "backbone", "fuse", "neck", "head")
 """The stages of the reference's whole forward pass."""

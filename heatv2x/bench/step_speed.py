@@ -16,9 +16,9 @@ from heatv2x.bench import sweeps
 from heatv2x.bench.frame_speed import Laps, Repeats, Variant, peak_gflops
 from heatv2x.bench.speed_models import seeded
 from heatv2x.core.workers import Tell
+from heatv2x.evaluation.cost import peak_memory
 from heatv2x.geometry.handedness import agent_on
 from heatv2x.link.message import Message
-from heatv2x.metrics.cost import peak_memory
 from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.model.config import ModelConfig
 from heatv2x.training.end_to_end import CollaborativeTraining

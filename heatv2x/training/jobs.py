@@ -22,11 +22,13 @@ from heatv2x.core import distributed, plugins
 from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
 from heatv2x.core.plugins import PartConfig
+from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.base import Dataset
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import named_dataset, open_part
-from heatv2x.evaluator import Evaluator
-from heatv2x.metrics.cost import Stopwatch
+from heatv2x.evaluation.cost import Stopwatch
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.job import named_dataset, open_part
+from heatv2x.evaluation.roster import Roster
 from heatv2x.model.assembly import (
     adapter_pack,
     add_adapter,
@@ -41,7 +43,6 @@ from heatv2x.model.collaboration import ENCODES, Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.model.packs import Pack, read_pack, write_pack
 from heatv2x.nn.move import find_device, precision_on
-from heatv2x.roster import Roster
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.cache import fill_cache, load_cache, save_cache
 from heatv2x.training.collaborative import CollaborativeFineTuning
@@ -486,3 +487,11 @@ def _portable(config: JobConfig) -> dict[str, Any]:
     }
     watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
     return {k: v for k, v in settings.items() if k not in places | watching}
+
+
+def run_once(job: Any, run: Callable[[Any, Report], JobResult], tell: Tell, what: str) -> dict[str, Any]:
+    """Run a job unless its finished result is there; gives its record."""
+    if finished(job) is None:
+        run(job, lambda step, done, total: tell(f"{what} ({step})" if step != "training" else what, done, total))
+    record: dict[str, Any] = read_json(job.out / "record.json")
+    return record

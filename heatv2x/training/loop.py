@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from heatv2x.core import distributed
 from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
-from heatv2x.metrics.cost import peak_memory
+from heatv2x.evaluation.cost import peak_memory
 from heatv2x.model.packs import tensors_digest
 from heatv2x.nn.move import in_precision, precision_on, to_device
 from heatv2x.nn.shared_norm import shared_norms

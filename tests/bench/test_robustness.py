@@ -11,9 +11,9 @@ from heatv2x.bench import robustness
 from heatv2x.bench.config import AdaptationConfig
 from heatv2x.bench.robustness import CLIP, METHODS, RobustnessConfig, channels, disturb, film_of, needed_of
 from heatv2x.errors import HeatError
-from heatv2x.evaluation import Evaluator
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.roster import Roster
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.roster import Roster
 from tests.scene_factory import SmallScenes, joined, small_model
 
 

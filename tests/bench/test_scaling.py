@@ -20,11 +20,11 @@ from heatv2x.bench.scaling_page import page, panels, write_page
 from heatv2x.bench.scaling_summary import further_agent, summarise
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError
+from heatv2x.evaluation.roster import Roster
 from heatv2x.model.assembly import adapter_pack, agent_pack, base_pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
 from heatv2x.model.packs import write_pack
-from heatv2x.roster import Roster
 from heatv2x.structures import Pose
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 

@@ -17,9 +17,9 @@ from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.data.view.frame_view import View, frame_number, look
 from heatv2x.data.view.picture import draw_from_above, projected_edges
 from heatv2x.errors import ConfigError
+from heatv2x.evaluation.view_config import ViewConfig
+from heatv2x.evaluation.viewer import draw
 from heatv2x.structures import Camera, Objects
-from heatv2x.view_config import ViewConfig
-from heatv2x.viewer import draw
 from tests.formats.opv2v_tree import SCENARIO, write_tree
 
 

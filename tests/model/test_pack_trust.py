@@ -15,7 +15,7 @@ from heatv2x import cli
 from heatv2x.core import plugins
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError, PackError
-from heatv2x.metrics.cost import peak_memory
+from heatv2x.evaluation.cost import peak_memory
 from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack
 from heatv2x.model.blueprint import MAX_TENSORS, drawn
 from heatv2x.model.collaboration import Collaboration

@@ -8,7 +8,7 @@ import pytest
 
 from heatv2x.core.config import build, parse_overrides
 from heatv2x.errors import PackError
-from heatv2x.evaluation import EvalConfig
+from heatv2x.evaluation.job import EvalConfig
 from heatv2x.export.folder import ExportConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack

@@ -24,11 +24,12 @@ from heatv2x.core.config import build as build_config
 from heatv2x.core.config import parse_overrides
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.evaluation import EvalConfig, Evaluator, run_eval
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.job import EvalConfig, run_eval
+from heatv2x.evaluation.roster import Roster
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.nn import losses
 from heatv2x.nn.shared_norm import shared_norms
-from heatv2x.roster import Roster
 from heatv2x.training import jobs, loop
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.end_to_end import CollaborativeTraining

@@ -17,10 +17,10 @@ from gpu.place import RECIPES, ROOT, SHIPPED, Keep, NotRun, Place, floor_s, peak
 from heatv2x.core.config import build, read_recipe
 from heatv2x.core.files import read_json
 from heatv2x.data.datasets.opv2v import Opv2v
-from heatv2x.evaluator import Evaluator
-from heatv2x.metrics.cost import FlopCount
+from heatv2x.evaluation.cost import FlopCount
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.roster import Roster
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.roster import Roster
 from heatv2x.training import job_config, jobs, loop
 
 

@@ -14,7 +14,7 @@ from heatv2x.data.datasets.dair_v2x import DairV2x
 from heatv2x.data.datasets.folder import Folder
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.evaluation import EvalConfig, named_dataset, open_part
+from heatv2x.evaluation.job import EvalConfig, named_dataset, open_part
 from heatv2x.training import jobs
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.folder_writer import write_folder
