@@ -30,8 +30,8 @@ from heatv2x.model.packs import Pack, read_pack
 from heatv2x.model.pretrained import pretrained
 from heatv2x.nn.move import to_device
 from heatv2x.structures import LIDARS, AgentFrame, Camera, PointCloud, Pose
+from heatv2x.training import recipes
 
-RECIPES = Path(__file__).parent / "recipes"
 _META = torch.device("meta")
 _POINTS = 20_000
 _IMAGE = (600, 800)
@@ -106,9 +106,9 @@ class Recipe:
     about: str
 
 
-def recipes() -> list[Recipe]:
+def all_recipes() -> list[Recipe]:
     """The recipes, from the comments at their heads."""
-    return [_recipe(path) for path in sorted(RECIPES.glob("*.yaml"))]
+    return [_recipe(path) for path in sorted(recipes.FOLDER.glob("*.yaml"))]
 
 
 def _recipe(path: Path) -> Recipe:

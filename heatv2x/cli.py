@@ -27,6 +27,7 @@ from heatv2x.core.config_errors import keys_of
 from heatv2x.core.host import set_up_process
 from heatv2x.core.plurals import counted
 from heatv2x.errors import ConfigError, HeatError
+from heatv2x.training import recipes
 
 app = typer.Typer(
     name="heatv2x",
@@ -755,10 +756,9 @@ def _recipe_path(name: str) -> Path:
     """A recipe by name, or a file: a YAML recipe, or the config.json of a run, for which its folder will do."""
     if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
         return Path(name, "config.json") if Path(name).is_dir() else Path(name)
-    folder = Path(__file__).parent / "recipes"
-    path = folder / f"{name}.yaml"
+    path = recipes.FOLDER / f"{name}.yaml"
     if not path.exists():
-        raise ConfigError(f"unknown recipe '{name}'; {nearest(name, (p.stem for p in folder.glob('*.yaml')))}")
+        raise ConfigError(f"unknown recipe '{name}'; {nearest(name, (p.stem for p in recipes.FOLDER.glob('*.yaml')))}")
     return path
 
 

@@ -20,10 +20,9 @@ from heatv2x.model import pretrained
 from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack
-from heatv2x.training import job_config, jobs
+from heatv2x.training import job_config, jobs, recipes
 from heatv2x.training.jobs import run_once
 
-RECIPES = Path(__file__).parent / "recipes"
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
 YARDSTICK_CHECKPOINT_STEPS = 25
 """Whoever stops the demo while the yardstick is trained loses at most so many of its steps."""
@@ -211,7 +210,7 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 
 def train_own_base(config: DemoConfig, tell: Tell) -> Part:
     """A base of our own, for `--from-scratch`."""
-    recipe = read_recipe(RECIPES / "demo_base.yaml")
+    recipe = read_recipe(recipes.FOLDER / "demo_base.yaml")
     settings = {
         **recipe,
         "data": config.out / "world",
@@ -225,7 +224,7 @@ def train_own_base(config: DemoConfig, tell: Tell) -> Part:
 
 def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
     """A newcomer's encoder of our own, for `--from-scratch`."""
-    recipe = read_recipe(RECIPES / f"demo_{name}.yaml")
+    recipe = read_recipe(recipes.FOLDER / f"demo_{name}.yaml")
     settings = {
         **recipe,
         "data": config.out / "world",

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heatv2x.catalogue import catalogue, packs, recipes, reference
+from heatv2x.catalogue import all_recipes, catalogue, packs, reference
 from heatv2x.core import plugins
 from heatv2x.core.config_reference import settings_of
 from heatv2x.evaluation.protocols import PROTOCOLS
@@ -69,7 +69,7 @@ def print_published_types(out: Console) -> None:
 def print_recipes(out: Console) -> None:
     """The recipes, what each is for, and its verb."""
     table = _table("recipes", "recipe=", ("for", 2), ("what it is", 7))
-    for recipe in recipes():
+    for recipe in all_recipes():
         table.add_row(recipe.name, f"heatv2x {recipe.verb}", escape(recipe.about))
     out.print(table)
 

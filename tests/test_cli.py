@@ -20,7 +20,7 @@ from heatv2x.evaluation.protocols import PROTOCOLS
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack, write_pack
 from heatv2x.model.pretrained import pretrained
-from heatv2x.training import jobs
+from heatv2x.training import jobs, recipes
 from tests.formats.opv2v_tree import write_tree
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
 from tests.scene_factory import same_state
@@ -151,10 +151,10 @@ class TestHelp:
         assert max(map(len, ended.out.splitlines())) <= 120
 
     def test_list_of_recipes_protocols_and_packs(self, run: Run) -> None:
-        recipes = run("list", "recipes").out
-        names = [path.stem for path in (ROOT / "heatv2x" / "recipes").glob("*.yaml")]
-        assert names and all(name in recipes for name in names)
-        rows = {line.split()[0]: line for line in recipes.splitlines() if line.split() and line.split()[0] in names}
+        listed = run("list", "recipes").out
+        names = [path.stem for path in recipes.FOLDER.glob("*.yaml")]
+        assert names and all(name in listed for name in names)
+        rows = {line.split()[0]: line for line in listed.splitlines() if line.split() and line.split()[0] in names}
         assert "heatv2x train base" in rows["demo_base"] and "heatv2x eval" in rows["opv2v_h_in_order"]
         assert all("heatv2x " in row for row in rows.values()), "the verb is read from every head"
         protocols = run("list", "protocols").out
@@ -439,7 +439,7 @@ def test_a_fleet_with_an_unknown_type_is_refused(run: Run) -> None:
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("path", sorted((ROOT / "heatv2x" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+    @pytest.mark.parametrize("path", sorted(recipes.FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
     def test_is_short_says_how_to_run_it_and_is_understood(self, path: Path) -> None:
         """The head names the command; every setting is known to the command's config."""
         text = path.read_text()

@@ -35,7 +35,8 @@ from heatv2x.model.packs import write_pack
 from heatv2x.nn.move import find_device, to_device
 from heatv2x.structures import SENSORS, Boxes3D
 from heatv2x.training import jobs
-from heatv2x.training.cache import fill_cache
+from heatv2x.training.distillation import start_from_teacher
+from heatv2x.training.feature_cache import fill_cache
 from heatv2x.training.job_config import (
     BackwardConfig,
     BaseConfig,
@@ -44,8 +45,7 @@ from heatv2x.training.job_config import (
     FullConfig,
     LocalConfig,
 )
-from heatv2x.training.lesson import start_from_lesson
-from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import train
 from heatv2x.training.stage import Stage
 from tests.formats.opv2v_writer import write_opv2v_h
@@ -61,10 +61,10 @@ from tests.scene_factory import (
     same_state,
     small_model,
 )
-from tests.test_recipes import STREET
 from tests.training.stages import FAST, SCENES, WINDOW
 from tests.training.test_distributed import NAMES
 from tests.training.test_distributed import build as build_stage
+from tests.training.test_recipes import STREET
 
 # torch warns of copies to what it takes for a meta tensor, although they are made
 pytestmark = pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
@@ -204,17 +204,17 @@ def test_every_stage_makes_a_step(name: str, place: Place, tmp_path: Path) -> No
 
 
 def taught(device: torch.device) -> Stage:
-    """LHFT with the base's lesson and the closed form, made where the model is."""
+    """LHFT with the teacher's features and the closed form, made where the model is."""
     torch.manual_seed(0)
     model = joined(small_model(shake=0.05)).to(device)
     pool = pool_of(model, ["lidar64", "lidar16"])
     cache = fill_cache(model, pool, ["lidar64"], ["lidar16"], SCENES, 0, teacher=("lidar64", "own"))
-    assert cache.lesson is not None
-    start_from_lesson(model, "lidar16", cache.features["lidar16"], cache.lesson, 0)
+    assert cache.teacher is not None
+    start_from_teacher(model, "lidar16", cache.features["lidar16"], cache.teacher, 0)
     return LocalFineTuning(model, "lidar16", cache, 3, WINDOW, 1, distill=2.0)
 
 
-def test_lessons_and_caches(place: Place) -> None:
+def test_distillation_and_caches(place: Place) -> None:
     here, there = taught(torch.device("cpu")), taught(place.device)
     wanted, record = train(here, ONE_STEP), train(there, ONE_STEP)
     assert record.curve[-1]["distill"] == pytest.approx(

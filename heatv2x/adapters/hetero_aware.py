@@ -19,7 +19,7 @@ from heatv2x.core import config
 class HeteroAware(Adapter):
     """A convolution that starts as the identity.
 
-    It is linear, so LHFT can start it at the solution of a ridge regression (`heatv2x.training.lesson`).
+    It is linear, so LHFT can start it at the solution of a ridge regression (`heatv2x.training.distillation`).
     """
 
     source = "ours, for HeatV2X, arXiv 2511.10211"

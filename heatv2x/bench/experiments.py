@@ -18,10 +18,9 @@ from heatv2x.link.channel import ChannelConfig
 from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack, write_pack
-from heatv2x.training import job_config, jobs
+from heatv2x.training import job_config, jobs, recipes
 from heatv2x.training.jobs import run_once
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 TWIN = "twin"
 """The base's own type under another name: adapting it shows what more training alone would bring."""
 
@@ -127,21 +126,21 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
 
 def base_recipe(out: str) -> dict[str, Any]:
     """How a base is trained."""
-    recipe = read_recipe(RECIPES / "demo_base.yaml")
+    recipe = read_recipe(recipes.FOLDER / "demo_base.yaml")
     return {**recipe, "model": {**recipe["model"], "fusion": dict(PARTS[out])}}
 
 
 def encoder_recipe(agent_type: str) -> dict[str, Any]:
     """How a dedicated network is trained: a newcomer's, or one with the encoder of the base's type."""
     if agent_type != BASE:
-        return read_recipe(RECIPES / f"demo_{agent_type}.yaml")
-    base = read_recipe(RECIPES / "demo_base.yaml")
+        return read_recipe(recipes.FOLDER / f"demo_{agent_type}.yaml")
+    base = read_recipe(recipes.FOLDER / "demo_base.yaml")
     return {"name": BASE, "agent": base["model"]["agents"][BASE], "lr": base["lr"]}
 
 
 def mix_recipe(newcomers: Sequence[str]) -> dict[str, Any]:
     """How a base of all types is trained from scratch."""
-    recipe = read_recipe(RECIPES / "demo_base.yaml")
+    recipe = read_recipe(recipes.FOLDER / "demo_base.yaml")
     agents = {BASE: recipe["model"]["agents"][BASE]} | {name: encoder_recipe(name)["agent"] for name in newcomers}
     return {**recipe, "model": {**recipe["model"], "agents": agents}}
 

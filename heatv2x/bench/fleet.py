@@ -19,7 +19,7 @@ from heatv2x.evaluation.roster import Roster
 from heatv2x.evaluation.rows import OneBar, cost_of, to_row
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack
-from heatv2x.training import job_config, jobs
+from heatv2x.training import job_config, jobs, recipes
 
 OTHERS: dict[str, dict[str, Any]] = {
     "lidar32": {"part": "lidar_pillar", "settings": {"sensor": "lidar32"}},
@@ -106,7 +106,7 @@ def place_of(config: FleetConfig, seed: int) -> experiments.Place:
 def recipe_of(name: str) -> dict[str, Any]:
     """How a newcomer's encoder is pretrained."""
     if name in NEWCOMERS:
-        return read_recipe(experiments.RECIPES / f"demo_{name}.yaml")
+        return read_recipe(recipes.FOLDER / f"demo_{name}.yaml")
     return {"name": name, "agent": OTHERS[name], "batch_size": 6, "lr": 2e-3}
 
 

@@ -16,10 +16,10 @@ from heatv2x.core.files import write_json, write_text
 from heatv2x.evaluation.cost import count_parameters
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
+from heatv2x.training import recipes
 from heatv2x.training.job_config import BaseConfig, CollaborativeConfig, EncoderConfig
 from heatv2x.training.stage import names_below
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 BASES = ("opv2v_h", "opv2v_h_pyramid", "dair_v2x", "dair_v2x_pyramid")
 NEWCOMERS = {
     "opv2v_h": ("camera_efficientnet", "lidar32_voxels", "camera_resnet"),
@@ -81,9 +81,9 @@ def count_newcomer(base: str, newcomer: str) -> Count:
     """One newcomer on one base, as their recipes build them; tensors have no content here."""
     nowhere: dict[str, Any] = {"data": ".", "base": ".", "agents": (), "newcomer": newcomer}
     dataset = base.removesuffix("_pyramid")
-    model_config = build(BaseConfig, {**read_recipe(RECIPES / f"{base}.yaml"), "data": "."}).model
-    agent = build(EncoderConfig, {**read_recipe(RECIPES / f"{dataset}_{newcomer}.yaml"), "data": "."}).agent
-    joining = build(CollaborativeConfig, {**read_recipe(RECIPES / f"{base}_collaborative.yaml"), **nowhere})
+    model_config = build(BaseConfig, {**read_recipe(recipes.FOLDER / f"{base}.yaml"), "data": "."}).model
+    agent = build(EncoderConfig, {**read_recipe(recipes.FOLDER / f"{dataset}_{newcomer}.yaml"), "data": "."}).agent
+    joining = build(CollaborativeConfig, {**read_recipe(recipes.FOLDER / f"{base}_collaborative.yaml"), **nowhere})
     with torch.device("meta"):
         model = Collaboration(model_config)
         base_parameters = count_parameters(model).total

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -18,8 +17,7 @@ from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
 from heatv2x.model.heads import anchor
 from heatv2x.model.published_types import TYPES
-
-_RECIPES = Path(__file__).parent.parent / "recipes"
+from heatv2x.training import recipes
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def published(*types: str) -> ModelConfig:
 
 def recipe(name: str) -> ModelConfig:
     """The model of a recipe that comes with the package."""
-    return build(ModelConfig, read_recipe(_RECIPES / f"{name}.yaml")["model"], source=name)
+    return build(ModelConfig, read_recipe(recipes.FOLDER / f"{name}.yaml")["model"], source=name)
 
 
 MIXED = "four_types"

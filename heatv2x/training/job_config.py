@@ -113,7 +113,7 @@ class AdaptConfig(JobConfig):
         teacher: whose data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
             the base type's sensor on the same vehicle, or "none"; "auto" is own for a newcomer with one LiDAR, else
             companion.
-        distill: weight of the distance from that lesson.
+        distill: weight of the distance from what the teacher says.
     """
 
     base: PackPath

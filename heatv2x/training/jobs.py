@@ -44,10 +44,11 @@ from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.model.packs import Pack, read_pack, write_pack
 from heatv2x.nn.move import find_device, precision_on
 from heatv2x.training.backward import BackwardAlignment
-from heatv2x.training.cache import fill_cache, load_cache, save_cache
-from heatv2x.training.collaborative import CollaborativeFineTuning
+from heatv2x.training.distillation import start_from_teacher, teacher_for
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.events import EventWriter
+from heatv2x.training.feature_cache import fill_cache, load_cache, save_cache
+from heatv2x.training.gcft import CollaborativeFineTuning
 from heatv2x.training.job_config import (
     AdaptConfig,
     BackwardConfig,
@@ -58,8 +59,7 @@ from heatv2x.training.job_config import (
     JobConfig,
     LocalConfig,
 )
-from heatv2x.training.lesson import start_from_lesson, teacher_for
-from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.pool import Pool, load_pool
 from heatv2x.training.stage import Stage
@@ -149,8 +149,8 @@ def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:
         )
         if config.keep_cache and distributed.rank() == 0:
             save_cache(cache, config.out / "cache.safetensors", _made_from(config, whose))
-        if config.closed_form and config.adapter is None and cache.lesson is not None:
-            start_from_lesson(model, newcomer, cache.features[newcomer], cache.lesson, config.seed)
+        if config.closed_form and config.adapter is None and cache.teacher is not None:
+            start_from_teacher(model, newcomer, cache.features[newcomer], cache.teacher, config.seed)
         min_hits = config.scenes.min_hits
         return LocalFineTuning(model, newcomer, cache, config.batch_size, config.window, min_hits, config.distill)
 
@@ -424,7 +424,7 @@ def _adapter(model: Collaboration, config: AdaptConfig, provenance: dict[str, An
 
 
 def _made_from(config: LocalConfig | CollaborativeConfig, teacher: str) -> dict[str, Any]:
-    """What decides the newcomer's encoder outputs and the base's lesson."""
+    """What decides the newcomer's encoder outputs and the teacher's features."""
     settings = config.model_dump(mode="json", include={"newcomer", "like", "frames", "seed", "scenes", "precision"})
     packs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (config.base, *config.agents)]
     return {**settings, "teacher": teacher, "data": open_split(config, "train").fingerprint, "packs": packs}

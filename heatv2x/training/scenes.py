@@ -25,7 +25,7 @@ from heatv2x.link.channel import disturbed
 from heatv2x.model.collaboration import Links
 from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose
-from heatv2x.training.augment import mirrored, mirrored_world, thinned, turned
+from heatv2x.training.augmentation import mirrored, mirrored_world, thinned, turned
 from heatv2x.training.pool import Pool
 
 
@@ -84,7 +84,7 @@ class Batch:
         boxes: B tensors (N, 7) float32, what the participants of each scene see, in the ego's frame; stay on the CPU.
         own_boxes: A tensors (N, 7), what each agent itself sees, in its own frame; stay on the CPU.
         features: by type, (N, C, Y, X) cached features, if there are any.
-        lesson: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
+        teacher: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
         stand_ins: types whose inputs are no agents of these scenes, see `CollaborativeTraining.collate`.
     """
 
@@ -94,7 +94,7 @@ class Batch:
     boxes: list[Tensor] = field(metadata=ON_HOST)
     own_boxes: list[Tensor] = field(metadata=ON_HOST)
     features: dict[str, Tensor] = field(default_factory=dict)
-    lesson: Tensor | None = None
+    teacher: Tensor | None = None
     stand_ins: tuple[str, ...] = ()
 
 
@@ -115,7 +115,7 @@ def draw_scene(
     agents = []
     for member, agent_type in zip(members, drawn, strict=True):
         agent = pool.agent(where, member, agent_type)
-        agents.append(vary(agent, flip, config, rng))
+        agents.append(augment(agent, flip, config, rng))
     if flip:
         frame = mirrored_world(frame)
     moved = list(frame.agents)
@@ -125,7 +125,7 @@ def draw_scene(
     return Scene(frame, members, drawn, agents, report_poses([agent.pose for agent in agents], config, rng), where)
 
 
-def vary(agent: AgentFrame, flip: bool, config: SceneConfig, rng: np.random.Generator) -> AgentFrame:
+def augment(agent: AgentFrame, flip: bool, config: SceneConfig, rng: np.random.Generator) -> AgentFrame:
     """One agent's sensor data mirrored (or not), turned and thinned by chance."""
     agent = mirrored(agent) if flip else agent
     agent = turned(agent, float(rng.normal(0.0, config.turn_rad)))

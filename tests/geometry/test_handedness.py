@@ -12,7 +12,7 @@ from heatv2x.geometry.grid import BevGrid
 from heatv2x.geometry.handedness import agent_on, boxes_on, frame_on, maps_on, transforms_on
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Boxes3D, Frame
-from heatv2x.training.augment import mirrored_world
+from heatv2x.training.augmentation import mirrored_world
 from heatv2x.training.pool import load_pool
 from tests.scene_factory import CAMERA, PILLARS, SmallScenes, small_model, state_copy
 

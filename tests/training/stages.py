@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.training.cache import FeatureCache, fill_cache
-from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
-from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.feature_cache import FeatureCache, fill_cache
+from heatv2x.training.gcft import CollaborativeFineTuning
+from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.stage import Stage

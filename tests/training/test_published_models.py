@@ -8,9 +8,9 @@ import torch
 
 from heatv2x.core.plugins import PartConfig
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
-from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.gcft import CollaborativeFineTuning
+from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import LoopConfig, train
 from heatv2x.training.stage import Stage
 from tests.scene_factory import changed, joined, pool_of, small_model, state_copy

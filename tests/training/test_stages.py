@@ -11,9 +11,9 @@ import torch
 from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import in_order
-from heatv2x.training.collaborative import CollaborativeFineTuning
 from heatv2x.training.end_to_end import CollaborativeTraining
-from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.gcft import CollaborativeFineTuning
+from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import frozen_digest, train
 from heatv2x.training.stage import Stage
 from tests.scene_factory import GRID, changed, state_copy

@@ -19,7 +19,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHIPPED = ROOT / "heatv2x" / "model" / "pretrained"
-RECIPES = ROOT / "heatv2x" / "recipes"
+RECIPES = ROOT / "heatv2x" / "training" / "recipes"
 Keep = Callable[[str, dict[str, Any]], None]
 
 

@@ -18,8 +18,8 @@ from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.move import ON_HOST
-from heatv2x.training.cache import FeatureCache
-from heatv2x.training.lesson import LessonLoss
+from heatv2x.training.distillation import DistillationLoss
+from heatv2x.training.feature_cache import FeatureCache
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
 
@@ -32,13 +32,13 @@ class LocalBatch:
         encoded: (N, C, Yw, Xw) encoder outputs.
         boxes: N tensors (M, 7), what each agent sees, in its own frame; stay on the CPU.
         windows: N grids of the crops.
-        lesson: (N, C, Yw, Xw) what the base would have said, if it teaches.
+        teacher: (N, C, Yw, Xw) what the base would have said, if it teaches.
     """
 
     encoded: Tensor
     boxes: list[Tensor] = field(metadata=ON_HOST)
     windows: list[BevGrid]
-    lesson: Tensor | None = None
+    teacher: Tensor | None = None
 
 
 class LocalFineTuning(Stage):
@@ -50,7 +50,7 @@ class LocalFineTuning(Stage):
         batch_size: agents per step.
         window: crop and margin.
         min_hits: returns an object needs to be a target.
-        distill: weight of the distance from the cache's lesson, if it has one.
+        distill: weight of the distance from the teacher's features, if the cache has them.
     """
 
     name = "local"
@@ -67,7 +67,9 @@ class LocalFineTuning(Stage):
     ) -> None:
         super().__init__(model)
         self.distill = distill
-        self.lesson_loss = LessonLoss(model, cache.lesson) if cache.lesson is not None and distill else None
+        self.distillation_loss = (
+            DistillationLoss(model, cache.teacher) if cache.teacher is not None and distill else None
+        )
         self.newcomer = newcomer
         self.cache = cache
         self.batch_size = batch_size
@@ -93,20 +95,20 @@ class LocalFineTuning(Stage):
         """Their cached features and what they see."""
         grid = self.model.grid
         limits = (grid.x_min, grid.y_min, -10.0, grid.x_max, grid.y_max, 10.0)
-        encoded, boxes, windows, lessons = [], [], [], []
+        encoded, boxes, windows, taught = [], [], [], []
         for where, member, window in items:
             frame = self.cache.frame_as(where, {member: self.newcomer})
             seen = ground_truth(frame, member, [member], limits=limits, min_hits=self.min_hits)
             row = self.cache.first_row[where] + member
             encoded.append(grid.crop(self.cache.features[self.newcomer][row], window).float())
-            if self.lesson_loss is not None and self.cache.lesson is not None:
-                lessons.append(grid.crop(self.cache.lesson.shared[row], window).float())
+            if self.distillation_loss is not None and self.cache.teacher is not None:
+                taught.append(grid.crop(self.cache.teacher.shared[row], window).float())
             boxes.append(torch.from_numpy(seen.boxes))
             windows.append(window)
-        return LocalBatch(torch.stack(encoded), boxes, windows, torch.stack(lessons) if lessons else None)
+        return LocalBatch(torch.stack(encoded), boxes, windows, torch.stack(taught) if taught else None)
 
     def losses(self, batch: LocalBatch) -> dict[str, Tensor]:
-        """Single-agent detection through the frozen base, and the distance from its lesson."""
+        """Single-agent detection through the frozen base, and the distance from the teacher's features."""
         feature = self.model.share(self.newcomer, batch.encoded)
         terms = self.model.head.loss(
             self.model.predict_alone(feature, [self.newcomer] * len(feature)),
@@ -114,6 +116,6 @@ class LocalFineTuning(Stage):
             batch.windows,
             self.window.margin,
         )
-        if self.lesson_loss is not None and batch.lesson is not None:
-            terms["distill"] = self.distill * self.lesson_loss(feature, batch.lesson)
+        if self.distillation_loss is not None and batch.teacher is not None:
+            terms["distill"] = self.distill * self.distillation_loss(feature, batch.teacher)
         return terms

@@ -7,7 +7,7 @@ import pytest
 
 from heatv2x.data.ground_truth import ground_truth
 from heatv2x.structures import AgentFrame, Camera, Frame, PointCloud, Pose
-from heatv2x.training.augment import mirrored, mirrored_world, thinned, turned
+from heatv2x.training.augmentation import mirrored, mirrored_world, thinned, turned
 from tests.scene_factory import SmallScenes, cameras_of, project
 
 SENSORS = ("lidar64", "lidar16", "camera")

@@ -13,7 +13,7 @@ from heatv2x.data.ground_truth import boxes_in_frame
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import AgentFrame
-from heatv2x.training.cache import FeatureCache, fill_cache, load_cache, save_cache
+from heatv2x.training.feature_cache import FeatureCache, fill_cache, load_cache, save_cache
 from heatv2x.training.scenes import SceneConfig
 from tests.scene_factory import SmallScenes, joined, pool_of, same_state, small_model, state_copy
 from tests.training.stages import SCENES, cache_of
@@ -149,8 +149,8 @@ def test_going_on_from_a_kept_cache_equals_filling_it_at_once(
         one, other = ([pose.matrix for frame in cache.poses[name] for pose in frame] for cache in (went_on, whole))
         assert np.array_equal(one, other)
     assert all(torch.equal(went_on.features[name], whole.features[name]) for name in BOTH)
-    assert went_on.lesson is not None and whole.lesson is not None
-    assert torch.equal(went_on.lesson.shared, whole.lesson.shared)
+    assert went_on.teacher is not None and whole.teacher is not None
+    assert torch.equal(went_on.teacher.shared, whole.teacher.shared)
     for one, other in zip(went_on.frames, whole.frames, strict=True):
         assert np.array_equal(one.objects.T_world_object, other.objects.T_world_object)
 

@@ -9,9 +9,9 @@ from torch import nn
 from heatv2x.adapters.hetero_aware import HeteroAware
 from heatv2x.errors import ConfigError
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.training.cache import FeatureCache, fill_cache
-from heatv2x.training.lesson import Lesson, LessonLoss, as_seen_by, start_from_lesson, teacher_for
-from heatv2x.training.local import LocalFineTuning
+from heatv2x.training.distillation import DistillationLoss, TeacherFeatures, as_seen_by, start_from_teacher, teacher_for
+from heatv2x.training.feature_cache import FeatureCache, fill_cache
+from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import train
 from tests.scene_factory import SmallScenes, joined, pool_of, small_model, state_copy
 from tests.training.stages import FAST, SCENES, WINDOW
@@ -29,9 +29,9 @@ def taught(model: Collaboration, whose: str) -> FeatureCache:
     return fill_cache(model, pool, [], ["lidar16"], SCENES, 0, teacher=("lidar64", whose))
 
 
-def lesson_of(cache: FeatureCache) -> Lesson:
-    assert cache.lesson is not None
-    return cache.lesson
+def teacher_features_of(cache: FeatureCache) -> TeacherFeatures:
+    assert cache.teacher is not None
+    return cache.teacher
 
 
 def test_the_own_sweep_under_the_name_of_the_teachers_sensor(model: Collaboration) -> None:
@@ -42,8 +42,8 @@ def test_the_own_sweep_under_the_name_of_the_teachers_sensor(model: Collaboratio
 
 
 @pytest.mark.parametrize("whose", ["own", "companion"])
-def test_the_lesson_is_what_the_base_would_send_from_there(model: Collaboration, whose: str) -> None:
-    """Without augmentation the lesson of an agent is that agent's message as a lidar64."""
+def test_the_teacher_says_what_the_base_would_send_from_there(model: Collaboration, whose: str) -> None:
+    """Without augmentation the teacher's feature of an agent is that agent's message as a lidar64."""
     still = SCENES.model_copy(update={"mirror": False, "turn_rad": 0.0, "thin": 0.0})
     dataset = SmallScenes(frames=3, agents=3)
     cache = fill_cache(model, pool_of(model, BOTH, dataset), [], ["lidar16"], still, 0, teacher=("lidar64", whose))
@@ -52,12 +52,12 @@ def test_the_lesson_is_what_the_base_would_send_from_there(model: Collaboration,
             own = as_seen_by(model, "lidar64", dataset.read(index, ["lidar16"]).agents[member])
             sent = model.encode(own if whose == "own" else agent, "lidar64").feature
             assert sent is not None
-            row = lesson_of(cache).shared[cache.first_row[index] + member].float()
+            row = teacher_features_of(cache).shared[cache.first_row[index] + member].float()
             torch.testing.assert_close(row, sent, rtol=2e-3, atol=2e-3)
 
 
 def test_a_companion_turns_with_the_newcomer(model: Collaboration) -> None:
-    """Both sensors of a vehicle are augmented alike, or the lesson would be of another place."""
+    """Both sensors of a vehicle are augmented alike, or the target would be of another place."""
     turned = SCENES.model_copy(update={"turn_rad": 0.8, "thin": 0.0})
     pool = pool_of(model, BOTH, SmallScenes(frames=3, agents=3))
     # the same points for both sensors: then both teachers must say the same under the same turn
@@ -65,7 +65,7 @@ def test_a_companion_turns_with_the_newcomer(model: Collaboration) -> None:
         [_renamed(agent, "lidar64", "lidar16") for agent in agents] for agents in pool.sensed["lidar64"]
     ]
     own, companion = (
-        lesson_of(fill_cache(model, pool, [], ["lidar16"], turned, 3, teacher=("lidar64", whose))).shared
+        teacher_features_of(fill_cache(model, pool, [], ["lidar16"], turned, 3, teacher=("lidar64", whose))).shared
         for whose in ("own", "companion")
     )
     assert torch.equal(own, companion) and own.float().abs().sum() > 0
@@ -97,8 +97,8 @@ def test_the_closed_form_finds_a_linear_truth(model: Collaboration) -> None:
     encoded = torch.randn(12, channels, *model.grid.shape)
     truth = nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
     wanted = truth(encoded)
-    lesson = Lesson(wanted.half(), model.backbone.eval()(wanted).detach().half())
-    start_from_lesson(model, "lidar16", encoded, lesson, seed=0)
+    teacher = TeacherFeatures(wanted.half(), model.backbone.eval()(wanted).detach().half())
+    start_from_teacher(model, "lidar16", encoded, teacher, seed=0)
     adapters = model.senders["lidar16"]
     assert isinstance(adapters, nn.ModuleDict)
     before, after = adapters["before"], adapters["after"]
@@ -110,21 +110,21 @@ def test_the_closed_form_finds_a_linear_truth(model: Collaboration) -> None:
 
 def test_the_closed_form_changes_only_the_newcomers_adapters(model: Collaboration) -> None:
     cache, before = taught(model, "own"), state_copy(model)
-    start_from_lesson(model, "lidar16", cache.features["lidar16"], lesson_of(cache), seed=0)
+    start_from_teacher(model, "lidar16", cache.features["lidar16"], teacher_features_of(cache), seed=0)
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     parts = {f"senders.lidar16.{side}.remix.{kind}" for side in ("before", "after") for kind in ("weight", "bias")}
     assert moved == parts
 
 
-def test_the_loss_is_zero_for_the_lesson_itself_and_grows_with_the_distance(model: Collaboration) -> None:
-    lesson = lesson_of(taught(model, "own"))
-    loss, sample = LessonLoss(model, lesson), lesson.shared[:2].float()
+def test_the_loss_is_zero_for_the_teacher_itself_and_grows_with_the_distance(model: Collaboration) -> None:
+    teacher = teacher_features_of(taught(model, "own"))
+    loss, sample = DistillationLoss(model, teacher), teacher.shared[:2].float()
     near, far = (float(loss(sample + shift, sample)) for shift in (0.1, 1.0))
     assert float(loss(sample, sample)) == 0 and 0 < near < far
 
 
 @pytest.mark.parametrize("weight", [0.0, 2.0])
-def test_local_fine_tuning_with_and_without_a_lesson(model: Collaboration, weight: float) -> None:
+def test_local_fine_tuning_with_and_without_a_teacher(model: Collaboration, weight: float) -> None:
     stage = LocalFineTuning(model, "lidar16", taught(model, "own"), 3, WINDOW, min_hits=1, distill=weight)
     record = train(stage, FAST)
     assert ("distill" in record.curve[-1]) == (weight > 0)

@@ -1,9 +1,9 @@
-"""What the base would have said: features of the base's own encoder as a lesson for a newcomer (distillation).
+"""What the base would have said: features of the base's own encoder as targets for a newcomer (distillation).
 
 A newcomer with one LiDAR shows the base's encoder its own sweep; no other sensor is needed. A newcomer without LiDAR
 needs a companion while it adapts: a vehicle that carries the base type's sensor besides, as every vehicle of OPV2V-H
 does. Learning from features needs no gradient through neck and head, and a linear start has a closed form:
-`start_from_lesson` solves two ridge regressions, which takes seconds and does most of the alignment. The design is
+`start_from_teacher` solves two ridge regressions, which takes seconds and does most of the alignment. The design is
 ours; measurements are in docs/benchmarks/adaptation.md.
 
 Shapes: R rows (agents of all frames), C channels, Y X shared grid, k kernel of an adapter's convolution.
@@ -29,7 +29,7 @@ _ROWS, _CELLS = 120, 256  # sampled for the closed form
 
 
 @dataclass
-class Lesson:
+class TeacherFeatures:
     """The base's features of what the newcomer saw, in the newcomer's own frame and augmentation.
 
     Attributes:
@@ -65,25 +65,25 @@ def as_seen_by(model: Collaboration, teacher: str, frame: AgentFrame) -> AgentFr
     return replace(frame, lidars={sensor: cloud})
 
 
-class LessonLoss(nn.Module):
-    """Distance of a newcomer's shared feature from the lesson, in standard deviations of each channel.
+class DistillationLoss(nn.Module):
+    """Distance of a newcomer's shared feature from the teacher's, in standard deviations of each channel.
 
     Cells count by the base's own confidence that they hold an object, so that empty ground does not outvote cars.
     """
 
-    def __init__(self, model: Collaboration, lesson: Lesson) -> None:
+    def __init__(self, model: Collaboration, teacher: TeacherFeatures) -> None:
         super().__init__()
         self.confidence = _confidence(model)
-        step = max(1, len(lesson.shared) // 128)
-        sample = lesson.shared[::step].float()
+        step = max(1, len(teacher.shared) // 128)
+        sample = teacher.shared[::step].float()
         scale = sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None].to(next(model.parameters()).device)
         self.register_buffer("scale", scale, persistent=False)
         self.scale: Tensor
 
-    def forward(self, feature: Tensor, lesson: Tensor) -> Tensor:
-        """A scalar for (N, C, Yw, Xw) features and lessons."""
-        weight = _FLOOR + self.confidence(lesson)
-        distance = functional.smooth_l1_loss(feature.float() / self.scale, lesson / self.scale, reduction="none").mean(
+    def forward(self, feature: Tensor, teacher: Tensor) -> Tensor:
+        """A scalar for (N, C, Yw, Xw) features and the teacher's."""
+        weight = _FLOOR + self.confidence(teacher)
+        distance = functional.smooth_l1_loss(feature.float() / self.scale, teacher / self.scale, reduction="none").mean(
             dim=1, keepdim=True
         )
         mean: Tensor = (distance * weight).sum() / all_reduce_detached(weight.sum())
@@ -91,14 +91,16 @@ class LessonLoss(nn.Module):
 
 
 @torch.no_grad()
-def start_from_lesson(model: Collaboration, newcomer: str, encoded: Tensor, lesson: Lesson, seed: int) -> None:
+def start_from_teacher(
+    model: Collaboration, newcomer: str, encoded: Tensor, teacher: TeacherFeatures, seed: int
+) -> None:
     """Set the linear part of the newcomer's Hetero-Aware Adapters to the least-squares solution.
 
     First the convolution before the backbone, from the newcomer's encoder output to the base's; then the one after it,
     from what the backbone makes of that to the base's shared feature.
 
     Args:
-        encoded: (R, C, Y, X) the newcomer's encoder outputs, row by row what the lesson is of.
+        encoded: (R, C, Y, X) the newcomer's encoder outputs, row by row of the same places as the teacher's.
         seed: of the sample of rows and cells.
     """
     adapters = model.senders[newcomer]
@@ -109,7 +111,7 @@ def start_from_lesson(model: Collaboration, newcomer: str, encoded: Tensor, less
     confidence = _confidence(model)
     picks = []
     for row in rows:
-        share = _FLOOR + confidence(lesson.shared[row][None].float().to(device))[0, 0].flatten().cpu()
+        share = _FLOOR + confidence(teacher.shared[row][None].float().to(device))[0, 0].flatten().cpu()
         picks.append(torch.multinomial(share, _CELLS, replacement=True, generator=generator))
 
     def shared(row: int) -> Tensor:
@@ -119,9 +121,9 @@ def start_from_lesson(model: Collaboration, newcomer: str, encoded: Tensor, less
         return own
 
     if "before" in adapters:
-        _solve(adapters["before"], rows, picks, lambda row: encoded[row].float(), lesson.encoded)
+        _solve(adapters["before"], rows, picks, lambda row: encoded[row].float(), teacher.encoded)
     if "after" in adapters:
-        _solve(adapters["after"], rows, picks, shared, lesson.shared)
+        _solve(adapters["after"], rows, picks, shared, teacher.shared)
 
 
 def _solve(

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import Collaboration, in_order
-from heatv2x.training.cache import FeatureCache
-from heatv2x.training.lesson import LessonLoss
+from heatv2x.training.distillation import DistillationLoss
+from heatv2x.training.feature_cache import FeatureCache
 from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
@@ -33,7 +33,7 @@ class CollaborativeFineTuning(Stage):
         scenes: how scenes are drawn.
         batch_size: scenes per step.
         window: crop and margin, in the ego's frame.
-        distill: weight of the distance from the cache's lesson, if it has one.
+        distill: weight of the distance from the teacher's features, if the cache has them.
     """
 
     name = "collaborative"
@@ -51,7 +51,9 @@ class CollaborativeFineTuning(Stage):
     ) -> None:
         super().__init__(model)
         self.distill = distill
-        self.lesson_loss = LessonLoss(model, cache.lesson) if cache.lesson is not None and distill else None
+        self.distillation_loss = (
+            DistillationLoss(model, cache.teacher) if cache.teacher is not None and distill else None
+        )
         self.newcomer = newcomer
         self.types = types
         self.cache = cache
@@ -78,17 +80,17 @@ class CollaborativeFineTuning(Stage):
             mine = [row for row, t in zip(rows, batch.types, strict=True) if t == name]
             if mine:
                 batch.features[name] = self.cache.features[name][torch.tensor(mine)].float()
-                if name == self.newcomer and self.lesson_loss is not None and self.cache.lesson is not None:
-                    batch = replace(batch, lesson=self.cache.lesson.shared[torch.tensor(mine)].float())
+                if name == self.newcomer and self.distillation_loss is not None and self.cache.teacher is not None:
+                    batch = replace(batch, teacher=self.cache.teacher.shared[torch.tensor(mine)].float())
         return replace(batch, links=replace(batch.links, windows=[window for _, window in items]))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Detection after fusion inside the windows, and the distance from the base's lesson."""
+        """Detection after fusion inside the windows, and the distance from the teacher's features."""
         shared = {name: self._shared(name, feature) for name, feature in batch.features.items()}
         maps = self.model.collaborate(in_order(shared, batch.types), batch.types, batch.links)
         terms = self.model.head.loss(maps, batch.boxes, batch.links.windows, self.window.margin)
-        if self.lesson_loss is not None and batch.lesson is not None:
-            terms["distill"] = self.distill * self.lesson_loss(shared[self.newcomer], batch.lesson)
+        if self.distillation_loss is not None and batch.teacher is not None:
+            terms["distill"] = self.distill * self.distillation_loss(shared[self.newcomer], batch.teacher)
         return terms
 
     def _shared(self, name: str, feature: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from heatv2x.core.config import build, parse_overrides, read_recipe
 from heatv2x.data.datasets.base import open_dataset
 from heatv2x.evaluation.job import EvalConfig, run_eval
 from heatv2x.evaluation.protocols import find_protocol
-from heatv2x.training import jobs
+from heatv2x.training import jobs, recipes
 from heatv2x.training.pool import load_pool
 from heatv2x.training.scenes import Scene, SceneConfig, targets
 from tests.formats.dair_writer import write_dair_v2x
@@ -22,7 +22,6 @@ from tests.formats.opv2v_writer import OPV2V, V2XSET, write_opv2v_h, write_v2xse
 
 SMALL = ["model.half_extent_m=25.6", "model.channels=16", "model.neck_channels=16", "model.head.settings.hidden=16"]
 QUICK = ["steps=2", "batch_size=2", "precision=float32"]
-RECIPES = Path(__file__).parent.parent / "heatv2x" / "recipes"
 
 LAYOUTS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "opv2v_h": ("opv2v", lambda out: write_opv2v_h(out, OPV2V[::3], images=False), "lidar64"),
@@ -90,7 +89,7 @@ def test_in_order_evaluation_of_opv2v_h(tmp_path: Path) -> None:
     agents = "{main: {part: lidar_pillar}, other: {part: lidar_slices, settings: {sensor: lidar32}}}"
     words = [f"data={tmp_path / 'train'}", f"out={tmp_path / 'run'}", f"model.agents={agents}", *SMALL, *QUICK]
     jobs.train_base(build(jobs.BaseConfig, parse_overrides(words)))
-    settings = read_recipe(RECIPES / "opv2v_h_in_order.yaml") | {
+    settings = read_recipe(recipes.FOLDER / "opv2v_h_in_order.yaml") | {
         "data": tmp_path / "data",
         "packs": packs_in(tmp_path / "run"),
         "assignment": tmp_path / "data" / "opv2v_4modality_in_order.json",
@@ -110,7 +109,7 @@ def test_in_order_evaluation_of_opv2v_h(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["opv2v_h", "dair_v2x"])
 def test_published_settings_fit_together(name: str) -> None:
-    config = build(jobs.BaseConfig, {**read_recipe(RECIPES / f"{name}.yaml"), "data": "d"}, name)
+    config = build(jobs.BaseConfig, {**read_recipe(recipes.FOLDER / f"{name}.yaml"), "data": "d"}, name)
     protocol = find_protocol({"opv2v_h": "heal_opv2v", "dair_v2x": "heal_dair"}[name])
     assert protocol.x_range_m is not None and config.model.half_extent_m == protocol.x_range_m[1]
     assert config.scenes.range_m == protocol.comm_range_m and config.scenes.senders + 1 == protocol.max_agents

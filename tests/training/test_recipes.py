@@ -21,12 +21,11 @@ from heatv2x.core.plugins import PartConfig
 from heatv2x.evaluation.job import EvalConfig, run_eval
 from heatv2x.model.assembly import resolved
 from heatv2x.model.published_types import TYPES
-from heatv2x.training import job_config, jobs
+from heatv2x.training import job_config, jobs, recipes
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.opv2v_writer import Scenario, write_opv2v_h
 
-ROOT = Path(__file__).parent.parent
-RECIPES = ROOT / "heatv2x" / "recipes"
+ROOT = Path(__file__).parents[2]
 STREET = (
     Scenario("train", "2021_08_18_19_48_05", (1045, 1054), ("000068",)),
     Scenario("test", "2021_08_18_19_11_02", (102, 111, 120, 13), ("000090",)),
@@ -60,7 +59,7 @@ class Command:
         """What the command line makes of it, with further settings laid over it."""
         settings = dict(self.settings)
         if "recipe" in settings:
-            settings = merge(read_recipe(RECIPES / f"{settings.pop('recipe')}.yaml"), settings)
+            settings = merge(read_recipe(recipes.FOLDER / f"{settings.pop('recipe')}.yaml"), settings)
         return build(JOBS[self.verb][0], merge(settings, cut or {}))
 
 
@@ -161,9 +160,9 @@ def test_commands_read_what_earlier_ones_write(heading: str, kind: str) -> None:
 
 
 def test_recipes_hold_the_published_types() -> None:
-    bases = [read_recipe(RECIPES / f"{name}.yaml") for name in ("opv2v_h", "opv2v_h_pyramid")]
+    bases = [read_recipe(recipes.FOLDER / f"{name}.yaml") for name in ("opv2v_h", "opv2v_h_pyramid")]
     parts = [("lidar64_pillars", base["model"]["agents"]["lidar64_pillars"]) for base in bases]
     newcomers = [name for name in TYPES if name != "lidar64_pillars"]
-    parts += [(name, read_recipe(RECIPES / f"opv2v_h_{name}.yaml")["agent"]) for name in newcomers]
+    parts += [(name, read_recipe(recipes.FOLDER / f"opv2v_h_{name}.yaml")["agent"]) for name in newcomers]
     for name, part in parts:
         assert resolved("agents", PartConfig(**part)) == resolved("agents", TYPES[name].part)

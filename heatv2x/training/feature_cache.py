@@ -28,12 +28,13 @@ from heatv2x.errors import ConfigError, DataError
 from heatv2x.model.collaboration import ENCODES, Collaboration
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
-from heatv2x.training.augment import mirrored_world
-from heatv2x.training.lesson import Lesson, as_seen_by
+from heatv2x.training.augmentation import mirrored_world
+from heatv2x.training.distillation import TeacherFeatures, as_seen_by
 from heatv2x.training.pool import Pool
-from heatv2x.training.scenes import Scene, SceneConfig, draw_members, draw_types, report_poses, vary
+from heatv2x.training.scenes import Scene, SceneConfig, augment, draw_members, draw_types, report_poses
 
 _ENCODE_AT_ONCE = 8
+_FORMAT = {"format": 2}  # of the file; a cache of another one is refused, as one made from other data is
 
 
 @dataclass
@@ -45,14 +46,14 @@ class FeatureCache:
         features: by type, (R, C, Y, X) float16.
         poses: by type, by frame, by agent: the pose that belongs to that type's augmented data.
         first_row: row of agent 0 of each frame.
-        lesson: what the base would have said in the newcomer's place, if asked for.
+        teacher: what the base would have said in the newcomer's place, if asked for.
     """
 
     frames: list[Frame]
     features: dict[str, Tensor]
     poses: dict[str, list[list[Pose]]]
     first_row: list[int]
-    lesson: Lesson | None = None
+    teacher: TeacherFeatures | None = None
 
     def rows(self, scene: Scene) -> list[int]:
         """Row of each member of a scene."""
@@ -98,7 +99,7 @@ def fill_cache(
         encoded: types whose adapters are to be trained: encoder outputs only.
         seed: of the augmentation.
         teacher: a base type that also encodes what the first of `encoded` saw, and whether from its "own" sweep or
-            from a "companion" (see `lesson`).
+            from a "companion" (see `distillation`).
         precision: of the encoders' matrix products; features are kept as float16 either way.
         kept: of an earlier stage, made from the same frames with the same seed; what it holds is not computed again.
     """
@@ -112,7 +113,7 @@ def fill_cache(
     frames, first_row = _frames(pool, config, seed)
     poses: dict[str, list[list[Pose]]] = {name: [] for name in types}
     lines = {name: _Line(model, name, name in shared, precision, device) for name in types}
-    lesson_line = None if teacher is None else _Line(model, teacher[0], True, precision, device)
+    teacher_line = None if teacher is None else _Line(model, teacher[0], True, precision, device)
     for index in range(len(pool.frames)):
         flip = _flips(config, seed, index)
         for name in types:
@@ -120,23 +121,23 @@ def fill_cache(
 
             def agents_as(sensed: str, draws: list[list[int]] = draws, index: int = index, flip: bool = flip) -> Any:
                 return [
-                    vary(pool.agent(index, j, sensed), flip, config, np.random.default_rng(draw))
+                    augment(pool.agent(index, j, sensed), flip, config, np.random.default_rng(draw))
                     for j, draw in enumerate(draws)
                 ]
 
             agents = agents_as(name)
-            if teacher is not None and lesson_line is not None and name == encoded[0]:
+            if teacher is not None and teacher_line is not None and name == encoded[0]:
                 like, whose = teacher
-                lesson_line.add([as_seen_by(model, like, a) for a in agents] if whose == "own" else agents_as(like))
+                teacher_line.add([as_seen_by(model, like, a) for a in agents] if whose == "own" else agents_as(like))
             poses[name].append([agent.pose for agent in agents])
             lines[name].add(agents)
         if progress:
             progress(index + 1, len(pool.frames))
     features = {name: line.features()[-1] for name, line in lines.items()}
-    lesson = None if lesson_line is None else Lesson(*lesson_line.features())
+    said = None if teacher_line is None else TeacherFeatures(*teacher_line.features())
     if kept is not None:
-        features, poses, lesson = kept.features | features, kept.poses | poses, lesson or kept.lesson
-    return FeatureCache(frames, features, poses, first_row, lesson)
+        features, poses, said = kept.features | features, kept.poses | poses, said or kept.teacher
+    return FeatureCache(frames, features, poses, first_row, said)
 
 
 class _Line:
@@ -198,10 +199,13 @@ def save_cache(cache: FeatureCache, path: Path, about: Mapping[str, Any]) -> Non
     tensors = {f"features.{name}": value for name, value in cache.features.items()}
     for name, frames in cache.poses.items():
         tensors[f"poses.{name}"] = torch.from_numpy(np.stack([pose.matrix for poses in frames for pose in poses]))
-    if cache.lesson is not None:
-        tensors["lesson.encoded"], tensors["lesson.shared"] = cache.lesson.encoded, cache.lesson.shared
+    if cache.teacher is not None:
+        tensors["teacher.encoded"], tensors["teacher.shared"] = (
+            cache.teacher.encoded,
+            cache.teacher.shared,
+        )
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"about": json.dumps(about, sort_keys=True)})
+        safetensors.torch.save_file(tensors, temporary, {"about": json.dumps({**about, **_FORMAT}, sort_keys=True)})
 
 
 def load_cache(path: Path, pool: Pool, config: SceneConfig, seed: int, about: Mapping[str, Any]) -> FeatureCache:
@@ -221,7 +225,7 @@ def load_cache(path: Path, pool: Pool, config: SceneConfig, seed: int, about: Ma
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataError(path, f"is no feature cache: {error}", way_out="leave cache= out") from error
-    wanted = json.loads(json.dumps(about))
+    wanted = json.loads(json.dumps({**about, **_FORMAT}))
     differs = sorted(key for key in {*made_from, *wanted} if made_from.get(key) != wanted.get(key))
     if differs:
         raise ConfigError(f"{path} was made from other {', '.join(differs)}: leave cache= out, or use the same")
@@ -232,8 +236,10 @@ def load_cache(path: Path, pool: Pool, config: SceneConfig, seed: int, about: Ma
             flat = [Pose(matrix) for matrix in matrices.numpy()]
             poses[name.removeprefix("poses.")] = [flat[a:b] for a, b in itertools.pairwise(first_row)]
     features = {n.removeprefix("features."): value for n, value in tensors.items() if n.startswith("features.")}
-    lesson = Lesson(tensors["lesson.encoded"], tensors["lesson.shared"]) if "lesson.shared" in tensors else None
-    return FeatureCache(frames, features, poses, first_row, lesson)
+    teacher = None
+    if "teacher.shared" in tensors:
+        teacher = TeacherFeatures(tensors["teacher.encoded"], tensors["teacher.shared"])
+    return FeatureCache(frames, features, poses, first_row, teacher)
 
 
 def _frames(pool: Pool, config: SceneConfig, seed: int) -> tuple[list[Frame], list[int]]:
