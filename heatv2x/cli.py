@@ -466,7 +466,7 @@ def import_heal(checkpoint: Path, settings: Settings = None) -> None:
 
     For example: net_epoch_bestval_at23.pth out=runs/heal names.m1=lidar64
     """
-    from heatv2x.imports import heal
+    from heatv2x.interop.heal import checkpoint as heal
 
     config = _config(heal.HealImport, settings)
     imported = heal.import_heal(checkpoint, config)
@@ -485,7 +485,7 @@ def export_onnx(settings: Settings = None) -> None:
 
     For example: run=runs/demo out=onnx, or packs=[shipped:base,shipped:lidar64] out=onnx
     """
-    from heatv2x.export import folder
+    from heatv2x.interop.onnx import folder
     from heatv2x.tables import print_export
 
     config = _config(folder.ExportConfig, settings)

@@ -52,7 +52,7 @@ UNSAFE_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve
 UNSAFE_NAMES = {"eval", "exec"}
 UNSAFE_CALLS = {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "torch.load", "os.system"}
 # Checkpoints of others come as torch files; this one module may read them, weights alone. It catches pickle's error.
-READS_WEIGHTS = "heatv2x.imports.heal"
+READS_WEIGHTS = "heatv2x.interop.heal.checkpoint"
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "misc", "common", "manager", "managers"}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from heatv2x.agents.camera_lss import CameraLss
 from heatv2x.errors import ConfigError
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.imports.heal_names import CAMERA, renamed
+from heatv2x.interop.heal.names import CAMERA, renamed
 from heatv2x.nn.images import CameraInput
 from heatv2x.nn.lift import depth_bin, depth_edges, lifted_points, published_rays, splat_cells
 from heatv2x.nn.losses import softmax_focal

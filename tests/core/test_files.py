@@ -21,7 +21,7 @@ from heatv2x.formats.arrays import read_npy
 from heatv2x.formats.image import read_rgb
 from heatv2x.formats.opv2v_yaml import read_agent_yaml
 from heatv2x.formats.pcd import read_pcd
-from heatv2x.imports.heal import read_weights
+from heatv2x.interop.heal.checkpoint import read_weights
 from heatv2x.model.packs import Pack, read_pack, write_pack
 from heatv2x.training.checkpoint import save_checkpoint
 

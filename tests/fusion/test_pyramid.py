@@ -15,7 +15,7 @@ from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Edges, Placement, Received
 from heatv2x.fusion.pyramid import Pyramid, weighted_mean
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.imports.heal_names import PYRAMID, renamed
+from heatv2x.interop.heal.names import PYRAMID, renamed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GRID = BevGrid(-16.0, 16.0, -16.0, 16.0, 1.0)

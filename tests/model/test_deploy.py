@@ -14,7 +14,7 @@ from heatv2x.core import plugins
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.formats.carla import from_carla
-from heatv2x.imports.heal import HealImport, convert
+from heatv2x.interop.heal.checkpoint import HealImport, convert
 from heatv2x.link.message import pack, unpack
 from heatv2x.model.assembly import base_pack
 from heatv2x.model.collaboration import Collaboration, links_of

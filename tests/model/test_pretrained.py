@@ -9,7 +9,7 @@ import pytest
 from heatv2x.core.config import build, parse_overrides
 from heatv2x.errors import PackError
 from heatv2x.evaluation.job import EvalConfig
-from heatv2x.export.folder import ExportConfig
+from heatv2x.interop.onnx.folder import ExportConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack
 from heatv2x.model.pretrained import FOLDER, pack_path, pretrained

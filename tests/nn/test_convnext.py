@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from heatv2x.imports.heal_names import CONVNEXT, below, renamed
+from heatv2x.interop.heal.names import CONVNEXT, below, renamed
 from heatv2x.nn.convnext import convnext_aligner
 
 

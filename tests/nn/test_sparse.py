@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from heatv2x.errors import ConfigError
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.imports.heal_names import SPARSE, renamed
+from heatv2x.interop.heal.names import SPARSE, renamed
 from heatv2x.nn.sparse import Sites, SparseBlock, SparseConvolution, SparseMap, SparseStages, Triple
 from heatv2x.nn.spconv_backend import flat_image
 from heatv2x.nn.voxels import collate_voxels, voxels_of

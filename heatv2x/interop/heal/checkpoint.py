@@ -31,7 +31,7 @@ from heatv2x.core.config import Config, merge, nearest
 from heatv2x.core.files import refuse_stand_in
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError, PackError
-from heatv2x.imports.heal_names import (
+from heatv2x.interop.heal.names import (
     BASIC_BLOCK,
     CAMERA,
     CONVNEXT,

@@ -22,7 +22,7 @@ from heatv2x.agents.camera_lss import CameraLss
 from heatv2x.agents.lidar_camera import LidarCamera
 from heatv2x.agents.lidar_pillar import LidarPillar
 from heatv2x.agents.lidar_slices import LidarSlices
-from heatv2x.export.stage import Example, ExportError, Outputs, Port, Stage, random_frame
+from heatv2x.interop.onnx.stage import Example, ExportError, Outputs, Port, Stage, random_frame
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.images import CameraInput
 from heatv2x.nn.pillars import Pillars

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from heatv2x.agents.base import Agent
-from heatv2x.export.senders import encoder_of, owners, scattered
-from heatv2x.export.stage import ExportError, random_frame
+from heatv2x.interop.onnx.senders import encoder_of, owners, scattered
+from heatv2x.interop.onnx.stage import ExportError, random_frame
 from heatv2x.structures import AgentFrame, PointCloud, Pose
 from tests.scene_factory import CAMERA, GRID, SmallScenes, build_agent, shaken
 

@@ -8,7 +8,7 @@ import pytest
 
 from heatv2x.core.files import write_json
 from heatv2x.errors import ConfigError
-from heatv2x.export.run_packs import packs_of
+from heatv2x.interop.onnx.run_packs import packs_of
 
 
 def adapted(folder: Path, newcomer: str, stage: str, base: str = "base.safetensors") -> Path:

@@ -18,12 +18,12 @@ from heatv2x.core import plugins
 from heatv2x.core.config import Config
 from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import DataError, PackError
-from heatv2x.export.compiled import compile_networks, require_compiler
-from heatv2x.export.ego import HeadStage, ReceivedAdapter, Warp, fusion_of
-from heatv2x.export.onnx_file import Written, check, measure, require_packages, write_stage
-from heatv2x.export.run_packs import packs_of
-from heatv2x.export.senders import Sender
-from heatv2x.export.stage import Stage
+from heatv2x.interop.onnx.compiled import compile_networks, require_compiler
+from heatv2x.interop.onnx.ego import HeadStage, ReceivedAdapter, Warp, fusion_of
+from heatv2x.interop.onnx.graph_file import Written, check, measure, require_packages, write_stage
+from heatv2x.interop.onnx.run_packs import packs_of
+from heatv2x.interop.onnx.senders import Sender
+from heatv2x.interop.onnx.stage import Stage
 from heatv2x.model.assembly import assemble, read_all, resolved
 from heatv2x.model.collaboration import ENCODES, Collaboration
 from heatv2x.model.packs import Pack

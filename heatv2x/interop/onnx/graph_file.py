@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from heatv2x.evaluation.cost import Stopwatch
-from heatv2x.export.stage import ExportError, Outputs, Port, Stage
+from heatv2x.interop.onnx.stage import ExportError, Outputs, Port, Stage
 
 _SEED = 20
 _NOISE = ("torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heatv2x.core.plugins import PartConfig
-from heatv2x.export.ego import GraphFusion, fusion_of
+from heatv2x.interop.onnx.ego import GraphFusion, fusion_of
 from heatv2x.model.config import AdapterConfig
 from tests.scene_factory import CAMERA, joined, small_model
 

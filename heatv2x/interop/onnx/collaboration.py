@@ -18,11 +18,11 @@ from heatv2x.core import config as settings
 from heatv2x.core import plugins
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.export.folder import read_manifest
-from heatv2x.export.onnx_file import open_session, require_packages, run
-from heatv2x.export.senders import encoder_of
 from heatv2x.fusion.base import Edges, Fusion, Received
 from heatv2x.geometry.handedness import agent_on
+from heatv2x.interop.onnx.folder import read_manifest
+from heatv2x.interop.onnx.graph_file import open_session, require_packages, run
+from heatv2x.interop.onnx.senders import encoder_of
 from heatv2x.model.collaboration import Collaboration, Links, nothing_received
 from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.structures import AgentFrame

@@ -13,14 +13,14 @@ import torch
 from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import ConfigError, DataError, PackError
-from heatv2x.export import folder
-from heatv2x.export.compiled import require_compiler
-from heatv2x.export.ego import HeadStage, Warp, fusion_of
-from heatv2x.export.folder import ExportConfig, export_onnx, read_manifest
-from heatv2x.export.onnx_collaboration import OnnxCollaboration
-from heatv2x.export.onnx_file import Written, check, difference, open_session, require_packages, run, write_stage
-from heatv2x.export.senders import Sender
-from heatv2x.export.stage import ExportError, Stage
+from heatv2x.interop.onnx import folder
+from heatv2x.interop.onnx.collaboration import OnnxCollaboration
+from heatv2x.interop.onnx.compiled import require_compiler
+from heatv2x.interop.onnx.ego import HeadStage, Warp, fusion_of
+from heatv2x.interop.onnx.folder import ExportConfig, export_onnx, read_manifest
+from heatv2x.interop.onnx.graph_file import Written, check, difference, open_session, require_packages, run, write_stage
+from heatv2x.interop.onnx.senders import Sender
+from heatv2x.interop.onnx.stage import ExportError, Stage
 from heatv2x.link.message import pack, unpack
 from heatv2x.model.assembly import adapter_pack, agent_pack, base_pack
 from heatv2x.model.collaboration import Collaboration

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from heatv2x.export.numbered_graph import NumberedGraph
-from heatv2x.export.stage import Example, ExportError, Outputs, Port, Stage
 from heatv2x.fusion.base import Edges, Received
 from heatv2x.fusion.hetero_graph import HeteroGraph
+from heatv2x.interop.onnx.numbered_graph import NumberedGraph
+from heatv2x.interop.onnx.stage import Example, ExportError, Outputs, Port, Stage
 from heatv2x.model.collaboration import Collaboration
 
 

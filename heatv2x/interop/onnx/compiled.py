@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from heatv2x.export.stage import ExportError
+from heatv2x.interop.onnx.stage import ExportError
 from heatv2x.model.collaboration import Collaboration
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.formats.carla import from_carla
-from heatv2x.imports.heal import HealImport, convert, import_heal, read_weights
+from heatv2x.interop.heal.checkpoint import HealImport, convert, import_heal, read_weights
 from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.structures import AgentFrame, PointCloud, Pose
 from tests.golden_weights import GOLDEN, reference_weights

@@ -1,1 +1,0 @@
-"""Networks of other projects, brought in as packs."""

@@ -1,0 +1,1 @@
+"""Checkpoints that HEAL trained, as packs."""
