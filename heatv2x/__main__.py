@@ -1,6 +1,6 @@
 """`python -m heatv2x` is `heatv2x`."""
 
-from heatv2x.cli import main
+from heatv2x.cli.main import main
 
 if __name__ == "__main__":
     main()

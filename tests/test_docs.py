@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 import heatv2x.agents
-from heatv2x import cli, listing
-from heatv2x.catalogue import about_part, catalogue
+from heatv2x.cli import listing
+from heatv2x.cli import main as cli
+from heatv2x.cli.catalogue import about_part, catalogue
 from heatv2x.core import plugins
 from heatv2x.core.config import parse_overrides
 from heatv2x.core.config_reference import settings_of

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("bash", "sh", "shell", "console")
 ENVIRONMENT = re.compile(r"^(?:[A-Z][A-Z0-9_]*=\S*\s+)+")
-CALL_CLI = "import sys; from heatv2x.cli import main; sys.exit(main())"
+CALL_CLI = "import sys; from heatv2x.cli.main import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
     ("module", "source"),
     [
         ("heatv2x.nn.pillars", "from heatv2x.data.datasets.base import Dataset"),
-        ("heatv2x.nn.pillars", "from heatv2x import datasets"),
+        ("heatv2x.nn.pillars", "from heatv2x import data"),
         ("heatv2x.fusion.maximum", "import heatv2x.training.loop"),
         ("heatv2x.link.message", "def late():\n    from heatv2x.world import town"),
         ("heatv2x.agents.lidar_pillar", "from ..report import build"),
@@ -281,7 +281,7 @@ def test_an_import_against_the_arrow_is_found(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("heatv2x.nn.pillars", "import torch\nfrom heatv2x.geometry.grid import BevGrid\nfrom . import residual"),
-        ("heatv2x.cli", "from heatv2x import __version__\nfrom heatv2x.evaluation.report import build"),
+        ("heatv2x.cli.main", "from heatv2x import __version__\nfrom heatv2x.evaluation.report import build"),
         ("heatv2x.training.loop", "from heatv2x.data.datasets.base import Dataset"),
     ],
 )

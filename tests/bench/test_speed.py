@@ -22,12 +22,12 @@ from heatv2x.bench.speed_models import MIXED, MODELS, SpeedModel, published, see
 from heatv2x.bench.speed_page import page, panels, write_page
 from heatv2x.bench.speed_summary import middle, seconds_of, summarise
 from heatv2x.bench.speed_targets import fastest_build, further_percent, targets
+from heatv2x.cli.tables import print_frames, print_targets
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError
 from heatv2x.link.message import pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
-from heatv2x.tables import print_frames, print_targets
 from tests.scene_factory import CAMERA, PILLARS, model_config
 
 ONCE = Repeats(1, 1, 0.0)
@@ -514,7 +514,7 @@ class TestPage:
 def test_the_command_writes_and_then_forgets(
     contents: dict[str, Any], config: SpeedConfig, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from heatv2x import cli
+    from heatv2x.cli import main as cli
 
     monkeypatch.setattr(speed, "run_speed", lambda *_: contents)
     config.cells.mkdir(parents=True, exist_ok=True)

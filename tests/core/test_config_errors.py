@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pytest
 
-from heatv2x import cli
+from heatv2x.cli import main as cli
 from heatv2x.core.config import Config, build, parse_overrides
 from heatv2x.core.config_errors import as_typed, expected
 from heatv2x.core.config_reference import settings_of

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from heatv2x import cli
+from heatv2x.cli import main as cli
 from heatv2x.core import plugins
 from heatv2x.core.config_reference import settings_of
 from heatv2x.training.job_config import BaseConfig, EncoderConfig, LocalConfig

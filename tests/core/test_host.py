@@ -94,22 +94,24 @@ def pages(start: str, **environment: str) -> int:
 class TestImport:
     def test_of_every_module_changes_nothing(self) -> None:
         found = json.loads(python(STATE))
-        assert {"heatv2x.cli", "heatv2x.model.deploy", "heatv2x.demo", "heatv2x.model.collaboration"} <= set(
+        assert {"heatv2x.cli.main", "heatv2x.model.deploy", "heatv2x.cli.demo", "heatv2x.model.collaboration"} <= set(
             found["imported"]
         )
         assert found["before"] == found["after"]
 
     @NEEDS_GLIBC
     def test_leaves_the_allocator_alone(self) -> None:
-        assert pages("import heatv2x, heatv2x.cli, heatv2x.model.deploy") > FETCHED_EACH_TIME
+        assert pages("import heatv2x, heatv2x.cli.main, heatv2x.model.deploy") > FETCHED_EACH_TIME
 
     def test_is_quick(self) -> None:
         """Nothing that takes time is imported by the package itself."""
-        heavy = "{'torch', 'numpy', 'pydantic', 'yaml', 'rich', 'typer', 'matplotlib', 'PIL', 'heatv2x.cli'}"
+        heavy = "{'torch', 'numpy', 'pydantic', 'yaml', 'rich', 'typer', 'matplotlib', 'PIL', 'heatv2x.cli.main'}"
         assert python(f"import sys, heatv2x; print({heavy} & set(sys.modules))") == "set()\n"
 
 
-COMMAND = "import os, sys, heatv2x.cli as c\nsys.argv = ['heatv2x', '--help']\ntry: c.main()\nexcept SystemExit: pass\n"
+COMMAND = (
+    "import os, sys, heatv2x.cli.main as c\nsys.argv = ['heatv2x', '--help']\ntry: c.main()\nexcept SystemExit: pass\n"
+)
 STARTS = {
     "asked": "from heatv2x.core.host import keep_freed_memory as f; f()",
     "optimised": "import tests.scene_factory as s, heatv2x.model.deploy as d; d.optimised(s.small_model('maximum'))",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heatv2x import cli
+from heatv2x.cli import main as cli
 from heatv2x.evaluation import fuzz
 from heatv2x.evaluation.average_precision import ApAccumulator
 from heatv2x.evaluation.fuzz import CONTROL, KINDS, FuzzConfig, Row, judge, scenes_of, try_all

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heatv2x.geometry.boxes import boxes as geometry
+from heatv2x.geometry import boxes as geometry
 from heatv2x.structures import Pose
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from heatv2x import cli
+from heatv2x.cli import main as cli
 from heatv2x.core import plugins
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError, PackError

@@ -36,9 +36,9 @@ from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.loop import train
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.stage import Stage
+from tests.cli.test_cli import MODEL, QUICK
 from tests.formats.opv2v_tree import write_tree
 from tests.scene_factory import CAMERA, PILLARS, SmallScenes, joined, pool_of, same_state, small_model
-from tests.test_cli import MODEL, QUICK
 from tests.training.stages import FAST, SCENES, STAGES, WINDOW, build_stage, cache_of
 
 ROOT = Path(__file__).parents[2]
@@ -270,7 +270,7 @@ class TestShares:
 
 COMMANDS = """
 import json, sys
-from heatv2x import cli
+from heatv2x.cli import main as cli
 from heatv2x.core import distributed
 cli._OTHERS_ARE_TOLD_S = 0.0
 for words in json.loads(sys.argv[1]):

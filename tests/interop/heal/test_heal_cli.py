@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from heatv2x import cli
+from heatv2x.cli import main as cli
 from tests.formats.opv2v_tree import write_tree
 from tests.golden_weights import reference_weights
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from heatv2x import cli
-from heatv2x.tables import print_export
+from heatv2x.cli import main as cli
+from heatv2x.cli.tables import print_export
 
 
 def manifest(compiled: bool) -> dict[str, Any]:

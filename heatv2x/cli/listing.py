@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heatv2x.catalogue import all_recipes, catalogue, packs, reference
+from heatv2x.cli.catalogue import all_recipes, catalogue, packs, reference
 from heatv2x.core import plugins
 from heatv2x.core.config_reference import settings_of
 from heatv2x.evaluation.protocols import PROTOCOLS

@@ -111,7 +111,7 @@ def demo(
 
     Builds a small synthetic world, adapts the newcomer, and writes runs/demo/report.html.
     """
-    from heatv2x.demo import DemoConfig, DemoResult, run_demo
+    from heatv2x.cli.demo import DemoConfig, DemoResult, run_demo
 
     config = _config(DemoConfig, settings, {"full": full, "from_scratch": from_scratch})
     written: DemoResult | None = None
@@ -140,7 +140,7 @@ def demo(
 @app.command()
 def doctor() -> None:
     """Check this machine and say how to fix what is wrong."""
-    from heatv2x.doctor import examine
+    from heatv2x.cli.doctor import examine
 
     table = Table("", "what", "found", "way out", box=None)
     findings = examine()
@@ -163,7 +163,7 @@ def list_parts(
 
     Parts with their source and cost, by kind; recipes, protocols of average precision, and the packs that come along.
     """
-    from heatv2x import listing
+    from heatv2x.cli import listing
     from heatv2x.core import plugins
 
     known = [*plugins.CONTRACTS, *listing.COLLECTIONS]
@@ -197,7 +197,7 @@ def settings(
 
     Every key down to the last nested one, or those inside KEY, with its default and meaning.
     """
-    from heatv2x import listing
+    from heatv2x.cli import listing
     from heatv2x.core.config_reference import settings_of
 
     known = _verbs()
@@ -248,9 +248,9 @@ def data_check(
 
     Exit code 0 if nothing is wrong, 2 otherwise.
     """
+    from heatv2x.cli.tables import print_inspection
     from heatv2x.core.files import write_json
     from heatv2x.data.check import CheckConfig, inspect
-    from heatv2x.tables import print_inspection
 
     config = _config(CheckConfig, settings)
     with _bars(finished_go=True) as report:
@@ -268,8 +268,8 @@ def data_check(
 @data_app.command("index")
 def data_index(path: Folder, settings: Settings = None) -> None:
     """Parse all descriptions once, so that later starts are fast."""
+    from heatv2x.cli.tables import print_indexes
     from heatv2x.data.check import IndexConfig, build_indexes
-    from heatv2x.tables import print_indexes
 
     config = _config(IndexConfig, settings)
     with _bars(finished_go=True) as report:
@@ -448,8 +448,8 @@ def fuzz(settings: Settings = None) -> None:
 
     For example: messages=20000 seed=3. The exit code is 2 if anything happened that should not.
     """
+    from heatv2x.cli.tables import print_fuzz
     from heatv2x.evaluation.fuzz import FuzzConfig, run_fuzz
-    from heatv2x.tables import print_fuzz
 
     config = _config(FuzzConfig, settings)
     with _bars() as report:
@@ -485,8 +485,8 @@ def export_onnx(settings: Settings = None) -> None:
 
     For example: run=runs/demo out=onnx, or packs=[shipped:base,shipped:lidar64] out=onnx
     """
+    from heatv2x.cli.tables import print_export
     from heatv2x.interop.onnx import folder
-    from heatv2x.tables import print_export
 
     config = _config(folder.ExportConfig, settings)
     with _bars(finished_go=True) as report:
@@ -573,7 +573,7 @@ def bench_data(settings: Settings = None) -> None:
     Beside plain PyYAML and general decoding libraries.
     """
     from heatv2x.bench.data import DataBenchConfig, run_data_bench
-    from heatv2x.tables import print_speed
+    from heatv2x.cli.tables import print_speed
 
     config = _config(DataBenchConfig, settings)
     with _bars(finished_go=True) as report:
@@ -591,7 +591,7 @@ def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
     from heatv2x.bench import speed
     from heatv2x.bench.speed_page import write_page
     from heatv2x.bench.speed_summary import summarise
-    from heatv2x.tables import print_frames, print_targets
+    from heatv2x.cli.tables import print_frames, print_targets
 
     config = _config(speed.SpeedConfig, settings)
     config = speed.quick(config) if quick else config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from heatv2x.demo import DemoConfig, DemoResult, _tasks, run_demo
+from heatv2x.cli.demo import DemoConfig, DemoResult, _tasks, run_demo
 from heatv2x.model import pretrained
 from heatv2x.model.packs import read_pack
 

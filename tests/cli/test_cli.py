@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from heatv2x import __version__, cli
+from heatv2x import __version__
+from heatv2x.cli import main as cli
 from heatv2x.core import plugins
 from heatv2x.core.config import build, parse_overrides, read_recipe
 from heatv2x.evaluation.job import EvalConfig
@@ -25,7 +26,7 @@ from tests.formats.opv2v_tree import write_tree
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
 from tests.scene_factory import same_state
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODEL = ["model.half_extent_m=25.6", "model.channels=16", "model.neck_channels=16", "model.head.settings.hidden=16"]
 QUICK = ["steps=2", "batch_size=2", "scenes.min_hits=1", "precision=float32"]
 
@@ -33,7 +34,7 @@ QUICK = ["steps=2", "batch_size=2", "scenes.min_hits=1", "precision=float32"]
 WITHOUT_TORCH = """
 import sys
 sys.argv[0] = "heatv2x"
-from heatv2x.cli import main
+from heatv2x.cli.main import main
 try:
     main()
 except SystemExit as end:

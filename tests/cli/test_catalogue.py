@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from heatv2x import catalogue
+from heatv2x.cli import catalogue
 from heatv2x.core import plugins
 from heatv2x.evaluation.cost import FlopCount
 

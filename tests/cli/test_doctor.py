@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from heatv2x import doctor
-from heatv2x.doctor import Finding
+from heatv2x.cli import doctor
+from heatv2x.cli.doctor import Finding
 
 
 def fake_torch(cuda_build: str | None, gpu: bool, threads: int = 1) -> Any:

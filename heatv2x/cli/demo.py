@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from heatv2x import __version__
-from heatv2x.core.config import build
-from heatv2x.core.files import read_json, write_json
-from heatv2x.core.workers import Task, Tell, run_tasks
-from heatv2x.demo_work import (
+from heatv2x.cli.demo_work import (
     BASE,
     CAMERA,
     NEWCOMER,
@@ -35,6 +32,9 @@ from heatv2x.demo_work import (
     train_own_encoder,
     yardstick_of,
 )
+from heatv2x.core.config import build
+from heatv2x.core.files import read_json, write_json
+from heatv2x.core.workers import Task, Tell, run_tasks
 from heatv2x.evaluation.report import words
 from heatv2x.evaluation.report.build import build_report
 from heatv2x.evaluation.rows import OneBar, machine
