@@ -510,9 +510,9 @@ def bench_adaptation(
 
     Continues where it was interrupted, and writes docs/benchmarks/adaptation.md.
     """
-    from heatv2x.bench import adaptation, config
-    from heatv2x.bench.page import write_page
-    from heatv2x.bench.summary import summarise
+    from studies import adaptation, config
+    from studies.page import write_page
+    from studies.summary import summarise
 
     study = _config(config.AdaptationConfig, settings)
     study = config.quick(study) if quick else study
@@ -534,7 +534,7 @@ def bench_parameters(settings: Settings = None) -> None:
 
     From the recipes, beside full fine-tuning.
     """
-    from heatv2x.bench import parameters
+    from studies import parameters
 
     config = _config(parameters.ParametersConfig, settings)
     counts = parameters.count()
@@ -551,9 +551,9 @@ def bench_scaling(settings: Settings = None, quick: Quick = False) -> None:
 
     What grows when types join one after another and scenes hold many agents, and what does not.
     """
-    from heatv2x.bench import scaling
-    from heatv2x.bench.scaling_page import write_page
-    from heatv2x.bench.scaling_summary import summarise
+    from studies import scaling
+    from studies.scaling_page import write_page
+    from studies.scaling_summary import summarise
 
     study = _config(scaling.ScalingConfig, settings)
     study = scaling.quick(study) if quick else study
@@ -572,8 +572,8 @@ def bench_data(settings: Settings = None) -> None:
 
     Beside plain PyYAML and general decoding libraries.
     """
-    from heatv2x.bench.data import DataBenchConfig, run_data_bench
     from heatv2x.cli.tables import print_speed
+    from studies.data import DataBenchConfig, run_data_bench
 
     config = _config(DataBenchConfig, settings)
     with _bars(finished_go=True) as report:
@@ -588,10 +588,10 @@ def bench_speed(settings: Settings = None, quick: Quick = False) -> None:
 
     Beside the machine's own matrix products.
     """
-    from heatv2x.bench import speed
-    from heatv2x.bench.speed_page import write_page
-    from heatv2x.bench.speed_summary import summarise
     from heatv2x.cli.tables import print_frames, print_targets
+    from studies import speed
+    from studies.speed_page import write_page
+    from studies.speed_summary import summarise
 
     config = _config(speed.SpeedConfig, settings)
     config = speed.quick(config) if quick else config
@@ -612,8 +612,8 @@ def robustness(settings: Settings = None, quick: Quick = False) -> None:
 
     What wrong poses and late or lost messages do to every method of the adaptation study.
     """
-    from heatv2x.bench import config
-    from heatv2x.bench import robustness as study
+    from studies import config
+    from studies import robustness as study
 
     wanted = _config(study.RobustnessConfig, settings)
     networks = config.AdaptationConfig()

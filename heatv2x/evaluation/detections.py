@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from heatv2x.core.files import atomic_path
+from heatv2x.geometry.boxes import in_world
 from heatv2x.structures import Boxes3D, Float64
 
 FILE_NAME = "detections.json"
@@ -56,19 +57,6 @@ class FoundFrame:
             "boxes_ego": boxes.round(_DECIMALS).tolist(),
             "boxes_world": in_world(boxes, self.T_world_ego).round(_DECIMALS).tolist(),
         }
-
-
-def in_world(boxes: Float64, T_world_ego: Float64) -> Float64:
-    """Boxes in the world: centres moved by the whole transform, headings turned with it, and upright there, too.
-
-    Args:
-        boxes: (N, 7) in the ego's frame.
-        T_world_ego: (4, 4).
-    """
-    ahead = np.column_stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))])
-    turned = ahead @ T_world_ego[:3, :3].T
-    centres = boxes[:, :3] @ T_world_ego[:3, :3].T + T_world_ego[:3, 3]
-    return np.column_stack([centres, boxes[:, 3:6], np.arctan2(turned[:, 1], turned[:, 0])])
 
 
 def write_detections(path: Path, rows: Sequence[tuple[str, Mapping[str, Any], Sequence[FoundFrame]]]) -> None:

@@ -12,8 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from heatv2x.structures import Float64
 
 # Corner signs in the box frame: front right, front left, rear left, rear right (seen from above, x forward, y left).
 _SIGN_X = (0.5, 0.5, -0.5, -0.5)
@@ -271,3 +274,16 @@ def _scatter_iou(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, overlap: T
     matrix = torch.zeros((len(a), len(b)), dtype=torch.promote_types(a.dtype, b.dtype), device=a.device)
     matrix[rows, columns] = iou.to(matrix.dtype)
     return matrix
+
+
+def in_world(boxes: Float64, T_world_ego: Float64) -> Float64:
+    """Boxes in the world: centres moved by the whole transform, headings turned with it, and upright there, too.
+
+    Args:
+        boxes: (N, 7) in the ego's frame.
+        T_world_ego: (4, 4).
+    """
+    ahead = np.column_stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))])
+    turned = ahead @ T_world_ego[:3, :3].T
+    centres = boxes[:, :3] @ T_world_ego[:3, :3].T + T_world_ego[:3, 3]
+    return np.column_stack([centres, boxes[:, 3:6], np.arctan2(turned[:, 1], turned[:, 0])])

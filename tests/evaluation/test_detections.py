@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from heatv2x.data.ground_truth import boxes_in_frame
-from heatv2x.evaluation.detections import FORMAT, FoundFrame, in_world, spread, write_detections
+from heatv2x.evaluation.detections import FORMAT, FoundFrame, spread, write_detections
+from heatv2x.geometry.boxes import in_world
 from heatv2x.geometry.matching import judge
 from heatv2x.structures import Boxes3D, Objects, Pose
 

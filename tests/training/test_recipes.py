@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from heatv2x.bench.parameters import NEWCOMERS, count_newcomer
 from heatv2x.core.config import Config, build, merge, parse_overrides, read_recipe
 from heatv2x.core.plugins import PartConfig
 from heatv2x.evaluation.job import EvalConfig, run_eval
 from heatv2x.model.assembly import resolved
 from heatv2x.model.published_types import TYPES
 from heatv2x.training import job_config, jobs, recipes
+from studies.parameters import NEWCOMERS, count_newcomer
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.opv2v_writer import Scenario, write_opv2v_h
 

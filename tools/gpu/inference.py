@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from gpu.place import Keep, Place, floor_s, peak_gib, seconds_of, wall_of
-from heatv2x.bench import sweeps
-from heatv2x.bench.frame_speed import compiled_parts
-from heatv2x.bench.speed_models import MODELS, seeded
 from heatv2x.evaluation.cost import FlopCount
 from heatv2x.link.message import pack, unpack
 from heatv2x.model.collaboration import Collaboration, links_of
 from heatv2x.model.deploy import optimised
 from heatv2x.nn.move import to_device
+from studies import sweeps
+from studies.frame_speed import compiled_parts
+from studies.speed_models import MODELS, seeded
 
 
 @dataclass(frozen=True)

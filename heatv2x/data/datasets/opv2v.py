@@ -11,10 +11,10 @@ import numpy as np
 import pydantic
 
 from heatv2x.core import config
+from heatv2x.data import opv2v_survey
 from heatv2x.data.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.data.survey import Recognised, Visit
 from heatv2x.errors import DataError
-from heatv2x.formats import opv2v_survey
 from heatv2x.formats.cloud_files import CloudFiles
 from heatv2x.formats.frame_index import CameraRecord, FrameRecord, fingerprint
 from heatv2x.formats.image import read_depth, read_rgb

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from heatv2x.data.view.frame_view import Sight, View
 from heatv2x.data.view.picture import agent_keys, box_keys, draw_from_above, draw_image
-from heatv2x.evaluation.detections import in_world
+from heatv2x.geometry.boxes import in_world
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ frame.name }}</title><style>
