@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY = PASSIVE
 demo: .venv/ready
 	@.venv/bin/heatv2x demo $(ARGS)
 
-# One process per core, torch with one thread in each (conftest.py); modules stay whole, so that what a module
+# One process per core, torch with one thread in each (tests/conftest.py); modules stay whole, so that what a module
 # builds once is built once. More cores: make test JOBS=8
 test: .venv/ready
 	@.venv/bin/python -m pytest -n $(JOBS) --dist loadscope $(ARGS)

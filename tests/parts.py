@@ -8,7 +8,7 @@ from __future__ import annotations
 from heatv2x.core import plugins
 
 outside: str | None = None
-"""Set by `conftest.py` before any test is collected."""
+"""Set by `tests/conftest.py` before any test is collected."""
 
 
 def parts(kind: str) -> list[str]:

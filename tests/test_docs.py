@@ -17,6 +17,7 @@ import heatv2x.agents
 from heatv2x.cli import listing
 from heatv2x.cli import main as cli
 from heatv2x.cli.catalogue import about_part, catalogue
+from heatv2x.cli.verbs import VERBS
 from heatv2x.core import plugins
 from heatv2x.core.config import parse_overrides
 from heatv2x.core.config_reference import settings_of
@@ -42,7 +43,7 @@ def flat(settings: dict[str, object], above: str = "") -> list[str]:
 
 def known_key(key: str, verb: str) -> bool:
     """Whether a verb has a setting; NAME and KEY of the reference stand for any word."""
-    keys = [re.escape(row[0]) for row in settings_of(cli._config_of(verb))]
+    keys = [re.escape(row[0]) for row in settings_of(VERBS[verb].config_class)]
     patterns = [re.sub(r"NAME|KEY", lambda _: r"[\w.]+", key) for key in keys]
     patterns += [rf"{by_name}\.\w+(\.\w+)?" for by_name in ("plays", "names", "settings") if by_name in keys]
     return key == "recipe" or any(re.fullmatch(pattern, key) for pattern in patterns)
@@ -84,7 +85,7 @@ def test_every_setting_of_every_command_exists() -> None:
     for where, call in every_command():
         words = [word for word in call.split() if not word.startswith(("$", "-"))]
         plain = [word for word in words if "=" not in word]
-        verb = next((" ".join(plain[:n]) for n in (2, 1) if " ".join(plain[:n]) in cli._verbs()), None)
+        verb = next((" ".join(plain[:n]) for n in (2, 1) if " ".join(plain[:n]) in VERBS), None)
         settings = [word for word in words if re.match(r"[a-z_][\w.]*=", word)]
         if verb is None:
             assert not settings, f"{where}: {call}"

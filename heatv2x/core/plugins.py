@@ -38,7 +38,7 @@ _PACKAGES = {
 
 def available(kind: str) -> list[str]:
     """Names of the parts of one kind; `base.py` holds the contract and is not a part."""
-    package = importlib.import_module(_package(kind))
+    package = importlib.import_module(package_of(kind))
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
 
 
@@ -58,7 +58,7 @@ def find(kind: str, name: str) -> Any:
         return _find_outside(kind, name)
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
-    module = importlib.import_module(f"{_package(kind)}.{name}")
+    module = importlib.import_module(f"{package_of(kind)}.{name}")
     contract = _contract(kind)
     members = inspect.getmembers(module, inspect.isclass)
     parts = [member for _, member in members if member.__module__ == module.__name__ and issubclass(member, contract)]
@@ -109,16 +109,17 @@ def _find_outside(kind: str, name: str) -> Any:
         raise ConfigError(f"{kind} part '{name}' cannot be found: {error}") from error
     contract = _contract(kind)
     if not (inspect.isclass(part) and issubclass(part, contract)):
-        raise ConfigError(f"{kind} part '{name}' is no {contract.__name__} ({_package(kind)}.base)")
+        raise ConfigError(f"{kind} part '{name}' is no {contract.__name__} ({package_of(kind)}.base)")
     return part
 
 
 def _contract(kind: str) -> type:
-    contract: type = getattr(importlib.import_module(f"{_package(kind)}.base"), CONTRACTS[kind])
+    contract: type = getattr(importlib.import_module(f"{package_of(kind)}.base"), CONTRACTS[kind])
     return contract
 
 
-def _package(kind: str) -> str:
+def package_of(kind: str) -> str:
+    """The package that holds the parts of one kind: "heatv2x.link.codecs"."""
     return f"heatv2x.{_PACKAGES.get(kind, kind)}"
 
 

@@ -11,7 +11,7 @@ from heatv2x.model.published_types import TYPES
 from studies.parameters import PAGE, TARGET, Count, count, page, write_page
 from tests.model.test_published_types import PARAMETERS
 
-DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
-from heatv2x.cli.tables import print_frames, print_targets
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import HeatError
 from heatv2x.link.message import pack
@@ -28,6 +27,7 @@ from studies.speed_models import MIXED, MODELS, SpeedModel, published, seeded
 from studies.speed_page import page, panels, write_page
 from studies.speed_summary import middle, seconds_of, summarise
 from studies.speed_targets import fastest_build, further_percent, targets
+from studies.tables import print_frames, print_targets
 from tests.scene_factory import CAMERA, PILLARS, model_config
 
 ONCE = Repeats(1, 1, 0.0)
@@ -514,11 +514,11 @@ class TestPage:
 def test_the_command_writes_and_then_forgets(
     contents: dict[str, Any], config: SpeedConfig, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from heatv2x.cli import main as cli
+    from studies import verbs
 
     monkeypatch.setattr(speed, "run_speed", lambda *_: contents)
     config.cells.mkdir(parents=True, exist_ok=True)
     small = [f"{key}={json.dumps(value)}" for key, value in config.model_dump(mode="json").items()]
-    monkeypatch.setattr(cli, "out", SimpleNamespace(print=lambda *_, **__: None, width=100))
-    cli.bench_speed(small)
+    monkeypatch.setattr(verbs, "out", SimpleNamespace(print=lambda *_, **__: None, width=100))
+    verbs.speed_study(small)
     assert (config.docs / "speed.md").exists() and not config.cells.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -9,13 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from heatv2x import __version__
 from heatv2x.cli import main as cli
+from heatv2x.cli.verbs import VERBS
 from heatv2x.core import plugins
 from heatv2x.core.config import build, parse_overrides, read_recipe
+from heatv2x.errors import ConfigError
 from heatv2x.evaluation.job import EvalConfig
 from heatv2x.evaluation.protocols import PROTOCOLS
 from heatv2x.model.collaboration import Collaboration
@@ -562,8 +567,32 @@ class TestData:
         assert ended.code == 0 and "against naive" in ended.out and json.loads(out.read_text())["frames_per_s"]
 
 
+def commands() -> dict[str, Callable[..., Any]]:
+    """Every command by its name, with its function."""
+    groups = [("", cli.app), *((f"{group.name} ", group.typer_instance) for group in cli.app.registered_groups)]
+    return {
+        f"{prefix}{each.name or each.callback.__name__}": each.callback
+        for prefix, group in groups
+        if group is not None
+        for each in group.registered_commands
+        if each.callback is not None
+    }
+
+
+def test_the_verbs_that_take_settings_are_those_that_say_which() -> None:
+    taking = {name for name, call in commands().items() if "settings" in inspect.signature(call).parameters}
+    assert taking - {"bench robustness"} == set(VERBS)
+
+
+def test_without_a_checkout_the_studies_are_said_to_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    app = typer.Typer()
+    cli.add_studies(app)
+    with pytest.raises(ConfigError, match="clone the repository"):
+        app(["bench", "speed", "--quick"], standalone_mode=False)
+
+
 def test_every_help_line_is_a_whole_sentence() -> None:
     """typer shows the first sentence of a verb's docstring, and cuts it off where it is long."""
-    functions = [*cli._verbs().values(), cli.doctor, cli.list_parts, cli.settings, cli.pack_verify, cli.table_of_runs]
-    first = [(function.__doc__ or "").partition("\n\n")[0].strip() for function in functions]
+    first = [(function.__doc__ or "").partition("\n\n")[0].strip() for function in commands().values()]
     assert not [line for line in first if len(line) > 62 or not line.endswith(".")], first

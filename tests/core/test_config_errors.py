@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pytest
 
-from heatv2x.cli import main as cli
+from heatv2x.cli.verbs import VERBS
 from heatv2x.core.config import Config, build, parse_overrides
 from heatv2x.core.config_errors import as_typed, expected
 from heatv2x.core.config_reference import settings_of
@@ -133,15 +133,15 @@ def wrong_values() -> list[str]:
 
 
 def every_key() -> Iterator[tuple[str, str]]:
-    for verb in cli._verbs():
-        for key, _, _ in settings_of(cli._config_of(verb)):
+    for verb in VERBS:
+        for key, _, _ in settings_of(VERBS[verb].config_class):
             yield verb, key.replace("NAME", "lidar64").replace("KEY", "sensor")
 
 
 def test_no_setting_of_any_verb_answers_in_pydantics_words() -> None:
     spoken: dict[str, str] = {}
     for verb, key in every_key():
-        config: Any = cli._config_of(verb)
+        config: Any = VERBS[verb].config_class
         for value in wrong_values():
             try:
                 build(config, parse_overrides([f"{key}={value}"]))

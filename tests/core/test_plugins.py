@@ -42,9 +42,9 @@ class Twice(Fusion):
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_part_fulfils_its_contract(kind: str, name: str) -> None:
     part = plugins.find(kind, name)
-    contract = getattr(importlib.import_module(f"heatv2x.{kind}.base"), plugins.CONTRACTS[kind])
+    contract = getattr(importlib.import_module(f"{plugins.package_of(kind)}.base"), plugins.CONTRACTS[kind])
     assert issubclass(part, contract) and not inspect.isabstract(part)
-    assert part.__module__ == f"heatv2x.{kind}.{name}"
+    assert part.__module__ == f"{plugins.package_of(kind)}.{name}"
     assert (inspect.getdoc(sys.modules[part.__module__]) or "").strip(), "the module says what the part is"
     assert vars(part).get("source", "").strip(), "source = ... says which paper it is after, or that it is ours"
     if "Config" in getattr(contract, "__annotations__", {}):

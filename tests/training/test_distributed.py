@@ -270,9 +270,9 @@ class TestShares:
 
 COMMANDS = """
 import json, sys
-from heatv2x.cli import main as cli
+from heatv2x.cli import console, main as cli
 from heatv2x.core import distributed
-cli._OTHERS_ARE_TOLD_S = 0.0
+console._OTHERS_ARE_TOLD_S = 0.0
 for words in json.loads(sys.argv[1]):
     sys.argv = ["heatv2x", *words]
     try:

@@ -41,4 +41,4 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of the reference vectors."""
-    return Path(__file__).parent / "tests" / "golden"
+    return Path(__file__).parent / "golden"
