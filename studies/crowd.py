@@ -24,8 +24,9 @@ from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.evaluation.cost import tensor_memory
 from heatv2x.link.message import Message, pack, unpack
-from heatv2x.model.assembly import exchanging
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.assembly import fusing_by
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.links import links_of
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
 from heatv2x.world.config import WorldConfig
 from studies import fleet
@@ -72,7 +73,7 @@ def measure(config: FleetConfig, seed: int, tell: Tell) -> dict[str, Any]:
     """
     place, deployed = fleet.place_of(config, seed), config.deployed()
     graph = Collaboration.from_packs(*fleet.joined_packs(place, deployed))
-    models = {"hetero_graph": graph, "maximum": exchanging(graph, "maximum")}
+    models = {"hetero_graph": graph, "maximum": fusing_by(graph, "maximum")}
     world = Opv2v(config.out / "world", "test")
     sensors = sorted({sensor for name in deployed for sensor in graph.agent(name).sensors})
     frames = [world.read(index, sensors) for index in range(len(world))]

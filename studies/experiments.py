@@ -163,7 +163,7 @@ def train_base(config: AdaptationConfig, seed: int, out: str, tell: Tell) -> dic
         ],
     )
     if out == "base":
-        late = exchanging(model, "late")
+        late = exchanging(model, "boxes")
         place.evaluate(tell, BASE, [("homogeneous_late", late, Roster(BASE, BASE), cost_of(record))])
     return place.content()
 
@@ -256,7 +256,7 @@ def join(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) -> dict
     for ego, roster in both_egos(newcomer).items():
         plan += [(named(newcomer, ego, "unaligned"), unaligned, roster, {})]
         plan += [(named(newcomer, ego, "lhft"), adapted, roster, lhft)]
-        plan += [(named(newcomer, ego, "late_lhft"), exchanging(adapted, "late"), roster, lhft)]
+        plan += [(named(newcomer, ego, "late_lhft"), exchanging(adapted, "boxes"), roster, lhft)]
         plan += [(named(newcomer, ego, "lhft_gcft"), joined, roster, both)]
     alone = Roster(newcomer, newcomer, drop=True)
     plan += [(named(newcomer, newcomer, "no_fusion"), joined, alone, both)]
@@ -266,7 +266,7 @@ def join(config: AdaptationConfig, seed: int, newcomer: str, tell: Tell) -> dict
     plan.sort(key=lambda line: networks.index(id(line[1])))  # rows of one model share what its agents said
     place.evaluate(tell, newcomer, plan)
     own = Collaboration.from_packs(place.pack(f"encoder_{newcomer}", "base"), place.encoder(newcomer))
-    voices = {BASE: exchanging(unaligned, "late"), newcomer: exchanging(own, "late")}
+    voices = {BASE: exchanging(unaligned, "boxes"), newcomer: exchanging(own, "boxes")}
     for ego, roster in both_egos(newcomer).items():
         place.evaluate(tell, newcomer, [(named(newcomer, ego, "late"), voices[ego], roster, {})], voices)
     place.facts = {
@@ -492,10 +492,10 @@ def join_all(config: AdaptationConfig, seed: int, tell: Tell) -> dict[str, Any]:
         plan += [(f"{prefix}{row}", model, roster, cost) for prefix, roster in everyone(config).items()]
     place.evaluate(tell, "all", plan)
     own = {
-        name: exchanging(Collaboration.from_packs(place.pack(f"encoder_{name}", "base"), place.encoder(name)), "late")
+        name: exchanging(Collaboration.from_packs(place.pack(f"encoder_{name}", "base"), place.encoder(name)), "boxes")
         for name in config.newcomers
     }
-    voices = {**own, BASE: exchanging(Collaboration.from_packs(*packs[:2]), "late")}
+    voices = {**own, BASE: exchanging(Collaboration.from_packs(*packs[:2]), "boxes")}
     for prefix, roster in everyone(config).items():
         place.evaluate(tell, "all", [(f"{prefix}late", voices[roster.ego], roster, {})], voices)
     return place.content()

@@ -29,9 +29,10 @@ from heatv2x.evaluation.cost import FlopCount, count_parameters, peak_memory
 from heatv2x.geometry.handedness import agent_on, boxes_on
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.link.suspicion import concerns, stands_out
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
 from heatv2x.model.deploy import optimised
+from heatv2x.model.links import links_of
 from heatv2x.structures import AgentFrame
 from studies import sweeps
 from studies.speed_models import seeded
@@ -216,7 +217,7 @@ def measure_compiled(
 def prepared(model: Collaboration, variant: Variant) -> Collaboration:
     """The model as this variant runs it."""
     if variant.build == "optimised":
-        return optimised(model, variant.precision)
+        return optimised(model, variant.precision).networks
     if variant.build == "compiled":
         for part in compiled_parts(model):
             part.compile()
@@ -274,7 +275,7 @@ def sense(model: Collaboration, frame: AgentFrame, name: str, count: FlopCount |
     laps.end("voxelise")
     encoded = agent.pillars(inputs) if isinstance(agent, LidarPillar) else agent(inputs)
     laps.end("encode")
-    feature = model.share(name, agent.trunk(encoded) if isinstance(agent, LidarPillar) else encoded)
+    feature = model.to_shared_space(name, agent.trunk(encoded) if isinstance(agent, LidarPillar) else encoded)
     laps.end("backbone")
     about = (frame.agent_id, name, 0, frame.pose, 0.0, 0.0, model.feature_space)
     message = Message(*about, feature=feature[0].float().contiguous(), codec=model.config.codec)

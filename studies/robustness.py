@@ -326,7 +326,7 @@ def network(place: experiments.Place, method: Method) -> tuple[Collaboration, Ma
         return Collaboration.from_packs(*packs, place.pack(f"maximum_{LIDAR}_collaborative", "adapter")), {}
     if method.name.startswith("late"):
         own = Collaboration.from_packs(place.pack(f"encoder_{LIDAR}", "base"), place.encoder(LIDAR))
-        return exchanging(Collaboration.from_packs(*base), "late"), {LIDAR: exchanging(own, "late")}
+        return exchanging(Collaboration.from_packs(*base), "boxes"), {LIDAR: exchanging(own, "boxes")}
     if method.name == "full_finetune":
         folder = f"full_{LIDAR}_{place.config.full_steps}"
         return Collaboration.from_packs(*(place.pack(folder, n) for n in ("base", BASE, LIDAR, "adapter"))), {}

@@ -16,8 +16,9 @@ from heatv2x.core.workers import Tell
 from heatv2x.evaluation.cost import peak_memory
 from heatv2x.geometry.handedness import agent_on
 from heatv2x.link.message import Message
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
+from heatv2x.model.links import links_of
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Batch, SceneConfig

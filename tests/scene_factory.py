@@ -20,7 +20,7 @@ from heatv2x.core.plugins import PartConfig
 from heatv2x.data.datasets.base import Dataset, Sensors
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.config import EXCHANGE_OF, AdapterConfig, ModelConfig
 from heatv2x.structures import LIDARS, AgentFrame, Camera, Frame, Objects, PointCloud, Pose
 from heatv2x.training.pool import Pool, load_pool
 
@@ -182,7 +182,13 @@ NEWCOMER = AdapterConfig(agent=SLICES)
 
 
 def model_config(fusion: str | PartConfig = "hetero_graph", **settings: Any) -> ModelConfig:
-    """A model of 16 channels on 16 x 16 cells that reports whatever scores highest."""
+    """A model of 16 channels on 16 x 16 cells that reports whatever scores highest.
+
+    Args:
+        fusion: a part, or "late" or "early" for a model without fusion that exchanges boxes or points.
+    """
+    if isinstance(fusion, str) and fusion in EXCHANGE_OF:
+        fusion, settings = "none", {**settings, "exchange": EXCHANGE_OF[fusion]}
     head = PartConfig(part="center", settings={"hidden": 16, "score_threshold": 0.0, "max_detections": 20})
     defaults = {
         "half_extent_m": 12.8,

@@ -32,6 +32,7 @@ from heatv2x.model.assembly import adapter_pack, add_adapter, add_agent, agent_p
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
 from heatv2x.model.packs import write_pack
+from heatv2x.model.vehicle import Vehicle
 from heatv2x.nn.move import find_device, to_device
 from heatv2x.structures import SENSORS, Boxes3D
 from heatv2x.training import jobs
@@ -164,7 +165,7 @@ def test_every_agent_encodes_and_learns(kind: str, place: Place) -> None:
                 place.same(other.grad, one.grad)
 
 
-def found(model: Collaboration, share_boxes: bool = False) -> Boxes3D:
+def found(model: Vehicle, share_boxes: bool = False) -> Boxes3D:
     """What a lidar64 finds with two messages of lidar16, bytes in between."""
     frame = SmallScenes().read(0, ["lidar64", "lidar16"])
     ego = model.encode(frame.agents[0], "lidar64")
@@ -302,12 +303,12 @@ class TestJoining:
             written = write_pack(pack_, tmp_path / f"{kind}.safetensors").read_bytes()
             assert written == write_pack(packs[kind], tmp_path / f"{kind}_here.safetensors").read_bytes()
 
-    @pytest.mark.parametrize("fusion", ["late", "early", "maximum"])
-    def test_other_ways_to_exchange(self, fusion: str, place: Place) -> None:
-        model = joined(small_model("maximum" if fusion == "maximum" else "hetero_graph"), shake=0.05)
-        here = found(exchanging(model, fusion) if fusion != "maximum" else reaching(model, 51.2, 51.2))
+    @pytest.mark.parametrize("exchange", ["boxes", "points", "features"])
+    def test_other_ways_to_exchange(self, exchange: str, place: Place) -> None:
+        model = joined(small_model("maximum" if exchange == "features" else "hetero_graph"), shake=0.05)
+        here = found(exchanging(model, exchange) if exchange != "features" else reaching(model, 51.2, 51.2))
         model.to(place.device)
-        there = exchanging(model, fusion) if fusion != "maximum" else reaching(model, 51.2, 51.2)
+        there = exchanging(model, exchange) if exchange != "features" else reaching(model, 51.2, 51.2)
         assert next(there.parameters()).device.type == place.device.type
         as_sure(place, found(there), here)
 
@@ -345,7 +346,7 @@ def test_a_deployed_model(fusion: str, place: Place) -> None:
     model = joined(small_model(fusion), shake=0.05)
     here = found(optimised(model, "float32"))
     there = optimised(model.to(place.device), "float32")
-    assert next(there.parameters()).device.type == place.device.type
+    assert there.networks.device.type == place.device.type
     as_sure(Place(place.device, max(place.tolerance, 1e-4)), found(there), here)
 
 

@@ -24,8 +24,9 @@ from heatv2x.core import plugins
 from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import HeatError
 from heatv2x.evaluation.cost import FlopCount, count_parameters
-from heatv2x.model.collaboration import Collaboration, Links
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
+from heatv2x.model.links import Links
 from heatv2x.model.packs import Pack, read_pack
 from heatv2x.model.pretrained import pretrained
 from heatv2x.nn.move import to_device

@@ -160,7 +160,7 @@ def _evaluate(
         (f"ego_{newcomer}/unaligned", unaligned, own_ego, base_cost),
         (f"{prefix}lhft", adapted, mixed, lhft),
         (f"ego_{newcomer}/no_fusion", adapted, Roster(newcomer, newcomer, drop=True), lhft),
-        (f"{prefix}late", exchanging(adapted, "late"), mixed, lhft),
+        (f"{prefix}late", exchanging(adapted, "boxes"), mixed, lhft),
         (f"{prefix}lhft_gcft", joined, mixed, both),
         (f"ego_{newcomer}/lhft_gcft", joined, own_ego, both),
         ("control/collaborators_dropped", joined, alone, both),

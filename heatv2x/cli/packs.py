@@ -53,6 +53,7 @@ def pack_verify(
     """
     from heatv2x.core import plugins
     from heatv2x.model.assembly import assemble, read_all
+    from heatv2x.model.collaboration import Collaboration
     from heatv2x.model.packs import read_pack
 
     for path in paths:
@@ -60,7 +61,7 @@ def pack_verify(
         say(f"ok  {path}  {pack.kind} {pack.agent_type} {pack.parameters:,} parameters")
     if any(read_pack(path).kind == "base" for path in paths):
         with plugins.allowing(allow_part or ()):
-            assemble(*read_all(paths))
+            assemble(Collaboration, *read_all(paths))
         out.print("ok  they fit together")
 
 

@@ -13,19 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from torch import nn
 
 from heatv2x.core import distributed
 from heatv2x.data.datasets.base import Dataset
 from heatv2x.data.ground_truth import ground_truth, in_range
 from heatv2x.errors import HeatError
 from heatv2x.evaluation.coverage import BeforeFirst, Selection, Turn
-from heatv2x.evaluation.message_cache import ByteCache, OwnMessage, PackedMessage, line_digest
+from heatv2x.evaluation.message_cache import ByteCache, OwnMessage, PackedMessage
 from heatv2x.evaluation.protocols import HEATV2X, Protocol
 from heatv2x.evaluation.results import Evaluation, SceneResult, Tally, summed_up
 from heatv2x.evaluation.roster import Cast
 from heatv2x.link.channel import Channel, ChannelConfig
 from heatv2x.link.message import Message, pack, unpack, with_reported_pose
-from heatv2x.model.collaboration import ENCODES, HEARS, Collaboration
+from heatv2x.model.networks import ENCODES, HEARS
+from heatv2x.model.vehicle import Vehicle
 from heatv2x.structures import Boxes3D, Frame
 
 Progress = Callable[[int, int], None]
@@ -43,18 +45,18 @@ class _Voices:
         speakers: types that speak with another model's networks.
     """
 
-    model: Collaboration
-    speakers: Mapping[str, Collaboration] = field(default_factory=dict)
+    model: Vehicle
+    speakers: Mapping[str, Vehicle] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
 
-    def of(self, agent_type: str) -> Collaboration:
+    def of(self, agent_type: str) -> Vehicle:
         """The model that a type speaks with."""
         return self.speakers.get(agent_type, self.model)
 
     def digest(self, agent_type: str) -> str:
         """A name of the networks that a type speaks with, taken once: nothing is trained while frames are run."""
         if agent_type not in self._digests:
-            self._digests[agent_type] = line_digest(self.of(agent_type), agent_type)
+            self._digests[agent_type] = self.of(agent_type).voice(agent_type)
         return self._digests[agent_type]
 
     def allow(self, roster: Cast) -> None:
@@ -66,17 +68,17 @@ class _Voices:
         """
         for agent_type in roster.types:
             self.of(agent_type).agent(agent_type)
-        senders = () if self.model.fusion.level == "points" else roster.sender_types  # points need no encoder
+        senders = roster.sender_types if self.model.exchange.senders_encode else ()
         by_voice: dict[int, list[str]] = {}
         for agent_type in dict.fromkeys((*roster.ego_types, *senders)):
             by_voice.setdefault(id(self.of(agent_type)), []).append(agent_type)
         for names in by_voice.values():
             self.of(names[0]).require(names, ENCODES)
-        if self.model.fusion.level == "features":
+        if self.model.exchange.needs_common_base:
             self.model.require((*roster.ego_types, *senders), HEARS)
 
 
-def require_types(model: Collaboration, roster: Cast) -> None:
+def require_types(model: Vehicle, roster: Cast) -> None:
     """See that a model has the types of a roster, with the weights that they need.
 
     Raises:
@@ -107,7 +109,7 @@ class Evaluator:
             "leave_out" does not score it: every message is as old as the link makes it.
         skip_scenarios_without_ego: leave out scenarios in which nobody plays the ego's type.
         cache_bytes: how much memory remembered messages may take.
-        guard: the ego defends what it sees itself (see `Collaboration.detect`); the agents of a split are honest.
+        guard: the ego defends what it sees itself (see `Vehicle.detect`); the agents of a split are honest.
 
     Raises:
         ConfigError: `limit` is not above 0.
@@ -162,10 +164,10 @@ class Evaluator:
 
     def evaluate(
         self,
-        model: Collaboration,
+        model: Vehicle,
         roster: Cast,
         progress: Progress | None = None,
-        speakers: Mapping[str, Collaboration] | None = None,
+        speakers: Mapping[str, Vehicle] | None = None,
     ) -> Evaluation:
         """Run every frame and score it.
 
@@ -188,8 +190,9 @@ class Evaluator:
         turns, coverage = self.selection.turns(
             roster, self.channel.config.latency_ms, self.before_first, self.skip_scenarios_without_ego
         )
-        for each in {id(one): one for one in (model, *voices.speakers.values())}.values():
-            each.eval()
+        for each in (model, *voices.speakers.values()):
+            if isinstance(each, nn.Module):
+                each.eval()
         protocol = self._protocol(model)
         tally, scenes = Tally.under(protocol), {}
         mine = turns[distributed.own_share(len(turns))]
@@ -205,10 +208,10 @@ class Evaluator:
 
     def run(
         self,
-        model: Collaboration,
+        model: Vehicle,
         roster: Cast,
         index: int,
-        speakers: Mapping[str, Collaboration] | None = None,
+        speakers: Mapping[str, Vehicle] | None = None,
     ) -> SceneResult:
         """One frame through the whole line, bytes included.
 
@@ -238,8 +241,7 @@ class Evaluator:
         frame = self._read(voices, turn, index)
         ego_index = agent_ids.index(turn.ego)
         ego = self._own_message(voices, turn)
-        # features need a common base, boxes and points do not
-        space = ego.feature_space if model.fusion.level == "features" else None
+        space = ego.feature_space if model.exchange.needs_common_base else None
         heard, messages, arrived = [], [], hashlib.sha256()
         others = [j for j, agent_id in enumerate(agent_ids) if j != ego_index and agent_id in turn.roles]
         others = [] if roster.drop else others
@@ -259,7 +261,7 @@ class Evaluator:
         found = found[in_range(found.boxes.astype(np.float64), protocol.limits, all_corners=whole)]
         return SceneResult(frame, ego, heard, messages, found, truth, arrived.digest(), ego_index)
 
-    def _protocol(self, model: Collaboration) -> Protocol:
+    def _protocol(self, model: Vehicle) -> Protocol:
         """The protocol with a range: its own, or the model's grid."""
         grid = model.grid
         return replace(

@@ -116,7 +116,7 @@ def run_fuzz(config: FuzzConfig, tell: Tell) -> dict[str, Row]:
         HeatError: the packs do not fit together, or no frame has two agents.
     """
     base, agents, adapters = read_all(config.packs)
-    model = assemble(base, agents, adapters)
+    model = assemble(Collaboration, base, agents, adapters)
     agent_type = agents[0].agent_type
     with tempfile.TemporaryDirectory() as folder:
         splits = {"train": 0, "validate": 0, "test": config.frames}
@@ -147,7 +147,7 @@ def _quiet() -> Iterator[None]:
 
 def scenes_of(model: Collaboration, dataset: Dataset, agent_type: str) -> list[Scene]:
     """Every frame with more than one agent, in all ways to exchange."""
-    ways = [model, exchanging(model, "late"), exchanging(model, "early")]
+    ways = [model, exchanging(model, "boxes"), exchanging(model, "points")]
     scenes = []
     for index in range(len(dataset)):
         frame = dataset.read(index, model.agent(agent_type).sensors)
@@ -441,4 +441,4 @@ def _read(data: bytes) -> None:
         path = Path(folder) / "pack.safetensors"
         path.write_bytes(data)
         base, agents, adapters = read_all([path])
-        assemble(base, agents, adapters)
+        assemble(Collaboration, base, agents, adapters)

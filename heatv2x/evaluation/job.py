@@ -25,8 +25,9 @@ from heatv2x.evaluation.protocols import HEATV2X, find_protocol
 from heatv2x.evaluation.results import Evaluation
 from heatv2x.evaluation.roster import AssignedRoster, Cast, Roster
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.model.assembly import exchanging, reaching
+from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import EXCHANGE_OF
 from heatv2x.model.pretrained import PackPath
 from heatv2x.nn.move import Device, find_device
 
@@ -252,7 +253,8 @@ def _model(config: EvalConfig) -> Collaboration:
         own = model.grid
         model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)
     if config.fusion is not None:
-        model = exchanging(model, config.fusion)
+        exchange = EXCHANGE_OF.get(config.fusion)
+        model = fusing_by(model, config.fusion) if exchange is None else exchanging(model, exchange)
     return model.to(find_device(config.device))
 
 

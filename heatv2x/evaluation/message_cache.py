@@ -1,27 +1,20 @@
 """What agents said, kept as bytes, so that evaluations that share messages share the work.
 
-A message is kept under a name of the networks that made it (`line_digest`): networks that were trained in between, or
+A message is kept under a name of the networks that made it (`Vehicle.voice`): networks that were trained in between, or
 those of another model, do not find it. The least recently used ones go when there is no more room.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel
-from torch import nn
 
 from heatv2x.link.message import Message
-from heatv2x.model.collaboration import Collaboration
-from heatv2x.model.packs import tensors_digest
 
 
 class Sized(Protocol):
@@ -139,56 +132,3 @@ class OwnMessage:
         points, boxes = self.message.points, self.message.boxes
         arrays = (0 if points is None else points.points.nbytes) + (0 if boxes is None else boxes.boxes.nbytes)
         return len(self.feature or b"") + len(self.cells or b"") + arrays
-
-
-def line_digest(model: Collaboration, agent_type: str) -> str:
-    """A name of everything in a model that decides what a type says: the same name, the same bytes.
-
-    It covers the values of the tensors (the type's encoder, its adapters and typed fusion parameters, and the base),
-    so that training in place changes it, and the settings of these parts, the grid, the codec and the exchange.
-    A model whose networks are elsewhere (in onnxruntime) is named by itself: those cannot change.
-    """
-    parts: dict[str, nn.Module] = {**model.base_modules(), "agent": model.agent(agent_type)}
-    if agent_type in model.senders:
-        parts["sender"] = model.senders[agent_type]
-    others = tuple(f"fusion.types.{name}." for name in model.joined if name != agent_type)
-    tensors = {
-        f"{part}.{name}": value
-        for part, module in parts.items()
-        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
-        if not f"{part}.{name}".startswith(others)
-    }
-    about: dict[str, Any] = {
-        "model": type(model).__qualname__,
-        "type": agent_type,
-        "space": model.feature_space.hex(),
-        "grid": repr(model.grid),
-        "codec": model.config.codec,
-        "modules": {
-            f"{part}.{name}": _settings_of(module)
-            for part, whole in parts.items()
-            for name, module in whole.named_modules()
-            if not f"{part}.{name}.".startswith(others)
-        },
-    }
-    if any(value.is_meta for value in tensors.values()):
-        about["instance"] = _NUMBERS.setdefault(model, next(_COUNT))
-        tensors = {}
-    return tensors_digest(tensors, json.dumps(about, sort_keys=True, default=repr))
-
-
-_COUNT = itertools.count()
-_NUMBERS: weakref.WeakKeyDictionary[Collaboration, int] = weakref.WeakKeyDictionary()
-
-
-def _settings_of(module: nn.Module) -> dict[str, Any]:
-    """The class of a module and its plain attributes: a changed threshold changes what is said."""
-    found: dict[str, Any] = {"class": f"{type(module).__module__}.{type(module).__qualname__}"}
-    for name, value in vars(module).items():
-        if name == "training" or name.startswith("_"):
-            continue
-        if isinstance(value, BaseModel):
-            found[name] = value.model_dump(mode="json")
-        elif isinstance(value, bool | int | float | str | tuple | torch.dtype) or value is None:
-            found[name] = repr(value)
-    return found

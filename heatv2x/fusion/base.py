@@ -89,7 +89,6 @@ class Fusion(nn.Module, ABC):
 
     Attributes:
         source: the paper, or "ours".
-        level: what its messages carry: points, features or boxes.
         frame: the frame in which it wants what it receives.
         local: a cell of the result depends on that cell of the maps alone, so that training on windows sees what the
             whole map would show. A part with context around a cell is not local, and what it gives for a cell that
@@ -103,7 +102,6 @@ class Fusion(nn.Module, ABC):
 
     Config: type[Config]
     source: ClassVar[str]
-    level: Literal["points", "features", "boxes"] = "features"
     frame: ClassVar[Literal["ego", "sender"]] = "ego"
     local: ClassVar[bool] = True
     selects: bool = False

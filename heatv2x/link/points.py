@@ -8,11 +8,13 @@ Shapes: P points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import zstandard
 
 from heatv2x.link.codecs.int8 import unpacked
-from heatv2x.structures import PointCloud
+from heatv2x.structures import Float64, PointCloud
 
 POINT_BYTES = 7
 _PER_METRE = 100.0
@@ -43,3 +45,22 @@ def from_bytes(payload: bytes, count: int) -> PointCloud:
     points[:, :3] = place.T / np.float32(_PER_METRE)
     points[:, 3] = intensity / np.float32(255)
     return PointCloud(points)
+
+
+def pooled(ego: PointCloud, received: Sequence[tuple[Float64, PointCloud]]) -> PointCloud:
+    """The ego's points, then those of the senders.
+
+    Encoders may keep the first points of a full cell only, so who calls gives the senders in an order that does not
+    depend on how they arrived.
+
+    Args:
+        ego: in the ego's frame.
+        received: (4, 4) T_ego_sender and points in the sender's frame.
+    """
+    if not received:
+        return ego
+    moved = []
+    for T_ego_sender, cloud in received:
+        place = cloud.points[:, :3] @ T_ego_sender[:3, :3].T + T_ego_sender[:3, 3]
+        moved.append(np.column_stack([place, cloud.points[:, 3]]).astype(np.float32))
+    return PointCloud(np.concatenate([ego.points, *moved]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -15,20 +15,28 @@ from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.fusion.base import Fusion
 from heatv2x.model.blueprint import drawn, refuse_misfits
-from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.model.packs import Pack, read_pack
 
+if TYPE_CHECKING:
+    from heatv2x.model.collaboration import Collaboration
+
 log = logging.getLogger(__name__)
 SIDES = ("sender", "receiver")
+Make = Callable[[ModelConfig], "Collaboration"]
 
 
 def assemble(
-    base: Pack, agents: Sequence[Pack] = (), adapters: Sequence[Pack] = (), sides: Collection[str] = SIDES
+    make: Make,
+    base: Pack,
+    agents: Sequence[Pack] = (),
+    adapters: Sequence[Pack] = (),
+    sides: Collection[str] = SIDES,
 ) -> Collaboration:
     """A model in evaluation mode from its packs, which may come in any order.
 
     Args:
+        make: builds a model that knows nothing yet from its settings: the class `Collaboration`.
         base: the base pack.
         agents: encoders. A type of the base, or one that an adapter names, without an encoder can only be listened to.
         adapters: what newcomers trained.
@@ -40,8 +48,8 @@ def assemble(
             newcomer starts from a type that nobody brings.
     """
     refuse_twins([base, *agents, *adapters])
-    model = bare_base(base)
-    load_into(model, base, "")
+    model = bare_base(make, base)
+    load_base(model, base)
     model.comes_from_packs = True
     model.lacking = {name: {"encoder"} for name in model.config.agents}
     space = model.feature_space.hex()
@@ -62,7 +70,7 @@ def assemble(
     return model.eval()
 
 
-def bare_base(base: Pack) -> Collaboration:
+def bare_base(make: Make, base: Pack) -> Collaboration:
     """The model that a base pack describes, built but not loaded, after its description was compared with its tensors.
 
     Raises:
@@ -72,8 +80,8 @@ def bare_base(base: Pack) -> Collaboration:
     where = _where(base)
     with plugins.from_a_pack(where):
         config = build(ModelConfig, base.config, source=where, complete=True)
-        refuse_misfits(drawn(lambda: Collaboration(config), where).base_state(), base.tensors, where)
-        return Collaboration(config)
+        refuse_misfits(drawn(lambda: make(config), where).base_state(), base.tensors, where)
+        return make(config)
 
 
 def refuse_twins(packs: Sequence[Pack]) -> None:
@@ -201,30 +209,38 @@ def _newcomer(model: Collaboration, config: AdapterConfig) -> nn.Module:
     return nn.ModuleList([agent, *(build_part("adapters", part, channels) for part in adapters)])
 
 
-def exchanging(model: Collaboration, fusion: str) -> Collaboration:
-    """The same networks with another fusion that has no parameters: "late" exchanges boxes, "early" points.
+def exchanging(model: Collaboration, exchange: str) -> Collaboration:
+    """A copy with the same networks whose agents exchange something else.
 
-    A fusion that goes on computing when nobody is heard (`Fusion.alone`) is part of what each agent detects with: it
-    stays, and agents exchange boxes or points instead of features.
+    Args:
+        model: trained to exchange features.
+        exchange: "boxes" (late fusion) or "points" (early fusion).
 
     Raises:
-        ConfigError: the other fusion has parameters, which nobody trained; or the model's own computes alone and should
-            give way to another one of features: neck and head were trained behind it.
+        ConfigError: there is no such exchange.
     """
-    level = plugins.find("fusion", fusion).level
-    computes = type(model.fusion).alone is not Fusion.alone
-    if computes and level == "features":
+    config = build(
+        ModelConfig, {**model.config.model_dump(), "exchange": exchange}, "the wanted exchange", complete=True
+    )
+    return _same_networks(model, config, features=config.exchange == "features")
+
+
+def fusing_by(model: Collaboration, fusion: str) -> Collaboration:
+    """A copy with the same networks and another fusion, which must have no parameters.
+
+    Raises:
+        ConfigError: the other fusion has parameters, which nobody trained; or the model's own goes on computing when
+            nobody is heard (`Fusion.alone`): neck and head were trained behind it.
+    """
+    if type(model.fusion).alone is not Fusion.alone:
         raise ConfigError(
             f"fusion '{model.config.fusion.part}' cannot be exchanged for '{fusion}': neck and head were trained on "
-            "what it computes. Way out: 'late' or 'early', or train a base with the other fusion"
+            "what it computes. Way out: fusion=late or fusion=early, or train a base with the other fusion"
         )
-    part = model.config.fusion if computes else PartConfig(part=fusion)
-    if not computes and list(build_part("fusion", part, model.config.channels, list(model.config.agents)).parameters()):
+    part = PartConfig(part=fusion)
+    if list(build_part("fusion", part, model.config.channels, list(model.config.agents)).parameters()):
         raise ConfigError(f"fusion '{fusion}' has parameters, which this base does not hold: train a base with it")
-    other = _same_networks(model, model.config.model_copy(update={"fusion": part}), features=level == "features")
-    if computes:
-        other.fusion.level = level
-    return other
+    return _same_networks(model, model.config.model_copy(update={"fusion": part}))
 
 
 def reaching(model: Collaboration, half_extent_m: float, half_extent_y_m: float) -> Collaboration:
@@ -244,7 +260,7 @@ def reaching(model: Collaboration, half_extent_m: float, half_extent_y_m: float)
 
 def _same_networks(model: Collaboration, config: ModelConfig, features: bool = True) -> Collaboration:
     """A model of another config with all tensors that both have; without features nothing received is adapted."""
-    other = Collaboration(config)
+    other = type(model)(config)
     for name, joining in model.joined.items():
         other.join(name, joining.model_copy(update={} if features else {"received": None}))
     other.comes_from_packs = model.comes_from_packs
@@ -307,14 +323,26 @@ def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]
     return bases[0], [p for p in packs if p.kind == "agent"], [p for p in packs if p.kind == "adapter"]
 
 
-def load_into(module: nn.Module, pack: Pack, prefix: str) -> None:
-    """Load the tensors of a pack whose names start with a prefix; for a base all but the model's own agents.
+def load_base(model: Collaboration, pack: Pack) -> None:
+    """Load a base pack: everything but the agents.
 
     Raises:
         PackError: names or shapes differ; lists them.
     """
+    _load_into(model, model.base_state(), pack, "")
+
+
+def load_into(module: nn.Module, pack: Pack, prefix: str) -> None:
+    """Load the tensors of a pack whose names start with a prefix.
+
+    Raises:
+        PackError: names or shapes differ; lists them.
+    """
+    _load_into(module, module.state_dict(), pack, prefix)
+
+
+def _load_into(module: nn.Module, wanted: Mapping[str, Tensor], pack: Pack, prefix: str) -> None:
     tensors = {name.removeprefix(prefix): value for name, value in pack.tensors.items() if name.startswith(prefix)}
-    wanted: dict[str, Tensor] = module.base_state() if isinstance(module, Collaboration) else dict(module.state_dict())
     refuse_misfits(wanted, tensors, _where(pack))
     module.load_state_dict({**module.state_dict(), **tensors})
 

@@ -12,6 +12,9 @@ from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.geometry.grid import BevGrid
 
+EXCHANGE_OF = {"late": "boxes", "early": "points"}
+"""What agents exchange under late and early fusion."""
+
 
 class ModelConfig(Config):
     """Everything that shapes a model; stored in every pack.
@@ -29,6 +32,7 @@ class ModelConfig(Config):
         agents: the base's agent types by name, each with the part that encodes its sensor data.
         fusion: the part that combines the ego's feature with the received ones.
         head: the part that finds boxes in the fused feature.
+        exchange: what agents send: features, boxes (late fusion: detect alone, merge boxes), or points (early fusion).
         codec: how features are packed into messages (heatv2x list codecs).
     """
 
@@ -43,7 +47,18 @@ class ModelConfig(Config):
     agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
     fusion: PartConfig = PartConfig(part="hetero_graph")
     head: PartConfig = PartConfig(part="center")
+    exchange: Literal["features", "boxes", "points"] = "features"
     codec: str = "int8"
+
+    @pydantic.field_validator("fusion")
+    @classmethod
+    def _fuses(cls, fusion: PartConfig) -> PartConfig:
+        if fusion.part in EXCHANGE_OF:
+            raise ValueError(
+                f"'{fusion.part}' is no way to fuse features: leave fusion out, and write "
+                f"exchange={EXCHANGE_OF[fusion.part]}"
+            )
+        return fusion
 
     @pydantic.model_validator(mode="after")
     def _possible(self) -> ModelConfig:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,15 @@ from torch.nn import functional
 
 from heatv2x.agents.base import Agent
 from heatv2x.core.host import keep_freed_memory
-from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Received
-from heatv2x.model.collaboration import Collaboration, Links
-from heatv2x.model.config import AdapterConfig
+from heatv2x.link.message import Message
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.links import Links
+from heatv2x.model.vehicle import Vehicle
 from heatv2x.nn.move import precision_on
 from heatv2x.nn.pillars import PillarEncoder, Pillars
 from heatv2x.nn.row_grid import RowGrid
+from heatv2x.structures import AgentFrame, Boxes3D
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -48,47 +50,94 @@ def optimised(model: Collaboration, precision: Precision = "auto") -> Deployed:
     On the CPU this also tells glibc to keep freed memory for the rest of the process (`heatv2x.core.host`), which
     an ego's frame gains a third from; HEATV2X_KEEP_MEMORY=0 in the environment leaves the allocator alone.
     """
-    if model._device.type == "cpu":
+    if model.device.type == "cpu":
         keep_freed_memory()
     return Deployed(model, precision)
 
 
-class Deployed(Collaboration):
-    """A model whose networks are rearranged: it encodes and detects, and cannot be trained, joined or packed.
+class Deployed(Vehicle):
+    """A vehicle whose networks are rearranged. They cannot be trained, joined or packed any more.
 
     Its feature space is that of the model it was made from, so their messages are each other's.
 
     Attributes:
+        networks: the rearranged copy; its tensors are folded and rounded.
         precision: "float32" or "bfloat16", of the convolutions.
     """
 
     def __init__(self, model: Collaboration, precision: Precision) -> None:
-        nn.Module.__init__(self)  # the networks are taken over, not built
-        self.__dict__.update(copy.deepcopy(model).__dict__)
-        self.precision = precision_on(model._device, precision)
+        self.networks = networks = copy.deepcopy(model).eval().requires_grad_(False)
+        networks.__class__ = _Rearranged
+        self.precision = precision_on(model.device, precision)
+        self.exchange = model.exchange
         self._space = model.feature_space
-        if self.fusion.convolves:
-            self.grid = RowGrid(**dataclasses.asdict(model.grid))
-        super().train(False)
-        self.requires_grad_(False)
-        fold(self)
-        _fold_pillars(self, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
-        _lay_out(self)
+        if networks.fusion.convolves:
+            networks.grid = RowGrid(**dataclasses.asdict(model.grid))
+        self.grid = networks.grid
+        fold(networks)
+        _fold_pillars(networks, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
+        _lay_out(networks)
         if self.precision == "bfloat16":
-            for module in (self.agents, self.senders, self.receivers, self.backbone, self.neck, self.head):
+            for module in (
+                networks.agents,
+                networks.senders,
+                networks.receivers,
+                networks.backbone,
+                networks.neck,
+                networks.head,
+            ):
                 _narrow(module)
-            self.fusion.precision = torch.bfloat16
-            if self.fusion.convolves:
-                _narrow(self.fusion)
+            networks.fusion.precision = torch.bfloat16
+            if networks.fusion.convolves:
+                _narrow(networks.fusion)
 
     @property
     def feature_space(self) -> bytes:
-        """The base's 16 bytes, as before the networks were rearranged."""
         return self._space
 
-    def share(self, agent_type: str, encoded: Tensor) -> Tensor:
+    @property
+    def codec(self) -> str:
+        return self.networks.codec
+
+    def known_types(self) -> list[str]:
+        return self.networks.known_types()
+
+    def encoded_types(self) -> list[str]:
+        return self.networks.encoded_types()
+
+    def agent(self, name: str) -> Agent:
+        return self.networks.agent(name)
+
+    def require(self, agent_types: Iterable[str], parts: Collection[str]) -> None:
+        self.networks.require(agent_types, parts)
+
+    def look(self, agent_type: str, frame: AgentFrame) -> Tensor:
+        return self.networks.look(agent_type, frame)
+
+    def select(self, feature: Tensor) -> Tensor | None:
+        return self.networks.select(feature)
+
+    def feature_of(self, message: Message) -> Tensor:
+        self.refuse_stranger(message, (self.networks.config.channels, *self.grid.shape))
+        assert message.feature is not None
+        return message.feature.to(self.networks.device)
+
+    def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
+        return self.networks.detect_alone(feature, agent_type)
+
+    def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
+        return self.networks.detect_fused(features, types, links)
+
+    def voice(self, agent_type: str) -> str:
+        return f"deployed {self.precision} {self.networks.voice(agent_type)}"
+
+
+class _Rearranged(Collaboration):
+    """A model whose convolutions want maps cell by cell, and may give them in bfloat16."""
+
+    def to_shared_space(self, agent_type: str, encoded: Tensor) -> Tensor:
         """(N, C, Y, X) shared features, in float32 as messages carry them."""
-        return super().share(agent_type, encoded).float()
+        return super().to_shared_space(agent_type, encoded).float()
 
     def receive(
         self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
@@ -99,43 +148,6 @@ class Deployed(Collaboration):
         own = features.contiguous(memory_format=torch.channels_last)
         sent = own if messages is features else messages.contiguous(memory_format=torch.channels_last)
         return super().receive(own, sent, types, links)
-
-    def train(self, mode: bool = True) -> Deployed:
-        """Evaluation mode is the only one.
-
-        Raises:
-            ConfigError: training was asked for.
-        """
-        if mode:
-            raise ConfigError(f"an optimised model cannot be trained; {_WAY_OUT}")
-        return self
-
-    def join(self, name: str, config: AdapterConfig) -> None:
-        """Nothing can join.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"'{name}' cannot join an optimised model; let it join the model, then optimise that")
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """There is none that a pack could hold.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"the tensors of an optimised model are folded and rounded; {_WAY_OUT}")
-
-    def base_state(self) -> dict[str, Tensor]:
-        """There is none that a pack could hold.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"the tensors of an optimised model are folded and rounded; {_WAY_OUT}")
-
-
-_WAY_OUT = "use the model it was made from"
 
 
 def fold(network: nn.Module) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from heatv2x import __version__
 from heatv2x.errors import PackError
-from heatv2x.model.assembly import bare_base, load_into
+from heatv2x.model.assembly import bare_base, load_base
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack, write_pack
 
 
@@ -30,8 +31,8 @@ def rewrite(paths: Sequence[Path]) -> list[Path]:
     if len(bases) != 1:
         raise PackError(f"need exactly one base pack, got {len(bases)}: give the base with all packs that belong to it")
     (where, base), *_ = bases.items()
-    model = bare_base(base)
-    load_into(model, base, "")
+    model = bare_base(Collaboration, base)
+    load_base(model, base)
     today, former = model.feature_space.hex(), model.former_feature_space.hex()
     if base.feature_space not in (today, former):
         raise PackError(f"{where}: its tensors belong to no feature space {base.feature_space}: the pack was changed")

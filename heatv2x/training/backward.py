@@ -102,7 +102,7 @@ class BackwardAlignment(Stage):
         """Single-agent detection through the frozen base, and the encoder's own loss (a camera's depth)."""
         feature, auxiliary = self.model.agent(self.newcomer).supervised(batch.inputs)
         crops = torch.stack([self.model.grid.crop(f, w) for f, w in zip(feature, batch.windows, strict=True)])
-        shared = self.model.share(self.newcomer, crops)
+        shared = self.model.to_shared_space(self.newcomer, crops)
         terms = self.model.head.loss(
             self.model.predict_alone(shared, [self.newcomer] * len(shared)),
             batch.boxes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from heatv2x.agents.base import Agent
 from heatv2x.core import distributed
-from heatv2x.model.collaboration import Collaboration, in_order
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.exchange import only_lidar
 from heatv2x.model.heads.center import heatmap_targets
+from heatv2x.model.links import in_order
 from heatv2x.nn.losses import heatmap_focal, pyramid_foreground
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import (
@@ -87,8 +90,8 @@ class CollaborativeTraining(Stage):
         """
         agents: dict[str, Agent] = {name: self.model.agent(name) for name in self.types}
         seen = items
-        if self.model.fusion.level == "points":  # the ego looks at everybody's points, and hears no features
-            items = [with_pooled_points(scene, self.model.only_lidar) for scene in items]
+        if self.model.exchange.name == "points":  # the ego looks at everybody's points, and hears no features
+            items = [with_pooled_points(scene, partial(only_lidar, self.model)) for scene in items]
             drawn = [only_ego(scene) for scene in drawn]
         batch = collate_scenes(items, agents, self.model.grid, self.scenes)
         if seen is not items:
@@ -105,7 +108,7 @@ class CollaborativeTraining(Stage):
             absent = name in batch.stand_ins
             with distributed.uncounted() if absent else nullcontext():
                 feature, extra = self.model.agent(name).supervised(batch.inputs[name])
-                shared = self.model.share(name, feature)
+                shared = self.model.to_shared_space(name, feature)
             if absent:
                 auxiliary.append(0 * (shared.float().sum() + extra))
             else:

@@ -25,7 +25,8 @@ from torch import Tensor
 from heatv2x.core import distributed
 from heatv2x.core.files import atomic_path
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.model.collaboration import ENCODES, Collaboration
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.networks import ENCODES
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augmentation import mirrored_world
@@ -171,7 +172,7 @@ class _Line:
         with in_precision(self.precision, self.device):
             found = [agent(to_device(agent.collate(self.waiting), self.device))]
             if self.share:
-                found.append(self.model.share(self.name, found[0]))
+                found.append(self.model.to_shared_space(self.name, found[0]))
         for part, feature in zip(self.parts, found, strict=True):
             part.append(feature.half().cpu().contiguous())
         self.waiting.clear()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.model.collaboration import Collaboration, in_order
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.links import in_order
 from heatv2x.training.distillation import DistillationLoss
 from heatv2x.training.feature_cache import FeatureCache
 from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
@@ -94,4 +95,4 @@ class CollaborativeFineTuning(Stage):
         return terms
 
     def _shared(self, name: str, feature: Tensor) -> Tensor:
-        return self.model.share(name, feature) if name == self.newcomer else feature
+        return self.model.to_shared_space(name, feature) if name == self.newcomer else feature

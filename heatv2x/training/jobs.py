@@ -39,8 +39,9 @@ from heatv2x.model.assembly import (
     compare_with_encoder,
     refuse_twins,
 )
-from heatv2x.model.collaboration import ENCODES, Collaboration
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.networks import ENCODES
 from heatv2x.model.packs import Pack, read_pack, write_pack
 from heatv2x.nn.move import find_device, precision_on
 from heatv2x.training.backward import BackwardAlignment
@@ -251,7 +252,9 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
             raise ConfigError(f"newcomer='{name}' has no encoder among agents= (there: {have})")
 
     def build_model() -> Collaboration:
-        model = assemble(read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers])
+        model = assemble(
+            Collaboration, read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers]
+        )
         parts = {"before": config.before, "after": config.after, "received": config.received}
         for name in newcomers:
             with plugins.from_a_pack(str(packs[name].path)):

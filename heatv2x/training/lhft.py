@@ -109,7 +109,7 @@ class LocalFineTuning(Stage):
 
     def losses(self, batch: LocalBatch) -> dict[str, Tensor]:
         """Single-agent detection through the frozen base, and the distance from the teacher's features."""
-        feature = self.model.share(self.newcomer, batch.encoded)
+        feature = self.model.to_shared_space(self.newcomer, batch.encoded)
         terms = self.model.head.loss(
             self.model.predict_alone(feature, [self.newcomer] * len(feature)),
             batch.boxes,

@@ -19,10 +19,10 @@ from torch import Tensor
 from heatv2x.agents.base import Agent, sweep
 from heatv2x.core.config import Config
 from heatv2x.data.ground_truth import ground_truth
-from heatv2x.fusion.early import pooled
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.link.channel import disturbed
-from heatv2x.model.collaboration import Links
+from heatv2x.link.points import pooled
+from heatv2x.model.links import Links
 from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augmentation import mirrored, mirrored_world, thinned, turned

@@ -373,7 +373,7 @@ class TestJobs:
 
     def test_an_encoder_keeps_its_own_network(self, packs: Path) -> None:
         own = [packs / "encoder" / f"{name}.safetensors" for name in ("base", "lidar16")]
-        assert Collaboration.from_packs(*own).fusion.level == "features"
+        assert Collaboration.from_packs(*own).exchange.name == "features"
         assert read_pack(own[0]).feature_space == read_pack(own[1]).feature_space != ""
 
     def test_a_newcomer_without_an_encoder(self, run: Run, data: Path, packs: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_parts_that_are_promised_are_there() -> None:
     assert found["agents"] >= {"lidar_pillar", "lidar_slices", "camera_lift"}
     assert found["adapters"] >= {"hetero_aware", "multi_cognitive"}
     assert found["codecs"] >= {"raw", "half", "int8", "sparse"}
-    assert found["fusion"] >= {"none", "late", "maximum", "attention", "disco", "hetero_graph"}
+    assert found["fusion"] >= {"none", "maximum", "attention", "disco", "hetero_graph"}
     assert found["fusion"] >= {"v2x_vit", "hm_vit", "where2comm"}
     assert found["heads"] >= {"center"} and found["datasets"] >= {"opv2v"}
     assert not any("base" in names for names in found.values())

@@ -103,10 +103,12 @@ def test_no_tasks() -> None:
 
 
 INTERRUPTED = """
+import signal
 from pathlib import Path
 from heatv2x.core.workers import Task, run_tasks
 from tests.core.test_workers import double, linger, nobody
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that puts us behind itself ignores it
     folder = Path({folder!r})
     tasks = [Task("short", double, (1,)), Task("long", linger, (folder / "long.txt",))]
     try:

@@ -24,8 +24,9 @@ from heatv2x.evaluation.results import without_hidden
 from heatv2x.evaluation.roster import AssignedRoster, Roster
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import Message, pack, unpack
-from heatv2x.model.assembly import exchanging, reaching
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.assembly import exchanging, fusing_by, reaching
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.links import links_of
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 
@@ -416,8 +417,8 @@ class TestMemory:
         remembers = Evaluator(dataset, noisy, **boxes)  # type: ignore[arg-type]
         forgets = Evaluator(dataset, noisy, cache_bytes=0, **boxes)  # type: ignore[arg-type]
         model = joined(small_model(), shake=0.1)
-        variants = [model, reaching(model, 25.6, 12.8), exchanging(model, "late"), exchanging(model, "early")]
-        variants.append(exchanging(model, "maximum"))
+        variants = [model, reaching(model, 25.6, 12.8), exchanging(model, "boxes"), exchanging(model, "points")]
+        variants.append(fusing_by(model, "maximum"))
         digests = []
         for _ in range(2):
             for variant in variants:
@@ -466,7 +467,7 @@ def detected(scene: Any) -> bytes:
 
 def same_twice(remembers: Evaluator, forgets: Evaluator, model: Collaboration) -> str:
     """Both evaluators find and hear the same, twice; gives the digest."""
-    roster = Roster("lidar64", "lidar64") if model.fusion.level == "points" else ROSTER
+    roster = Roster("lidar64", "lidar64") if model.exchange.name == "points" else ROSTER
     rows = [each.evaluate(model, roster) for each in (remembers, forgets, remembers)]
     assert len({(row.found, row.arrived) for row in rows}) == 1
     assert rows[0].to_row("") == rows[1].to_row("")
@@ -741,8 +742,8 @@ class TestCoverage:
             Evaluator(dataset).evaluate(model, ROSTER)
         assert not dataset.reads
         Evaluator(dataset, limit=1).evaluate(model, replace(ROSTER, drop=True))
-        own = exchanging(joined(small_model(seed=1)), "late")
-        late = exchanging(model, "late")
+        own = exchanging(joined(small_model(seed=1)), "boxes")
+        late = exchanging(model, "boxes")
         with pytest.raises(PackError, match="'lidar16'"):
             Evaluator(dataset, limit=1).evaluate(late, ROSTER)
         Evaluator(dataset, limit=1).evaluate(late, ROSTER, speakers={"lidar16": own})

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from heatv2x.evaluation.message_cache import ByteCache, OwnMessage, line_digest
-from heatv2x.model.assembly import exchanging, reaching
+from heatv2x.evaluation.message_cache import ByteCache, OwnMessage
+from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
-from tests.scene_factory import SmallScenes, joined, model_config, shaken, small_model
+from tests.scene_factory import SmallScenes, joined, shaken, small_model
 
 
 @dataclass(frozen=True)
@@ -68,35 +68,25 @@ CHANGES: dict[str, Callable[[Collaboration], object]] = {
 
 def test_whatever_decides_a_message_is_in_its_name() -> None:
     model = joined(joined(small_model(), shake=0.1), "other", shake=0.1)
-    names = [line_digest(model, "lidar16")]
-    assert names[0] == line_digest(model, "lidar16")
+    names = [model.voice("lidar16")]
+    assert names[0] == model.voice("lidar16")
     for what, change in CHANGES.items():
         change(model)
-        names.append(line_digest(model, "lidar16"))
+        names.append(model.voice("lidar16"))
         assert names[-1] not in names[:-1], what
 
 
 def test_other_networks_have_other_names() -> None:
     model = joined(small_model(), shake=0.1)
-    variants = [model, reaching(model, 25.6, 12.8), exchanging(model, "late"), exchanging(model, "maximum")]
-    variants += [exchanging(model, "early"), optimised(model, "float32"), optimised(model, "bfloat16")]
-    assert len({line_digest(variant, "lidar16") for variant in variants}) == len(variants)
-    assert line_digest(model, "lidar64") != line_digest(model, "lidar16")
+    variants = [model, reaching(model, 25.6, 12.8), exchanging(model, "boxes"), fusing_by(model, "maximum")]
+    variants += [exchanging(model, "points"), optimised(model, "float32"), optimised(model, "bfloat16")]
+    assert len({variant.voice("lidar16") for variant in variants}) == len(variants)
+    assert model.voice("lidar64") != model.voice("lidar16")
 
 
 def test_another_newcomer_changes_nothing() -> None:
     """So that messages are shared between models that differ in what joined them."""
     model = joined(small_model(), shake=0.1)
-    before = line_digest(model, "lidar64"), line_digest(model, "lidar16")
+    before = model.voice("lidar64"), model.voice("lidar16")
     joined(model, "other", shake=0.3)
-    assert (line_digest(model, "lidar64"), line_digest(model, "lidar16")) == before
-
-
-def test_networks_without_values_are_named_by_themselves() -> None:
-    class Elsewhere(Collaboration):
-        feature_space = bytes(16)  # type: ignore[assignment]
-
-    with torch.device("meta"):
-        one, other = Elsewhere(model_config()), Elsewhere(model_config())
-    names = [line_digest(model, "lidar64") for model in (one, other, one)]
-    assert names[0] == names[2] != names[1]
+    assert (model.voice("lidar64"), model.voice("lidar16")) == before

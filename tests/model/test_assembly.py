@@ -7,7 +7,7 @@ import pytest
 
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.model.assembly import exchanging, reaching
+from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Frame
 from tests.scene_factory import NEWCOMER, SLICES, SmallScenes, joined, same_state, small_model
@@ -27,7 +27,7 @@ def model(request: pytest.FixtureRequest) -> Collaboration:
 
 
 def test_late_fusion_merges_what_each_agent_finds_alone(model: Collaboration, frame: Frame) -> None:
-    late = exchanging(model, "late")
+    late = exchanging(model, "boxes")
     types = ("lidar64", "lidar16", "lidar64")
     ego, *others = (late.encode(agent, name) for agent, name in zip(frame.agents, types, strict=True))
     assert late.payload == "boxes" and ego.feature is None and ego.boxes is not None and len(ego.boxes) > 1
@@ -36,24 +36,24 @@ def test_late_fusion_merges_what_each_agent_finds_alone(model: Collaboration, fr
     np.testing.assert_allclose(np.sort(late.detect(ego).scores), np.sort(alone.scores)[-len(late.detect(ego)) :])
     found = late.detect(ego, others)
     assert len(found) > len(late.detect(ego))
-    assert model.fusion.level == "features", "the model itself stays as it was"
+    assert model.exchange.name == "features", "the model itself stays as it was"
 
 
 def test_early_fusion_sends_points(model: Collaboration, frame: Frame) -> None:
-    early = exchanging(model, "early")
+    early = exchanging(model, "points")
     ego, *others = (early.encode(agent, "lidar64") for agent in frame.agents)
     assert ego.points is not None and len(early.detect(ego, others)) > 0
 
 
 def test_a_fusion_of_features_must_fit_what_comes_after_it(model: Collaboration) -> None:
     if model.config.fusion.part == "hetero_graph":
-        assert exchanging(model, "maximum").config.fusion.part == "maximum"
+        assert fusing_by(model, "maximum").config.fusion.part == "maximum"
         with pytest.raises(ConfigError, match="'disco' has parameters"):
-            exchanging(model, "disco")
+            fusing_by(model, "disco")
         return
     with pytest.raises(ConfigError, match="'pyramid' cannot be exchanged for 'maximum'") as caught:
-        exchanging(model, "maximum")
-    assert "'late' or 'early'" in str(caught.value)
+        fusing_by(model, "maximum")
+    assert "fusion=late or fusion=early" in str(caught.value)
 
 
 def test_a_longer_grid_keeps_the_networks(model: Collaboration, frame: Frame) -> None:

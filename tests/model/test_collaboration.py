@@ -20,8 +20,9 @@ from heatv2x.geometry.boxes import transform_boxes
 from heatv2x.link.channel import disturbed
 from heatv2x.link.message import MAX_BOXES, Message, pack, unpack
 from heatv2x.link.pose_refinement import RefinementConfig
-from heatv2x.model.collaboration import Collaboration, Links, in_order, links_of
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.links import Links, in_order, links_of
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, PointCloud, Pose
 from tests.scene_factory import (
     CAMERA,
@@ -42,7 +43,6 @@ from tests.scene_factory import (
 )
 
 FUSIONS = plugins.available("fusion")
-FEATURE_FUSIONS = [name for name in FUSIONS if plugins.find("fusion", name).level == "features"]
 SENSORS = ("lidar64", "lidar16", "camera")
 
 
@@ -115,7 +115,7 @@ class TestEncode:
         for name in SENSORS:
             reduced = model.agent(name).reduce(agent)
             assert model.encode(reduced).agent_type == name
-        with pytest.raises(ConfigError, match="agent_type="):
+        with pytest.raises(ConfigError, match="agent_type"):
             model.encode(agent)
         with pytest.raises(ConfigError, match="none"):
             model.encode(replace(agent, lidars={}, cameras=()))
@@ -156,7 +156,9 @@ class TestDetect:
             agent = model.agent(agent_type)
             with torch.no_grad():
                 # contiguous: another memory layout takes another convolution kernel, which rounds otherwise
-                feature = model.share(agent_type, agent(agent.collate([agent.prepare(frame.agents[0])]))).contiguous()
+                feature = model.to_shared_space(
+                    agent_type, agent(agent.collate([agent.prepare(frame.agents[0])]))
+                ).contiguous()
                 single = model.head.decode(model.predict_alone(feature, [agent_type]), model.grid)[0]
             found = model.detect(model.encode(frame.agents[0], agent_type))
             assert len(found) > 1 and np.array_equal(found.boxes, single.boxes.numpy())
@@ -204,7 +206,7 @@ class TestDetect:
         assert same_boxes(model.detect(ego, off), model.detect(ego, others)) == (fusion == "none")
 
 
-@pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_sender_far_away_changes_nothing(fusion: str, frame: Frame) -> None:
     model = small_model(fusion)
     ego, other = (model.encode(agent, "lidar64") for agent in frame.agents[:2])
@@ -319,7 +321,8 @@ class TestSelection:
         hook = model.fusion.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
         assert ego.feature is not None and other.feature is not None and other.cells is not None
         with torch.no_grad():  # `detect` does not listen to a newcomer whose adapters are anything
-            model._fused(ego, ego.feature, [(other, other.feature * other.cells)])
+            features = torch.stack([ego.feature, other.feature * other.cells])
+            model.detect_fused(features, ["lidar64", "lidar16"], links_of(ego, [other], model.grid))
         hook.remove()
         assert 0 < seen[0].visible.float().mean() < 0.5
         assert not seen[0].features.masked_fill(seen[0].visible[:, :, None], 0.0).any()
@@ -357,7 +360,7 @@ class TestRefined:
         (alone,) = model.refined(ego, [uncertain])
         assert np.array_equal(alone.pose.matrix, found[0].pose.matrix), "company does not matter"
 
-    @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
+    @pytest.mark.parametrize("fusion", FUSIONS)
     def test_the_refined_pose_is_the_one_that_is_fused_with(self, fusion: str, frame: Frame) -> None:
         model = small_model(fusion)
         ego, one, _ = self.messages(model, frame)
@@ -387,7 +390,7 @@ class TestRefined:
     def test_only_the_best_boxes_are_sent(self, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
         model = small_model()
         plain = model.encode(frame.agents[1], "lidar64")
-        monkeypatch.setattr("heatv2x.model.collaboration.MAX_BOXES", 3)
+        monkeypatch.setattr("heatv2x.model.vehicle.MAX_BOXES", 3)
         sent = model.with_boxes(plain, RefinementConfig(min_score=0.0)).boxes
         assert sent is not None and same_boxes(sent, model.detect(plain)[:3]) and len(sent) == 3
 
@@ -622,7 +625,7 @@ class TestForward:
         model.collaborate(features, ["lidar64"] * 2, links_between(poses, [0], [[1]]))
         ego, received = seen[0]
         assert torch.equal(ego[0], features[0])
-        torch.testing.assert_close(received[0, 0], model.codec.quantise(features[1:])[0])
+        torch.testing.assert_close(received[0, 0], model._codec.quantise(features[1:])[0])
         assert not torch.allclose(received[0, 0], features[1], atol=1e-5)
 
     def test_gradients_reach_everybody(self) -> None:
@@ -635,7 +638,7 @@ class TestForward:
         silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
         assert not silent, silent
 
-    @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
+    @pytest.mark.parametrize("fusion", FUSIONS)
     def test_no_slots_at_all(self, fusion: str) -> None:
         model = small_model(fusion)
         features = torch.rand(3, CHANNELS, *GRID.shape)
@@ -645,7 +648,7 @@ class TestForward:
             wanted = model.predict_alone(features[[0, 2]], ["lidar64"] * 2)
         assert all(torch.equal(maps[name], wanted[name]) for name in wanted)
 
-    @pytest.mark.parametrize("fusion", FEATURE_FUSIONS)
+    @pytest.mark.parametrize("fusion", FUSIONS)
     def test_empty_slots_change_nothing(self, fusion: str) -> None:
         model = small_model(fusion)
         features = torch.rand(2, CHANNELS, *GRID.shape)
@@ -681,7 +684,7 @@ class TestWindows:
             torch.testing.assert_close(seen[1][row], crop, rtol=1e-4, atol=1e-5)
         return whole, part
 
-    @pytest.mark.parametrize("fusion", [name for name in FEATURE_FUSIONS if plugins.find("fusion", name).local])
+    @pytest.mark.parametrize("fusion", [name for name in FUSIONS if plugins.find("fusion", name).local])
     def test_fusion_on_a_window_is_the_crop_of_the_whole(self, fusion: str) -> None:
         self.fused(small_model(fusion), [(2, 4, (10, 8)), (6, 0, (10, 8))])
 

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
 from heatv2x.core.plugins import PartConfig
-from heatv2x.errors import ConfigError
 from heatv2x.formats.carla import from_carla
 from heatv2x.interop.heal.checkpoint import HealImport, convert
 from heatv2x.link.message import pack, unpack
-from heatv2x.model.assembly import base_pack
-from heatv2x.model.collaboration import Collaboration, links_of
-from heatv2x.model.deploy import Deployed, Precision, optimised
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.deploy import Precision, optimised
+from heatv2x.model.links import links_of
+from heatv2x.model.vehicle import Vehicle
 from heatv2x.structures import AgentFrame, PointCloud, Pose
 from tests.golden_weights import GOLDEN, reference_weights
 from tests.scene_factory import SmallScenes, joined, same_state, small_model, state_copy
 
-FUSIONS = [part for part in plugins.available("fusion") if plugins.find("fusion", part).level == "features"]
+FUSIONS = plugins.available("fusion")
 AGENTS = plugins.available("agents")
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}  # see `error`
 SENSORS = ("lidar64", "lidar32", "lidar16", "camera")
@@ -89,7 +89,7 @@ class TestSays:
         model = small_model(part)
         if model.fusion.selects and precision == "bfloat16":
             pytest.skip("a choice among nearly equal cells falls another way")
-        assert_near(dense(optimised(model, precision), frames), dense(model, frames), precision)
+        assert_near(dense(optimised(model, precision).networks, frames), dense(model, frames), precision)
 
     @pytest.mark.parametrize("precision", TOLERANCES)
     @pytest.mark.parametrize("part", AGENTS)
@@ -103,7 +103,7 @@ class TestSays:
 
     @pytest.mark.parametrize("part", [part for part in AGENTS if "camera" in part])
     def test_depth_is_not_rounded(self, part: str) -> None:
-        model = optimised(small_model("maximum", agents={"own": PartConfig(part=part)}), "bfloat16")
+        model = optimised(small_model("maximum", agents={"own": PartConfig(part=part)}), "bfloat16").networks
         kinds = [module for module in model.agents["own"].modules() if isinstance(module, Agent) and module.exact]
         assert kinds
         for kind in kinds:
@@ -132,7 +132,7 @@ class TestSays:
             )
             for number in range(2)
         ]
-        maps = dense(optimised(published(), precision), frames, "lidar64_pillars")
+        maps = dense(optimised(published(), precision).networks, frames, "lidar64_pillars")
         wanted = {
             ours: torch.from_numpy(vectors[f"{theirs}_preds"])
             for ours, theirs in (("score", "cls"), ("box", "reg"), ("direction", "dir"))
@@ -161,29 +161,18 @@ class TestOnlyForUse:
 
     def test_nothing_is_left_to_normalise(self) -> None:
         fast = optimised(published(), "float32")
-        assert not [name for name, part in fast.named_modules() if isinstance(part, nn.BatchNorm2d)]
+        assert not [name for name, part in fast.networks.named_modules() if isinstance(part, nn.BatchNorm2d)]
 
-    def test_no_training(self) -> None:
+    def test_it_is_a_vehicle_and_no_model(self) -> None:
         fast = optimised(small_model())
-        assert isinstance(fast.eval(), Deployed) and not fast.training
-        with pytest.raises(ConfigError, match="cannot be trained"):
-            fast.train()
-        assert not any(parameter.requires_grad for parameter in fast.parameters())
-
-    def test_no_joining_and_no_packs(self) -> None:
-        model = small_model()
-        fast = optimised(model)
-        with pytest.raises(ConfigError, match="join"):
-            fast.join("lidar16", next(iter(joined(model).joined.values())))
-        with pytest.raises(ConfigError, match="the model it was made from"):
-            base_pack(fast, {})
-        with pytest.raises(ConfigError, match="the model it was made from"):
-            fast.state_dict()
+        assert isinstance(fast, Vehicle) and not isinstance(fast, nn.Module)
+        assert not fast.networks.training
+        assert not any(parameter.requires_grad for parameter in fast.networks.parameters())
 
 
 def test_only_what_asks_for_bfloat16_gets_it() -> None:
     for part in ("hetero_graph", "maximum"):
         model = small_model(part)
-        assert optimised(model, "float32").fusion.precision == torch.float32
-        assert optimised(model, "bfloat16").fusion.precision == torch.bfloat16
+        assert optimised(model, "float32").networks.fusion.precision == torch.float32
+        assert optimised(model, "bfloat16").networks.fusion.precision == torch.bfloat16
         assert model.fusion.precision == torch.float32

@@ -48,7 +48,7 @@ def packs(model: Collaboration) -> dict[str, Pack]:
 
 
 def assembled(packs: dict[str, Pack]) -> Collaboration:
-    return assemble(packs["base"], [packs["lidar64"], packs["lidar16"]], [packs["adapter"]])
+    return assemble(Collaboration, packs["base"], [packs["lidar64"], packs["lidar16"]], [packs["adapter"]])
 
 
 def changed(pack: Pack, path: str, value: Any) -> Pack:
@@ -91,7 +91,9 @@ class TestCode:
         if which == "lidar16":
             del hostile["adapter"]
         with pytest.raises(PackError, match=r"names the .* part 'evil:Evil', code from outside HeatV2X"):
-            assemble(hostile["base"], [hostile["lidar64"], hostile["lidar16"]], list(hostile.values())[3:])
+            assemble(
+                Collaboration, hostile["base"], [hostile["lidar64"], hostile["lidar16"]], list(hostile.values())[3:]
+            )
         assert not evil.exists() and "evil" not in sys.modules
 
     def test_nor_what_stands_in_the_settings_of_a_part(self, packs: dict[str, Pack], evil: Path) -> None:
@@ -114,10 +116,10 @@ class TestCode:
         base = base_pack(own, {})
         foreign = changed(base, "fusion", {"part": "evil:Evil", "settings": {}})
         with plugins.allowing(["evil:Evil"]), pytest.raises(PackError, match="feature space"):
-            assemble(foreign)  # built; that it is another base is another matter
+            assemble(Collaboration, foreign)  # built; that it is another base is another matter
         assert evil.exists()
         with plugins.allowing(["evil:Other"]), pytest.raises(PackError, match="names the fusion part"):
-            assemble(foreign)
+            assemble(Collaboration, foreign)
 
     def test_settings_of_ones_own_need_no_permission(self, evil: Path) -> None:
         assert plugins.find("fusion", "evil:Evil").__name__ == "Evil" and evil.exists()
@@ -146,7 +148,7 @@ class TestSizes:
         adapters = [] if which == "lidar16" else [hostile["adapter"]]
         before = peak_memory().resident_bytes
         with pytest.raises(HeatError):
-            assemble(hostile["base"], [hostile["lidar64"], hostile["lidar16"]], adapters)
+            assemble(Collaboration, hostile["base"], [hostile["lidar64"], hostile["lidar16"]], adapters)
         assert peak_memory().resident_bytes - before < 300 * 2**20
 
     def test_very_many_small_tensors(self) -> None:

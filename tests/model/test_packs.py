@@ -178,7 +178,7 @@ class TestMissing:
     def test_an_encoder(self, model: Collaboration, paths: dict[str, Path], frame: Frame) -> None:
         some = {name: path for name, path in paths.items() if name != "lidar64"}
         lacking = Collaboration.from_packs(*some.values())
-        for variant in (lacking, exchanging(lacking, "late"), reaching(lacking, 25.6, 12.8), optimised(lacking)):
+        for variant in (lacking, exchanging(lacking, "boxes"), reaching(lacking, 25.6, 12.8), optimised(lacking)):
             with pytest.raises(
                 PackError, match=r"'lidar64' has no encoder weights.*\n.*add the agent pack of 'lidar64'"
             ):
@@ -204,7 +204,7 @@ class TestMissing:
         assert model.encode(frame.agents[0], "lidar16").feature is not None
 
     def test_points_need_no_encoder_but_the_egos(self, paths: dict[str, Path], frame: Frame) -> None:
-        early = exchanging(Collaboration.from_packs(paths["base"]), "early")
+        early = exchanging(Collaboration.from_packs(paths["base"]), "points")
         sent = early.encode(frame.agents[1], "lidar64")
         assert sent.points is not None
         with pytest.raises(PackError, match="'lidar64' has no encoder weights"):
@@ -246,7 +246,7 @@ class TestTwins:
         agents, adapters = ([pack for pack in packs if pack.kind == kind] for kind in ("agent", "adapter"))
         if name != "base":
             with pytest.raises(PackError, match=r"two .* packs for agent type"):
-                assemble(read_pack(paths["base"]), agents, adapters)
+                assemble(Collaboration, read_pack(paths["base"]), agents, adapters)
 
 
 class TestOrder:
@@ -477,6 +477,7 @@ def test_a_fusion_without_parameters_packs_too(tmp_path: Path, frame: Frame) -> 
         model = joined(small_model(fusion), shake=0.1)
         assert not isinstance(model.fusion, HeteroGraph)
         back = assemble(
+            Collaboration,
             base_pack(model, {}),
             [agent_pack(model, "lidar64", {}), agent_pack(model, "lidar16", {})],
             [adapter_pack(model, "lidar16", {})],

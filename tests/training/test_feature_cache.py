@@ -45,7 +45,7 @@ def test_rows_are_what_the_agents_would_encode(model: Collaboration, dataset: Sm
             encoder = model.agent("lidar16")
             with torch.no_grad():
                 encoded = encoder(encoder.collate([encoder.prepare(agent)]))[0]
-                shared = model.share("lidar16", cache.features["lidar16"][row : row + 1].float())[0]
+                shared = model.to_shared_space("lidar16", cache.features["lidar16"][row : row + 1].float())[0]
             torch.testing.assert_close(cache.features["lidar16"][row].float(), encoded, rtol=2e-3, atol=1e-3)
             wanted = model.encode(agent, "lidar16").feature
             assert wanted is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from heatv2x.data.ground_truth import ground_truth
 from heatv2x.errors import HeatError
 from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.exchange import _pooled_frame, only_lidar
 from heatv2x.structures import Frame
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.pool import Pool, load_pool
@@ -334,8 +336,8 @@ class TestPooledPoints:
             replace(model.encode(agent, "lidar64"), pose=pose)
             for agent, (pose, _, _) in zip(scene.agents, scene.reported, strict=True)
         )
-        expected = model._pool_points(ego, senders).lidars["lidar64"].points
-        found = with_pooled_points(scene, model.only_lidar)
+        expected = _pooled_frame(ego, senders, "lidar64").lidars["lidar64"].points
+        found = with_pooled_points(scene, partial(only_lidar, model))
         assert found.members == scene.members[:1] and found.types == ["lidar64"] and len(found.reported) == 1
         points = found.agents[0].lidars["lidar64"].points
         assert len(points) == sum(len(agent.lidars["lidar64"].points) for agent in scene.agents)

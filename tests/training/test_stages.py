@@ -10,7 +10,7 @@ import torch
 
 from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.model.collaboration import in_order
+from heatv2x.model.links import in_order
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.gcft import CollaborativeFineTuning
 from heatv2x.training.lhft import LocalFineTuning
@@ -146,7 +146,7 @@ class TestCollaborative:
         assert isinstance(stage, CollaborativeFineTuning)
         model, batch = stage.model, stage.batch(np.random.default_rng(1))
         shared = {
-            name: model.share(name, feature) if name == "lidar16" else feature
+            name: model.to_shared_space(name, feature) if name == "lidar16" else feature
             for name, feature in batch.features.items()
         }
         maps = model.collaborate(in_order(shared, batch.types), batch.types, batch.links)

@@ -13,8 +13,9 @@ from torch import Tensor
 from gpu.place import Keep, Place, floor_s, peak_gib, seconds_of, wall_of
 from heatv2x.evaluation.cost import FlopCount
 from heatv2x.link.message import pack, unpack
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
+from heatv2x.model.links import links_of
 from heatv2x.nn.move import to_device
 from studies import sweeps
 from studies.frame_speed import compiled_parts
@@ -38,8 +39,8 @@ def variants(model: Collaboration, place: Place) -> Iterator[tuple[str, Collabor
     """The builds that are timed, and whether autocast is on."""
     yield "float32", model, False
     yield "bfloat16", model, True
-    yield "deploy float32", optimised(model, "float32"), False
-    yield "deploy bfloat16", optimised(model, "bfloat16"), False
+    yield "deploy float32", optimised(model, "float32").networks, False
+    yield "deploy bfloat16", optimised(model, "bfloat16").networks, False
 
 
 def inference(place: Place, keep: Keep) -> None:
@@ -74,8 +75,8 @@ def time_build(
     messages = [model.encode(frame, kind) for frame in frames]
     arrived = [unpack(pack(message), model.feature_space) for message in messages]
     with torch.autocast(place.device.type, torch.bfloat16, enabled=autocast):
-        encode = seconds_of(lambda: model.share(kind, agent(inputs)), place)
-        own_flops = 0 if reference else flops_of(lambda: model.share(kind, agent(inputs)))
+        encode = seconds_of(lambda: model.to_shared_space(kind, agent(inputs)), place)
+        own_flops = 0 if reference else flops_of(lambda: model.to_shared_space(kind, agent(inputs)))
         for count in counts:
             if place.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()

@@ -22,7 +22,8 @@ from heatv2x.evaluation.report.scene import (
 from heatv2x.evaluation.results import SceneResult
 from heatv2x.geometry.handedness import maps_on
 from heatv2x.link.message import Message
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.links import links_of
 from heatv2x.structures import AgentFrame, Float32
 
 

@@ -7,29 +7,33 @@ boxes. Torch's modules stand on the meta device, where they have shapes and no v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from heatv2x.core import config as settings
+from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
 from heatv2x.core.config import build
-from heatv2x.errors import ConfigError, DataError
-from heatv2x.fusion.base import Edges, Fusion, Received
+from heatv2x.errors import DataError, PackError
 from heatv2x.geometry.handedness import agent_on
 from heatv2x.interop.onnx.folder import read_manifest
 from heatv2x.interop.onnx.graph_file import open_session, require_packages, run
 from heatv2x.interop.onnx.senders import encoder_of
-from heatv2x.model.collaboration import Collaboration, Links, nothing_received
+from heatv2x.link.message import Message
+from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
-from heatv2x.structures import AgentFrame
+from heatv2x.model.exchange import EXCHANGES
+from heatv2x.model.links import Links
+from heatv2x.model.networks import ENCODES
+from heatv2x.model.vehicle import Vehicle
+from heatv2x.structures import AgentFrame, Boxes3D
 
 
-class OnnxCollaboration(Collaboration):
-    """`encode`, `detect` and what builds on them, from a folder that `heatv2x export onnx` has written.
+class OnnxCollaboration(Vehicle):
+    """A vehicle whose networks are in a folder that `heatv2x export onnx` has written.
 
     Args:
         folder: the folder.
@@ -43,91 +47,90 @@ class OnnxCollaboration(Collaboration):
         manifest = read_manifest(Path(folder))
         about = str(Path(folder) / "manifest.json")
         with plugins.from_a_pack(about), torch.device("meta"):
-            super().__init__(build(ModelConfig, manifest["model"], about, complete=True))
+            self._shapes = Collaboration(build(ModelConfig, manifest["model"], about, complete=True))
             for name, joining in manifest["joined"].items():
-                self.join(name, build(AdapterConfig, joining, about, complete=True))
+                self._shapes.join(name, build(AdapterConfig, joining, about, complete=True))
+        self.grid, self.exchange = self._shapes.grid, EXCHANGES["features"]
         self._space = bytes.fromhex(manifest["feature_space"])
+        self._types: dict[str, int] = manifest["types"]
         self._sessions = {stage["name"]: _session(Path(folder), stage) for stage in manifest["stages"]}
+        self._files = ",".join(stage["sha256"] for stage in manifest["stages"])
         self._maps = [
             port["name"] for stage in manifest["stages"] if stage["name"] == "head" for port in stage["outputs"]
         ]
-        self.fusion = SessionFusion(self._sessions["fusion"], manifest["types"])
-        self.eval()
-
-    def receive(
-        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
-    ) -> tuple[Tensor, Received]:
-        """The feature of one ego and the messages it hears, warped into its frame."""
-        ego = features[links.ego]
-        own = [types[int(i)] for i in links.ego]
-        if links.senders.shape[1] == 0:
-            return ego, nothing_received(ego, links, own)
-        (senders,), (T_sender_ego,) = links.senders, links.T_sender_ego
-        warped, visible = run(self._sessions["warp"], (messages[senders], T_sender_ego))
-        names = [types[int(i)] for i in senders]
-        for name in sorted(set(names) & set(self.receivers)):
-            rows = torch.tensor([sender == name for sender in names])
-            (warped[rows],) = run(self._sessions[f"received_{name}"], (warped[rows], visible[rows]))
-        edges = Edges(torch.linalg.inv(links.T_sender_ego), links.sigma_m, links.sigma_rad, links.age_s)
-        return ego, Received(warped[None], visible[None], edges, own, [names])
-
-    def predict(self, fused: Tensor) -> dict[str, Tensor]:
-        """Dense predictions from (B, C, Y, X) fused features."""
-        return dict(zip(self._maps, run(self._sessions["head"], (fused,)), strict=True))
-
-    def share(self, agent_type: str, encoded: Tensor) -> NoReturn:
-        """Training and batches need torch's networks."""
-        raise ConfigError("an exported collaboration encodes and detects; load the packs for everything else")
 
     @property
     def feature_space(self) -> bytes:
-        """16 bytes that name the base."""
         return self._space
 
     @property
-    def _device(self) -> torch.device:
-        return torch.device("cpu")
+    def codec(self) -> str:
+        return self._shapes.codec
 
-    def _look(self, agent_type: str, frame: AgentFrame) -> Tensor:
-        """(1, C, Y, X) shared feature of one agent."""
-        agent = self.agent(agent_type)
-        name = f"sender_{agent_type}"
-        if name not in self._sessions:
-            raise ConfigError(f"type '{agent_type}' was exported without its encoder: it can only be listened to")
+    def known_types(self) -> list[str]:
+        return self._shapes.known_types()
+
+    def encoded_types(self) -> list[str]:
+        return [name for name in self._shapes.encoded_types() if f"sender_{name}" in self._sessions]
+
+    def agent(self, name: str) -> Agent:
+        return self._shapes.agent(name)
+
+    def require(self, agent_types: Iterable[str], parts: Collection[str]) -> None:
+        """See that the encoders of some types were exported; everything else always is.
+
+        Raises:
+            PackError: one was not.
+        """
+        if "encoder" in parts and (absent := [name for name in agent_types if name not in self.encoded_types()]):
+            raise PackError(f"exported without an encoder: {', '.join(absent)}; such a type can only be listened to")
+
+    def voice(self, agent_type: str) -> str:
+        return f"onnx {agent_type} {self._files}"
+
+    def look(self, agent_type: str, frame: AgentFrame) -> Tensor:
+        self.require([agent_type], ENCODES)
+        agent, name = self.agent(agent_type), f"sender_{agent_type}"
         batch = agent.collate([agent.prepare(agent_on(self.grid, frame))])
         return run(self._sessions[name], encoder_of(agent, name).tensors(batch))[0]
 
+    def select(self, feature: Tensor) -> Tensor | None:
+        return None  # a fusion that selects is not exported
 
-class SessionFusion(Fusion):
-    """Hands one ego's fusion to onnxruntime."""
+    def feature_of(self, message: Message) -> Tensor:
+        self.refuse_stranger(message, (self._shapes.config.channels, *self.grid.shape))
+        assert message.feature is not None
+        return message.feature.cpu()
 
-    source = "an exported fusion"
+    def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
+        return self._boxes(feature)  # a fusion that goes on computing alone is not exported
 
-    class Config(settings.Config):
-        """Nothing to set."""
-
-    def __init__(self, session: Any, types: dict[str, int]) -> None:
-        super().__init__()
-        self.session, self.types = session, types
-
-    def forward(self, ego: Tensor, received: Received) -> Tensor:
-        """(1, C', Y, X)."""
-        if received.features.shape[1] == 0:
-            return ego
-        (names,), edges = received.sender_types, received.edges
+    def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
+        ego, names = features[:1], list(types[1:])
+        if not names:
+            return self._boxes(ego)
+        warped, visible = run(self._sessions["warp"], (features[1:], links.T_sender_ego[0]))
+        for name in sorted(set(names) & set(self._shapes.receivers)):
+            rows = torch.tensor([sender == name for sender in names])
+            (warped[rows],) = run(self._sessions[f"received_{name}"], (warped[rows], visible[rows]))
         known = {
             "ego": ego,
-            "features": received.features[0],
-            "visible": received.visible[0],
-            "T_ego_sender": edges.T_ego_sender[0].float(),
-            "sigma_m": edges.sigma_m[0],
-            "sigma_rad": edges.sigma_rad[0],
-            "age_s": edges.age_s[0],
-            "ego_type": torch.tensor([self.types[name] for name in received.ego_types]),
-            "sender_types": torch.tensor([self.types[name] for name in names]),
+            "features": warped,
+            "visible": visible,
+            "T_ego_sender": torch.linalg.inv(links.T_sender_ego[0]).float(),
+            "sigma_m": links.sigma_m[0],
+            "sigma_rad": links.sigma_rad[0],
+            "age_s": links.age_s[0],
+            "ego_type": torch.tensor([self._types[types[0]]]),
+            "sender_types": torch.tensor([self._types[name] for name in names]),
         }
-        (fused,) = run(self.session, [known[port.name] for port in self.session.get_inputs()])
-        return fused
+        session = self._sessions["fusion"]
+        (fused,) = run(session, [known[port.name] for port in session.get_inputs()])
+        return self._boxes(fused)
+
+    def _boxes(self, fused: Tensor) -> Boxes3D:
+        maps = dict(zip(self._maps, run(self._sessions["head"], (fused,)), strict=True))
+        return self._shapes.boxes_of(maps)
 
 
 def _session(folder: Path, stage: dict[str, Any]) -> Any:

@@ -243,8 +243,8 @@ def fusion_of(model: Collaboration) -> PlainFusion:
     """
     fusion, part = model.fusion, fusion_part(model)
     refused = ""
-    if fusion.level != "features":
-        refused = f"it exchanges {fusion.level}, not features"
+    if model.exchange.name != "features":
+        refused = f"its agents exchange {model.exchange.name}, not features"
     elif fusion.frame == "sender":
         refused = "it computes in the senders' frames"
     elif fusion.selects:

@@ -25,7 +25,8 @@ from heatv2x.interop.onnx.run_packs import packs_of
 from heatv2x.interop.onnx.senders import Sender
 from heatv2x.interop.onnx.stage import Stage
 from heatv2x.model.assembly import assemble, read_all, resolved
-from heatv2x.model.collaboration import ENCODES, Collaboration
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.networks import ENCODES
 from heatv2x.model.packs import Pack
 from heatv2x.model.pretrained import PackPath
 
@@ -81,7 +82,7 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
     if not agents:
         raise PackError(f"{base.path}: there are no agent packs with it, so no sender could be exported")
     with plugins.allowing(config.allow_parts):
-        model = assemble(base, agents, adapters)
+        model = assemble(Collaboration, base, agents, adapters)
     names = [pack.agent_type for pack in agents]
     stages = stages_of(model, names)
     twins: Sequence[Stage | None] = [None] * len(stages)

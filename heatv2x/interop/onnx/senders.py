@@ -217,7 +217,7 @@ class Sender(Stage):
 
     def forward(self, *tensors: Tensor) -> Outputs:
         """(N, C, Y, X)."""
-        return (self.model.share(self.agent_type, self.encoder(*tensors)),)
+        return (self.model.to_shared_space(self.agent_type, self.encoder(*tensors)),)
 
     def example(self, number: int, random: torch.Generator) -> Example:
         """Agents that sense noise."""
@@ -225,7 +225,9 @@ class Sender(Stage):
         grid = self.model.grid
         frames = [random_frame(agent.sensors, min(grid.x_max, grid.y_max), random) for _ in range(number)]
         batch = agent.collate([agent.prepare(frame) for frame in frames])
-        return Example(self.encoder.tensors(batch), lambda: (self.model.share(self.agent_type, agent(batch)),))
+        return Example(
+            self.encoder.tensors(batch), lambda: (self.model.to_shared_space(self.agent_type, agent(batch)),)
+        )
 
 
 def owners(rows: int, per_agent: Tensor) -> Tensor:

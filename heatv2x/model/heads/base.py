@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from heatv2x.core.config import Config
 from heatv2x.geometry.grid import BevGrid
+from heatv2x.structures import Boxes3D
 
 
 @dataclass
@@ -28,6 +29,16 @@ class Detections:
 
     boxes: Tensor
     scores: Tensor
+
+    @classmethod
+    def of(cls, boxes: Boxes3D) -> Detections:
+        """Boxes with scores as tensors on the CPU, which share their memory."""
+        assert boxes.scores is not None
+        return cls(torch.from_numpy(boxes.boxes), torch.from_numpy(boxes.scores))
+
+    def to_boxes(self) -> Boxes3D:
+        """The same as numpy arrays: here, and nowhere else, boxes leave torch."""
+        return Boxes3D(self.boxes.float().cpu().numpy(), scores=self.scores.float().cpu().numpy())
 
 
 class Head(nn.Module, ABC):

@@ -17,7 +17,8 @@ from torch import Tensor
 from heatv2x.errors import ConfigError, PackError
 from heatv2x.formats.carla import from_carla
 from heatv2x.interop.heal.checkpoint import HealImport, convert, import_heal, read_weights
-from heatv2x.model.collaboration import Collaboration, links_of
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.links import links_of
 from heatv2x.structures import AgentFrame, PointCloud, Pose
 from tests.golden_weights import GOLDEN, reference_weights
 from tests.scene_factory import same_state
