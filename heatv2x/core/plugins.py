@@ -6,6 +6,7 @@ contract `Fusion` of `heatv2x/fusion/base.py`. There is nothing to register.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -56,6 +57,11 @@ def find(kind: str, name: str) -> Any:
     if ":" in name:
         _see_that_it_is_allowed(kind, name)
         return _find_outside(kind, name)
+    return _built_in(kind, name)
+
+
+@functools.cache  # what is found stays; a name that is not found is looked for again
+def _built_in(kind: str, name: str) -> Any:
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")
     module = importlib.import_module(f"{package_of(kind)}.{name}")

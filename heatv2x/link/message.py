@@ -22,6 +22,7 @@ Signatures, certificates and replay protection are not in this version.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -130,7 +131,7 @@ def pack(message: Message) -> bytes:
     if message.feature is not None and message.points is not None:
         raise MessageError("a message carries a feature or points, not both")
     if message.feature is not None:
-        codec: Codec = plugins.find("codecs", message.codec)()
+        codec = _codec(message.codec)
         kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(_sent(message.feature, message.cells))
         shape = tuple(message.feature.shape)
     elif message.points is not None:
@@ -328,12 +329,23 @@ def _sent(feature: Tensor, cells: Tensor | None) -> Tensor:
     return feature if cells is None else feature * cells
 
 
+@functools.cache
+def _codec(name: str) -> Codec:
+    codec: Codec = plugins.find("codecs", name)()
+    return codec
+
+
+@functools.cache
+def _names_of_codecs() -> dict[int, str]:
+    """The built-in codecs by their number in the header."""
+    return {_codec(name).wire_id: name for name in plugins.available("codecs")}
+
+
 def _codec_by_id(wire_id: int) -> tuple[str, Codec]:
-    for name in plugins.available("codecs"):
-        codec = plugins.find("codecs", name)
-        if codec.wire_id == wire_id:
-            return name, codec()
-    raise MessageError(f"unknown codec {wire_id}")
+    name = _names_of_codecs().get(wire_id)
+    if name is None:
+        raise MessageError(f"unknown codec {wire_id}")
+    return name, _codec(name)
 
 
 def _boxes_to_bytes(boxes: Boxes3D) -> bytes:
