@@ -27,24 +27,25 @@ LEAST_MEMORY_GIB = 4.0
 LEAST_DISK_GIB = 5.0  # the environment takes about 1 GiB, a default world and its runs some more
 PROBE_SECONDS = 180
 NEW_VENV = "rm -r .venv && make venv"
-# timm brings torchvision, and the one of the usual index does not import beside a CPU build of torch.
-CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu "
 
 OPTIONAL = (  # module, package, extra, what for
     ("rerun", "rerun-sdk", "view", "the 3D viewer"),
     ("onnx", "onnx", "export", "exporting a network to ONNX"),
     ("onnxruntime", "onnxruntime", "export", "running an exported network"),
-    ("timm", "timm", "timm", "pretrained camera trunks"),
     ("spconv", "spconv", "cuda", "sparse convolution on an NVIDIA GPU"),
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 RAY_CAST = """
-import numpy, trimesh
-from trimesh.ray.ray_pyembree import RayMeshIntersector
-hits = RayMeshIntersector(trimesh.creation.box((2.0, 2.0, 2.0))).intersects_location(
-    numpy.array([[-5.0, 0.2, 0.1]]), numpy.array([[1.0, 0.0, 0.0]]), multiple_hits=False)[0]
-assert abs(hits[0, 0] + 1.0) < 1e-3, f"the ray hit {hits}"
+import numpy
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+scene = EmbreeScene()
+wall = numpy.array([[[-1.0, -9.0, -9.0], [-1.0, 9.0, -9.0], [-1.0, 0.0, 9.0]]], numpy.float32)
+mesh = TriangleMesh(scene, wall)
+origin, ahead = numpy.array([[-5.0, 0.2, 0.1]], numpy.float32), numpy.array([[1.0, 0.0, 0.0]], numpy.float32)
+distance = scene.run(origin, ahead, query="DISTANCE")
+assert abs(distance[0] - 4.0) < 1e-3, f"the ray travelled {distance}"
 """
 
 
@@ -220,7 +221,7 @@ def examine_disk(folder: Path) -> Finding:
 
 
 def examine_torchvision(torch: Any) -> Finding:
-    """Whether a torchvision that does not fit this torch is in the way; timm and others fail because of it."""
+    """Whether a torchvision that does not fit this torch is in the way of packages that need one."""
     if importlib.util.find_spec("torchvision") is None or isinstance(torch, Exception):
         return Finding("torchvision", "ok", "not installed, not needed")
     trouble = probe("import torchvision")
@@ -248,8 +249,7 @@ def examine_optional(module: str, package: str, extra: str, purpose: str) -> Fin
             return Finding(package, "ok", importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             return Finding(package, "ok", "installed")
-    options = CPU_INDEX if package == "timm" else ""
-    fix = f"pip install {options}{_source_of(package, extra)}"
+    fix = f"pip install {_source_of(package, extra)}"
     return Finding(package, "info", f"not installed, needed for {purpose}", fix)
 
 

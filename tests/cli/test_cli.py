@@ -44,7 +44,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code
-slow = {"torch", "matplotlib", "trimesh", "numpy"} & set(sys.modules)
+slow = {"torch", "matplotlib", "embreex", "numpy"} & set(sys.modules)
 assert not slow, slow
 """
 
