@@ -26,8 +26,8 @@ from heatv2x.data.datasets.base import Dataset, DatasetConfig, open_dataset
 from heatv2x.data.survey import Visit
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation.rows import machine
-from heatv2x.formats.frame_index import synthetic_index_seconds
 from heatv2x.structures import LIDARS, Frame
+from studies.index_speed import synthetic_index_seconds
 
 TARGET_RATIO = 20.0
 TARGET_OPEN_S = 1.0

@@ -38,7 +38,7 @@ from heatv2x.core.workers import Task, Tell, run_tasks
 from heatv2x.evaluation.report import words
 from heatv2x.evaluation.report.build import build_report
 from heatv2x.evaluation.rows import OneBar, machine
-from heatv2x.training import jobs
+from heatv2x.training import run_folder
 from heatv2x.world.build import WorldConfig, build_world
 
 __all__ = ["DemoConfig", "DemoResult", "run_demo", "world_of"]
@@ -84,7 +84,7 @@ def run_demo(config: DemoConfig, tell: Tell, first: Callable[[DemoResult], None]
     tasks = _tasks(config)
     finished: dict[str, Part] = {}
     # a yardstick that was trained before is evaluated in a moment: no report without it replaces one that has it
-    untrained = jobs.finished(yardstick_of(config, NEWCOMER)) is None
+    untrained = run_folder.finished(yardstick_of(config, NEWCOMER)) is None
 
     def note(name: str, part: Part) -> None:
         finished[name] = part

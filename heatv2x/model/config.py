@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -77,6 +77,15 @@ class ModelConfig(Config):
                 else f"the grid has {shape} (Y, X) cells; the neck needs even numbers"
             )
         return self
+
+    @pydantic.model_serializer(mode="wrap")
+    def _written(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models that exchange features are written as they were before there was a choice.
+
+        So packs, records of jobs and cells of studies that were made then stay what they are.
+        """
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if (key, value) != ("exchange", "features")}
 
     @property
     def grid(self) -> BevGrid:

@@ -7,10 +7,9 @@ that finds its own finished result there gives that back; one that finds a check
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,9 @@ from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
 from heatv2x.core.plugins import PartConfig
 from heatv2x.core.workers import Tell
-from heatv2x.data.datasets.base import Dataset
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import Stopwatch
 from heatv2x.evaluation.evaluator import Evaluator
-from heatv2x.evaluation.job import named_dataset, open_part
 from heatv2x.evaluation.roster import Roster
 from heatv2x.model.assembly import (
     adapter_pack,
@@ -63,6 +60,15 @@ from heatv2x.training.job_config import (
 from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.pool import Pool, load_pool
+from heatv2x.training.run_folder import (
+    finished,
+    identity_of,
+    log_to,
+    open_split,
+    portable,
+    refuse_to_overwrite,
+    settled,
+)
 from heatv2x.training.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -88,11 +94,6 @@ class JobResult:
     seconds: float
     wall_seconds: float
     packs: list[Path]
-
-
-def open_split(config: JobConfig, split: str) -> Dataset:
-    """One split of the job's dataset."""
-    return open_part(config.dataset, config.data, split, config.hetero_root)
 
 
 def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
@@ -301,10 +302,10 @@ def _run(
         roster: who plays what in validation.
     """
     tell = report or (lambda *_: None)
-    config = _settled(config)
+    config = settled(config)
     dataset = open_split(config, "train")
-    identity = _identity(config, dataset)
-    _refuse_to_overwrite(config, identity)
+    identity = identity_of(config, dataset)
+    refuse_to_overwrite(config, identity)
     model.to(find_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
@@ -312,7 +313,7 @@ def _run(
         stage = make_stage(pool, tell)
     speaks = distributed.rank() == 0
     events = EventWriter(config.out if speaks else None)
-    with _log_to(config.out / "log.txt") if speaks else nullcontext(), closing(events):
+    with log_to(config.out / "log.txt") if speaks else nullcontext(), closing(events):
         log.debug("%s: %s", name, identity)
         record = train(
             stage,
@@ -336,7 +337,7 @@ def _run(
     write_json(config.out / "record.json", {**about, "identity": identity})
     provenance = {
         "job": name,
-        "settings": _portable(config),
+        "settings": portable(config),
         "data_fingerprint": dataset.fingerprint,
         "cpu_seconds": round(seconds, 1),
         "steps": record.steps,
@@ -345,81 +346,6 @@ def _run(
     }
     packs = [write_pack(pack, config.out / f"{stem}.safetensors") for stem, pack in make_packs(provenance).items()]
     return JobResult(model, record, seconds, wall, packs)
-
-
-def finished(config: JobConfig) -> dict[str, Any] | None:
-    """The record of this very job, on the same data and packs, if its run folder holds its result; None otherwise."""
-    path = config.out / "record.json"
-    if not path.exists():
-        return None
-    record: dict[str, Any] = read_json(path)
-    config = _settled(config)
-    return record if record.get("identity") == _identity(config, open_split(config, "train")) else None
-
-
-def _refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
-    """See that the run folder holds no results but those of this very job; with `overwrite` the others go.
-
-    Raises:
-        ConfigError: it does; says what differs and the way out.
-    """
-    path = config.out / "record.json"
-    if not path.exists():
-        return
-    record = read_json(path)
-    before = record.get("identity") if isinstance(record, dict) else None
-    before = before if isinstance(before, dict) else {}
-    wanted = json.loads(json.dumps(identity))
-    differs = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
-    if not differs:
-        return
-    if not config.overwrite:
-        raise ConfigError(
-            f"the results in {config.out} were made with other settings ({', '.join(differs)}).\n"
-            "  Way out: another out=FOLDER, or overwrite=true to replace them"
-        )
-    distributed.all_reduce_count(
-        0
-    )  # everybody has looked before anything goes, and nothing is looked for before it is gone
-    if distributed.rank() == 0:
-        (config.out / "checkpoint.safetensors").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-    distributed.all_reduce_count(0)
-
-
-def _settled(config: JobConfig) -> JobConfig:
-    """The settings with the name of the part that reads the data, so that what is written down says it."""
-    return config.model_copy(update={"dataset": named_dataset(config.dataset, config.data)})
-
-
-def _identity(config: JobConfig, dataset: Dataset) -> dict[str, Any]:
-    """What decides a job's result: settings, data and packs by content, wherever they lie."""
-    files = {"base", "agents", "adapter"} & set(type(config).model_fields)
-    paths = [path for name in sorted(files) for path in _paths(getattr(config, name))]
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
-    return {**_portable(config), "data_fingerprint": dataset.fingerprint, "packs": digests}
-
-
-def _paths(value: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
-    return () if value is None else value if isinstance(value, tuple) else (value,)
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Write everything this package logs to a file as well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("heatv2x")
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def _adapter(model: Collaboration, config: AdaptConfig, provenance: dict[str, Any]) -> dict[str, Pack]:
@@ -469,27 +395,6 @@ def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaborati
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return make()
-
-
-def _portable(config: JobConfig) -> dict[str, Any]:
-    """The settings that decide the weights, for a pack's provenance: no places of files, nothing that only watches."""
-    settings = config.model_dump(mode="json")
-    places = {
-        "data",
-        "out",
-        "overwrite",
-        "hetero_root",
-        "base",
-        "agents",
-        "adapter",
-        "cache",
-        "keep_cache",
-        "hold_data",
-        "allow_parts",
-        "workers",
-    }
-    watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
-    return {k: v for k, v in settings.items() if k not in places | watching}
 
 
 def run_once(job: Any, run: Callable[[Any, Report], JobResult], tell: Tell, what: str) -> dict[str, Any]:

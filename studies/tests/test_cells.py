@@ -11,7 +11,9 @@ from heatv2x.core.files import read_json
 from heatv2x.core.workers import Tell
 from heatv2x.errors import HeatError
 from heatv2x.training.job_config import LocalConfig
+from studies.adaptation import cells_of
 from studies.cells import Cell, defaults_of, finished, identities_of, path_of, run_cells, unfinished, written_out
+from studies.config import AdaptationConfig
 
 
 def count(path: Path, tell: Tell) -> dict[str, Any]:
@@ -102,3 +104,9 @@ def test_a_cells_identity_holds_every_setting_of_its_networks() -> None:
     assert base["lr"] == 1.0 and base["model"]["fusion"]["settings"]["attention"] is True
     assert base["model"]["agents"]["lidar64"]["settings"]["pillar_channels"] == 24
     assert written_out({"agent": {"part": "lidar_slices"}})["agent"]["settings"]["slices"] == 10
+
+
+def test_the_committed_cells_are_those_of_this_code() -> None:
+    """A changed default asks for the study to be run again: that is meant, or the default must not be written."""
+    study = AdaptationConfig(docs=Path(__file__).parents[2] / "docs" / "benchmarks")
+    assert set(finished(cells_of(study), study.cells)) == {cell.name for cell in cells_of(study)}

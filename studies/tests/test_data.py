@@ -11,8 +11,8 @@ import pytest
 
 from heatv2x.core.files import read_json
 from heatv2x.data.datasets.opv2v import Opv2v
-from heatv2x.formats.frame_index import synthetic_index_seconds
 from studies import data as bench
+from studies.index_speed import synthetic_index_seconds
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
 
 

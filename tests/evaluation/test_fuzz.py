@@ -12,7 +12,8 @@ import pytest
 from heatv2x.cli import main as cli
 from heatv2x.evaluation import fuzz
 from heatv2x.evaluation.average_precision import ApAccumulator
-from heatv2x.evaluation.fuzz import CONTROL, KINDS, FuzzConfig, Row, judge, scenes_of, try_all
+from heatv2x.evaluation.fuzz import FuzzConfig, Row, judge, scenes_of, try_all
+from heatv2x.evaluation.hostile import CONTROL, KINDS
 from heatv2x.evaluation.protocols import HEATV2X
 from heatv2x.link.message import MessageError, unpack
 from heatv2x.model.assembly import agent_pack, base_pack

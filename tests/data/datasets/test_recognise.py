@@ -15,7 +15,7 @@ from heatv2x.data.datasets.folder import Folder
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import ConfigError, DataError
 from heatv2x.evaluation.job import EvalConfig, named_dataset, open_part
-from heatv2x.training import jobs
+from heatv2x.training import jobs, run_folder
 from tests.formats.dair_writer import write_dair_v2x
 from tests.formats.folder_writer import write_folder
 from tests.formats.opv2v_writer import OPV2V, write_opv2v_h
@@ -96,10 +96,10 @@ def test_a_base_is_trained_on_own_recordings_without_naming_the_dataset(tmp_path
     words = [f"data={tmp_path}/data", f"out={tmp_path}/run", "dataset.settings.lidar_as=lidar64", *SMALL]
     config = build(jobs.BaseConfig, parse_overrides(words))
     result = jobs.train_base(config)
-    kept = jobs.finished(config)
+    kept = run_folder.finished(config)
     assert kept is not None and kept["identity"]["dataset"] == {"part": "folder", "settings": {"lidar_as": "lidar64"}}
     named = build(jobs.BaseConfig, parse_overrides([*words, "dataset.part=folder"]))
-    assert jobs.finished(named) == kept, "named or recognised, it is the same job"
+    assert run_folder.finished(named) == kept, "named or recognised, it is the same job"
     assert result.packs
 
 
