@@ -71,6 +71,26 @@ class AgentTypeParameters(nn.Module):
 
 
 @dataclass
+class Typed:
+    """What belongs to the types of the agents of a batch. Whoever looks it up, by name or by number, the rest is alike.
+
+    Attributes:
+        receiver: (B, code) of the egos.
+        sender: (B, K, code), zero in an empty slot.
+        of_sender: (B, K, h + 1 + 2 * H * d, C) everything linear in a sender's cell: hidden layer of the content
+            network, confidence, and with attention keys and values.
+        query: (B, H * d, C) of the egos; None without attention.
+        output: (B, C, H * d) of the egos; None without attention.
+    """
+
+    receiver: Tensor
+    sender: Tensor
+    of_sender: Tensor
+    query: Tensor | None
+    output: Tensor | None
+
+
+@dataclass
 class _Views:
     """Linear views of the senders' features; P cells in a row.
 
@@ -147,16 +167,30 @@ class HeteroGraph(Fusion):
         """(B, C, Y, X): gate, maximum, typed attention."""
         if received.features.shape[1] == 0:
             return ego
-        views = self._views(received)
-        hidden = self._edge_hidden(received)
-        fused = maximum_with(ego, self._gated(ego, received.features, views, hidden), received.visible)
-        return fused + self._attend(ego, received, views, hidden) if self.config.attention else fused
+        return self.fuse(ego, received.features, received.visible, received.edges, self._look_up(received))
+
+    def fuse(self, ego: Tensor, features: Tensor, visible: Tensor, edges: Edges, typed: Typed) -> Tensor:
+        """(B, C, Y, X) with at least one slot.
+
+        Args:
+            ego: (B, C, Y, X).
+            features: (B, K, C, Y, X) in the egos' frames.
+            visible: (B, K, Y, X) bool.
+            edges: between them.
+            typed: what belongs to the agents' types.
+        """
+        views = self._views(features, typed)
+        hidden = self._edge_hidden(edges, typed)
+        fused = maximum_with(ego, self._gated(ego, features, views, hidden), visible)
+        return fused + self._attend(ego, visible, views, hidden, typed) if self.config.attention else fused
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
         """(B, K, Y, X) share of channels that a sender wins after its gate."""
         if received.features.shape[1] == 0:
             return received.visible.float()
-        gated = self._gated(ego, received.features, self._views(received), self._edge_hidden(received))
+        typed = self._look_up(received)
+        views = self._views(received.features, typed)
+        gated = self._gated(ego, received.features, views, self._edge_hidden(received.edges, typed))
         return channel_wins(ego, gated, received.visible)
 
     def occupancy(self, features: Tensor) -> Tensor:
@@ -183,38 +217,54 @@ class HeteroGraph(Fusion):
         assert isinstance(parameters, AgentTypeParameters)
         return parameters
 
-    def _matrix(self, role: str, name: str) -> Tensor:
+    def matrix(self, role: str, name: str) -> Tensor:
+        """(C_out, C_in) of a type's "query", "key", "value" or "output" projection."""
         projection: TypedProjection = getattr(self._of(name), role)
         base = self.starts_from.get(name)
         return projection.matrix(None if base is None else getattr(self._of(base), role).weight)
 
-    def _edge_hidden(self, received: Received) -> Tensor:
-        """(B, K, hidden) from geometry, uncertainty, age and the codes of both types."""
+    def _look_up(self, received: Received) -> Typed:
+        """What belongs to the types of a batch, by their names."""
         ego_types, sender_types = received.ego_types, received.sender_types
+        # an empty slot is seen nowhere: any type will do
+        names = [[name or ego_types[b] for name in row] for b, row in enumerate(sender_types)]
+        matrices = self.of_senders(sorted({name for row in names for name in row}))
+        of_sender = torch.stack([torch.stack([matrices[name] for name in row]) for row in names])
         receiver = torch.stack([self._of(name).receiver_code for name in ego_types])
         empty = receiver.new_zeros(self.config.code)
         sender = torch.stack(
             [torch.stack([self._of(t).sender_code if t else empty for t in row]) for row in sender_types]
         )
-        features = edge_features(received.edges).to(receiver)
-        receiver = receiver[:, None].expand(-1, sender.shape[1], -1)
-        hidden: Tensor = self.edge(torch.cat([features, receiver, sender], dim=-1))
+        if not self.config.attention:
+            return Typed(receiver, sender, of_sender, None, None)
+        query, output = (
+            {name: self.matrix(role, name) for name in sorted(set(ego_types))} for role in ("query", "output")
+        )
+        return Typed(
+            receiver,
+            sender,
+            of_sender,
+            torch.stack([query[name] for name in ego_types]),
+            torch.stack([output[name] for name in ego_types]),
+        )
+
+    def of_senders(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """(h + 1 + 2 * H * d, C) of each of these types; see `Typed`."""
+        shared = [self.content.weight[:, : self.channels, 0, 0], self.confidence.weight[:, :, 0, 0]]
+        typed = ("key", "value") if self.config.attention else ()
+        return {name: torch.cat([*shared, *(self.matrix(role, name) for role in typed)]) for name in names}
+
+    def _edge_hidden(self, edges: Edges, typed: Typed) -> Tensor:
+        """(B, K, hidden) from geometry, uncertainty, age and the codes of both types."""
+        features = edge_features(edges).to(typed.receiver)
+        receiver = typed.receiver[:, None].expand(-1, typed.sender.shape[1], -1)
+        hidden: Tensor = self.edge(torch.cat([features, receiver, typed.sender], dim=-1))
         return hidden
 
-    def _views(self, received: Received) -> _Views:
+    def _views(self, features: Tensor, typed: Typed) -> _Views:
         """What all cells of all senders look like, by one product for all linear layers on a sender's feature."""
-        channels = received.features.shape[2]
-        shared = [self.content.weight[:, :channels, 0, 0], self.confidence.weight[:, :, 0, 0]]
-        typed = ("key", "value") if self.config.attention else ()
-        # an empty slot is seen nowhere: any type will do
-        names = [[name or received.ego_types[b] for name in row] for b, row in enumerate(received.sender_types)]
-        matrices = {
-            name: torch.cat([*shared, *(self._matrix(role, name) for role in typed)])
-            for name in sorted({name for row in names for name in row})
-        }
-        stacked = torch.stack([torch.stack([matrices[name] for name in row]) for row in names])
-        rows = stacked.to(self.precision) @ received.features.flatten(3).to(self.precision)
-        hidden, inner = self.config.content_hidden, self.config.inner if typed else 0
+        rows = typed.of_sender.to(self.precision) @ features.flatten(3).to(self.precision)
+        hidden, inner = self.config.content_hidden, self.config.inner if self.config.attention else 0
         content, confidence, key, value = torch.split(rows, [hidden, 1, inner, inner], dim=2)
         assert self.confidence.bias is not None
         return _Views(content, confidence + self.confidence.bias, key, value)
@@ -243,29 +293,25 @@ class HeteroGraph(Fusion):
             gated = logits.sigmoid_().div_(opened).mul_(features.flatten(3))
         return gated.view(features.shape)
 
-    def _attend(self, ego: Tensor, received: Received, views: _Views, hidden: Tensor) -> Tensor:
+    def _attend(self, ego: Tensor, visible: Tensor, views: _Views, hidden: Tensor, typed: Typed) -> Tensor:
         """(B, C, Y, X) residual, zero where no sender sees the cell."""
+        assert typed.query is not None and typed.output is not None
         heads, depth = self.config.heads, self.config.inner // self.config.heads
         batch, slots, _, cells = views.key.shape
-        query = self._project("query", ego.flatten(2), received.ego_types).view(batch, 1, heads, depth, cells)
+        query = (typed.query @ ego.flatten(2)).view(batch, 1, heads, depth, cells)
         score = (query * views.key.reshape(batch, slots, heads, depth, cells)).sum(dim=3) / depth**0.5
         bias = self.edge_bias(hidden)[..., None]
         score = score + bias + self.temperature * functional.logsigmoid(views.confidence)
         # a cell that nobody sees would be a softmax over nothing: give it any finite weights, the residual is cleared
         # below
-        score = score.masked_fill(~received.visible.flatten(2)[:, :, None], -1e4)
+        score = score.masked_fill(~visible.flatten(2)[:, :, None], -1e4)
         mixed = (
             (score.softmax(dim=1)[:, :, :, None] * views.value.reshape(batch, slots, heads, depth, cells))
             .sum(dim=1)
             .flatten(1, 2)
         )
-        residual = self._project("output", mixed, received.ego_types).view(ego.shape)
-        return residual.masked_fill(~received.visible.any(dim=1)[:, None], 0.0)
-
-    def _project(self, role: str, features: Tensor, types: Sequence[str]) -> Tensor:
-        """(B, C_in, P) to (B, C_out, P), each row with the matrix of its type."""
-        matrices = {name: self._matrix(role, name) for name in sorted(set(types))}
-        return torch.stack([matrices[name] for name in types]) @ features
+        residual: Tensor = (typed.output @ mixed).view(ego.shape)
+        return residual.masked_fill(~visible.any(dim=1)[:, None], 0.0)
 
 
 def edge_features(edges: Edges) -> Tensor:

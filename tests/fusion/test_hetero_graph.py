@@ -60,8 +60,11 @@ def test_everything_on_the_edge_matters(what: str) -> None:
 
 
 def gates(fusion: HeteroGraph, ego: Tensor, received: Received) -> Tensor:
-    hidden = fusion._edge_hidden(received)
-    return fusion._gated(ego, received.features, fusion._views(received), hidden) / received.features
+    hidden = fusion._edge_hidden(received.edges, fusion._look_up(received))
+    return (
+        fusion._gated(ego, received.features, fusion._views(received.features, fusion._look_up(received)), hidden)
+        / received.features
+    )
 
 
 def test_gates_scale_between_shut_and_a_little_more_than_open() -> None:
@@ -123,7 +126,7 @@ def test_attention_against_plain_loops() -> None:
     fused = fusion(ego, received)
     residual = fused - maximum_with(ego, received.features, received.visible)
     heads, inner = fusion.config.heads, fusion.config.inner
-    hidden = fusion._edge_hidden(received)
+    hidden = fusion._edge_hidden(received.edges, fusion._look_up(received))
     bias = fusion.edge_bias(hidden)[0]
     for y, x in ((0, 0), (3, 7), (9, 11), (5, 5), (2, 9)):
         seen = [j for j in range(2) if received.visible[0, j, y, x]]
@@ -162,7 +165,7 @@ def test_a_newcomer_may_be_of_low_rank_only() -> None:
     base, added = (sum(p.numel() for p in fusion.types[name].parameters()) for name in ("lidar64", "lidar16"))
     assert added < base / 4
     fusion.typed_module("lidar16").query.left.data.normal_()  # type: ignore[union-attr]
-    delta = fusion._matrix("query", "lidar16") - fusion._matrix("query", "lidar64")
+    delta = fusion.matrix("query", "lidar16") - fusion.matrix("query", "lidar64")
     assert torch.linalg.matrix_rank(delta) == 2
 
 
