@@ -65,7 +65,7 @@ class Crowd:
     borrowed: int
 
 
-def measure(config: FleetConfig, seed: int, tell: Tell) -> dict[str, Any]:
+def measure_crowd(config: FleetConfig, seed: int, tell: Tell) -> dict[str, Any]:
     """Time ego and senders; the networks are those of this seed, with every type joined.
 
     Raises:

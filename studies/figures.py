@@ -193,7 +193,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """One disturbance.
 
     Attributes:
@@ -209,7 +209,7 @@ class Panel:
     alone: float | None = None
 
 
-def curves(panels: Sequence[Panel], path: Path, y_label: str = "AP50", columns: int = 2) -> Path:
+def curves(panels: Sequence[FigurePanel], path: Path, y_label: str = "AP50", columns: int = 2) -> Path:
     """AP against disturbances: a line per method with the spread over seeds as a band, the ego alone dashed."""
     looks = _looks(list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves)))
     columns = min(columns, len(panels))

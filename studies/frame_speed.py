@@ -127,7 +127,7 @@ class Ears:
     heard: list[bytes]
 
 
-def measure(
+def measure_frame(
     config: ModelConfig,
     variant: Variant,
     agents: Sequence[int],
@@ -196,7 +196,7 @@ def measure(
     }
 
 
-def measure_compiled(
+def measure_compiled_frame(
     config: ModelConfig,
     variant: Variant,
     agents: Sequence[int],
@@ -209,7 +209,7 @@ def measure_compiled(
     from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - imports the compiler, seconds long
 
     try:
-        return measure(config, variant, agents, repeats, objects, seed, tell)
+        return measure_frame(config, variant, agents, repeats, objects, seed, tell)
     except TorchDynamoException as error:
         return {"failed": (str(error).splitlines() or [type(error).__name__])[0]}
 

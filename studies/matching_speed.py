@@ -28,7 +28,7 @@ LOOPS = ("unions", "areas", "once")
 _FOUND, _HALF_EXTENT_M = 0.8, 100.0
 
 
-def measure(frames: int, boxes: int, loop_frames: int, seed: int, tell: Tell) -> dict[str, Any]:
+def measure_matching(frames: int, boxes: int, loop_frames: int, seed: int, tell: Tell) -> dict[str, Any]:
     """Time the whole evaluation of `frames` frames, and the loops on the first `loop_frames` of them.
 
     Returns:

@@ -32,7 +32,7 @@ from studies import experiments
 from studies.adaptation import cells_of, world_of
 from studies.cells import Cell, Content, identities_of, run_cells, unfinished
 from studies.config import BASE, LIDAR, AdaptationConfig
-from studies.figures import Curve, Panel, curves
+from studies.figures import Curve, FigurePanel, curves
 
 CLIP = 6
 """Frames of a filmed clip; the last one is evaluated, the earlier ones are what late messages show (0.5 s)."""
@@ -175,7 +175,7 @@ def write_robustness(config: RobustnessConfig, contents: Mapping[str, Content], 
     return summary
 
 
-def figure_panels(rows: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
+def figure_panels(rows: Mapping[str, Mapping[str, Any]]) -> list[FigurePanel]:
     """One panel per disturbance that is a curve; pose-corrected rivals are dashed where correction changes anything."""
     alone = statistics.fmean(rows["no_fusion/pose_noise/0"]["ap"]["0.5"])
     panels = []
@@ -190,7 +190,7 @@ def figure_panels(rows: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
             for method in METHODS
             if method.name not in ("no_fusion", "maximum_drop") and (name == "pose_noise" or not _is_corrected(method))
         ]
-        panels.append(Panel(title, label, lines, alone))
+        panels.append(FigurePanel(title, label, lines, alone))
     return panels
 
 

@@ -54,7 +54,7 @@ def run_scaling(config: ScalingConfig, tell: Tell) -> dict[str, Content]:
     build_world(world_of(config.networks_here), OneBar(tell, "building the world").of(1))
     build_world(crowd.world_of(config), OneBar(tell, "building crowded scenes").of(1))
     cells = cells_of(config)
-    run_cells([cell for cell in cells if cell.work is not crowd.measure], config.cells, config.processes, tell)
+    run_cells([cell for cell in cells if cell.work is not crowd.measure_crowd], config.cells, config.processes, tell)
     return run_cells(cells, config.cells, 1, tell)  # what is left is timed, with nobody beside it
 
 
@@ -89,7 +89,7 @@ class _Seed:
         about = {"world": crowd.world_of(self.config).content(), "deployed": self.config.deployed()}
         about |= {"agents": self.config.agents, "repeats": self.config.repeats}
         seconds = 2.0 * self.config.scenes * self.config.repeats * len(self.config.agents)
-        found.append(self._cell("crowd", crowd.measure, (), about, seconds, needs))
+        found.append(self._cell("crowd", crowd.measure_crowd, (), about, seconds, needs))
         return found
 
     def _pretraining(self, name: str) -> Cell:

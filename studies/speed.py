@@ -128,9 +128,9 @@ def cells_of(config: SpeedConfig) -> Iterator[Cell]:
         for precision in precisions():
             variant = Variant(name, "plain", precision)
             step = (MODELS[name].config(), variant, 2, config.repeats, config.seed)
-            yield _cell(f"step/{name}/{precision}", step_speed.measure, step, _HEAVY.get(name, 4))
+            yield _cell(f"step/{name}/{precision}", step_speed.measure_step, step, _HEAVY.get(name, 4))
     frames = (config.frames, config.boxes, config.loop_frames, config.seed)
-    yield _cell("average_precision", matching_speed.measure, frames, 5 + config.frames / 500)
+    yield _cell("average_precision", matching_speed.measure_matching, frames, 5 + config.frames / 500)
     if compiler() is not None:
         for name in config.compiled:
             for precision in precisions():
@@ -166,7 +166,7 @@ def _frames(config: SpeedConfig, variant: Variant, counts: tuple[int, ...]) -> C
     arguments = (
         MODELS[variant.model].config(), variant, counts, config.repeats, config.objects, config.seed
     )  # fmt: skip
-    measure = frame_speed.measure_compiled if variant.build == "compiled" else frame_speed.measure
+    measure = frame_speed.measure_compiled_frame if variant.build == "compiled" else frame_speed.measure_frame
     name = f"frames/{variant.model}/{variant.build}/{variant.precision}/{variant.threads}"
     seconds = 4 + _HEAVY.get(variant.model, 0.5) * sum(counts) * (1 + config.least) / 80
     return _cell(name, measure, arguments, seconds + 40 * (variant.build == "compiled"))

@@ -29,7 +29,7 @@ from studies.speed_models import seeded
 _BOXES = 30
 
 
-def measure(
+def measure_step(
     config: ModelConfig, variant: Variant, agents: int, repeats: Repeats, seed: int, tell: Tell
 ) -> dict[str, Any]:
     """Time training steps of one scene.

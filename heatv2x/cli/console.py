@@ -88,9 +88,9 @@ def together() -> Iterator[None]:
     """Work with the other processes, if torchrun started several; they meet before anything can fail."""
     from heatv2x.core import distributed
 
-    distributed.join()
+    distributed.join_processes()
     yield
-    distributed.leave()
+    distributed.leave_processes()
 
 
 def fail(message: str) -> NoReturn:

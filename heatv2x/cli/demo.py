@@ -26,7 +26,7 @@ from heatv2x.cli.demo_work import (
     Part,
     evaluate_controls,
     full_finetune,
-    join,
+    let_newcomer_join,
     prefix_of,
     train_own_base,
     train_own_encoder,
@@ -101,7 +101,7 @@ def run_demo(config: DemoConfig, tell: Tell, first: Callable[[DemoResult], None]
 def _tasks(config: DemoConfig) -> list[Task]:
     """What is done when the world is there, in the order in which it starts."""
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
-    joining = [Task(name, join, (config, name)) for name in newcomers]
+    joining = [Task(name, let_newcomer_join, (config, name)) for name in newcomers]
     controls = [Task(f"{prefix_of(n)}controls", evaluate_controls, (config, n), needs=(n,)) for n in newcomers]
     yardstick = Task(YARDSTICK, full_finetune, (config, NEWCOMER))
     # side by side the longest work starts at once; a single process does first what people want to see

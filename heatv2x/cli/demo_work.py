@@ -89,7 +89,7 @@ class Joining:
     adapter_both: Path
 
 
-def join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
+def let_newcomer_join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
     """LHFT, then GCFT, and the rows of the main story."""
     joining = _join(config, newcomer, tell)
     prefix = prefix_of(newcomer)

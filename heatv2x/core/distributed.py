@@ -51,7 +51,7 @@ def own_share(length: int) -> slice:
 # --- meeting and parting --------------------------------------------------------------------------------------------
 
 
-def join() -> None:
+def join_processes() -> None:
     """Meet the other processes that torchrun started, if it did. CPU tensors travel by gloo, CUDA tensors by NCCL."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         return
@@ -64,14 +64,14 @@ def join() -> None:
     _stores.append(store)
 
 
-def leave() -> None:
+def leave_processes() -> None:
     """Part from the others."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def is_joined() -> bool:
-    """Whether there are others that `join` has met."""
+    """Whether there are others that `join_processes` has met."""
     return distributed.is_initialized() and bool(_stores)
 
 

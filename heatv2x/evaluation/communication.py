@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
-class Traffic:
+class LinkLoad:
     """What went over the air during an evaluation.
 
     Attributes:
@@ -39,7 +39,7 @@ class Traffic:
         return {**asdict(self), **rates}
 
 
-def measure_traffic(frames: Iterable[Sequence[int]], rate_hz: float = 10.0) -> Traffic:
+def measure_link_load(frames: Iterable[Sequence[int]], rate_hz: float = 10.0) -> LinkLoad:
     """Sum up an evaluation.
 
     Args:
@@ -48,4 +48,4 @@ def measure_traffic(frames: Iterable[Sequence[int]], rate_hz: float = 10.0) -> T
     """
     sizes = [list(frame) for frame in frames]
     total, n_messages = sum(map(sum, sizes)), sum(map(len, sizes))
-    return Traffic(total / max(n_messages, 1), total / max(len(sizes), 1), n_messages, len(sizes), rate_hz)
+    return LinkLoad(total / max(n_messages, 1), total / max(len(sizes), 1), n_messages, len(sizes), rate_hz)

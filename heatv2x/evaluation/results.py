@@ -13,7 +13,7 @@ import torch
 
 from heatv2x.errors import HeatError
 from heatv2x.evaluation.average_precision import ApAccumulator, ApResult
-from heatv2x.evaluation.communication import Traffic, measure_traffic
+from heatv2x.evaluation.communication import LinkLoad, measure_link_load
 from heatv2x.evaluation.coverage import Coverage
 from heatv2x.evaluation.detections import FoundFrame
 from heatv2x.evaluation.protocols import Protocol
@@ -82,7 +82,7 @@ class Evaluation:
 
     result: ApResult
     ego_visible: ApResult
-    traffic: Traffic
+    traffic: LinkLoad
     arrived: str = ""
     found: str = ""
     scenes: dict[int, SceneResult] = field(default_factory=dict)
@@ -180,7 +180,7 @@ def summed_up(
     return Evaluation(
         result,
         visible.result(),
-        measure_traffic([sizes for one in tallies for sizes in one.sizes]),
+        measure_link_load([sizes for one in tallies for sizes in one.sizes]),
         hashlib.sha256(b"".join(data for one in tallies for data in one.arrived)).hexdigest(),
         hashlib.sha256(b"".join(data for one in tallies for data in one.found)).hexdigest(),
         scenes,

@@ -24,7 +24,7 @@ _FRONT = 0.7853  # where the two directions are told apart: just under pi / 4, a
 
 
 @dataclass
-class Assignment:
+class AnchorAssignment:
     """What the anchors of B scenes stand for; anchors that are neither positive nor negative do not count.
 
     Attributes:
@@ -82,7 +82,7 @@ def assign(
     positive: float,
     negative: float,
     device: torch.device | None = None,
-) -> Assignment:
+) -> AnchorAssignment:
     """Which box each anchor stands for, for several scenes at once.
 
     Positive: the overlap with some box is above `positive`; besides, every box claims the anchor that overlaps it most
@@ -135,7 +135,7 @@ def assign(
     claimed = none.scatter_reduce(1, anchor.view(*overlap.shape).gather(2, first[..., None])[..., 0], claims, "amin")
     matched = torch.where(above < most, above, claimed)
     found = matched < most
-    return Assignment(found, (near == 0) & (claimed == most), matched.masked_fill(~found, -1), padded)
+    return AnchorAssignment(found, (near == 0) & (claimed == most), matched.masked_fill(~found, -1), padded)
 
 
 def _lines(grid: BevGrid, size: tuple[float, float, float]) -> tuple[Tensor, Tensor]:

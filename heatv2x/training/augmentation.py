@@ -15,7 +15,7 @@ _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
 _MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0, 1.0])  # a mirrored camera's x axis points the other way
 
 
-def turned(frame: AgentFrame, yaw: float) -> AgentFrame:
+def rotated_copy(frame: AgentFrame, yaw: float) -> AgentFrame:
     """The agent's frame as if its sensors were mounted turned by `yaw` radians.
 
     Data turn one way, the pose the other.
@@ -29,7 +29,7 @@ def turned(frame: AgentFrame, yaw: float) -> AgentFrame:
     return replace(frame, pose=Pose(frame.pose.matrix @ turn.T), lidars=lidars, cameras=cameras)
 
 
-def mirrored(frame: AgentFrame) -> AgentFrame:
+def mirrored_copy(frame: AgentFrame) -> AgentFrame:
     """The agent in a world mirrored at the x-z plane: left becomes right."""
     flip = np.array([1, -1, 1], np.float32)
     lidars = {name: PointCloud(_with_xyz(cloud, cloud.points[:, :3] * flip)) for name, cloud in frame.lidars.items()}
@@ -37,13 +37,13 @@ def mirrored(frame: AgentFrame) -> AgentFrame:
     return replace(frame, pose=Pose(_MIRROR @ frame.pose.matrix @ _MIRROR), lidars=lidars, cameras=cameras)
 
 
-def mirrored_world(frame: Frame) -> Frame:
+def mirrored_frame_copy(frame: Frame) -> Frame:
     """A frame's labels and agents in the mirrored world."""
     objects = replace(frame.objects, T_world_object=_MIRROR @ frame.objects.T_world_object @ _MIRROR)
-    return replace(frame, agents=tuple(mirrored(agent) for agent in frame.agents), objects=objects)
+    return replace(frame, agents=tuple(mirrored_copy(agent) for agent in frame.agents), objects=objects)
 
 
-def thinned(frame: AgentFrame, share: float, rng: np.random.Generator) -> AgentFrame:
+def thinned_copy(frame: AgentFrame, share: float, rng: np.random.Generator) -> AgentFrame:
     """The agent's sweeps without a random share of their points."""
     kept = {name: PointCloud(cloud.points[rng.random(len(cloud)) >= share]) for name, cloud in frame.lidars.items()}
     return replace(frame, lidars=kept)

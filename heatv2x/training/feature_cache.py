@@ -29,7 +29,7 @@ from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.networks import ENCODES
 from heatv2x.nn.move import in_precision, to_device
 from heatv2x.structures import AgentFrame, Frame, Pose
-from heatv2x.training.augmentation import mirrored_world
+from heatv2x.training.augmentation import mirrored_frame_copy
 from heatv2x.training.distillation import TeacherFeatures, as_seen_by
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Scene, SceneConfig, augment, draw_members, draw_types, report_poses
@@ -247,7 +247,7 @@ def _frames(pool: Pool, config: SceneConfig, seed: int) -> tuple[list[Frame], li
     """Labels as augmented, and the row of agent 0 of each frame."""
     frames, first_row = [], [0]
     for index, frame in enumerate(pool.frames):
-        frames.append(mirrored_world(frame) if _flips(config, seed, index) else frame)
+        frames.append(mirrored_frame_copy(frame) if _flips(config, seed, index) else frame)
         first_row.append(first_row[-1] + len(frame.agents))
     return frames, first_row
 

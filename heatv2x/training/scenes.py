@@ -25,7 +25,7 @@ from heatv2x.link.points import pooled
 from heatv2x.model.links import Links
 from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose
-from heatv2x.training.augmentation import mirrored, mirrored_world, thinned, turned
+from heatv2x.training.augmentation import mirrored_copy, mirrored_frame_copy, rotated_copy, thinned_copy
 from heatv2x.training.pool import Pool
 
 
@@ -117,7 +117,7 @@ def draw_scene(
         agent = pool.agent(where, member, agent_type)
         agents.append(augment(agent, flip, config, rng))
     if flip:
-        frame = mirrored_world(frame)
+        frame = mirrored_frame_copy(frame)
     moved = list(frame.agents)
     for member, agent in zip(members, agents, strict=True):
         moved[member] = agent
@@ -127,9 +127,9 @@ def draw_scene(
 
 def augment(agent: AgentFrame, flip: bool, config: SceneConfig, rng: np.random.Generator) -> AgentFrame:
     """One agent's sensor data mirrored (or not), turned and thinned by chance."""
-    agent = mirrored(agent) if flip else agent
-    agent = turned(agent, float(rng.normal(0.0, config.turn_rad)))
-    return thinned(agent, float(rng.uniform(0.0, config.thin)), rng)
+    agent = mirrored_copy(agent) if flip else agent
+    agent = rotated_copy(agent, float(rng.normal(0.0, config.turn_rad)))
+    return thinned_copy(agent, float(rng.uniform(0.0, config.thin)), rng)
 
 
 def draw_members(frame: Frame, config: SceneConfig, rng: np.random.Generator) -> list[int]:

@@ -13,7 +13,7 @@ from heatv2x.world import visibility
 from heatv2x.world.camera import Views, Weather, draw_weather, render
 from heatv2x.world.ground import ASPHALT, GRASS, PAVEMENT
 from heatv2x.world.lidar import MODELS, Sweep, sweep
-from heatv2x.world.meshes import join
+from heatv2x.world.meshes import merge_meshes
 from heatv2x.world.rays import Moment, RayScene, flat_ground
 from heatv2x.world.rig import Rig, car_rig, roadside_rig
 from heatv2x.world.styles import TownStyle
@@ -104,7 +104,7 @@ class Clip:
 
     def sense(self) -> Iterator[tuple[str, Moment, list[Sensed]]]:
         """Cast all rays, frame by frame."""
-        scenery = join([flat_ground(), self.town.scenery])
+        scenery = merge_meshes([flat_ground(), self.town.scenery])
         for frame, moment in enumerate(self.moments):
             scene = RayScene(scenery, moment)
             sensed = [self._agent(scene, moment, frame, slot) for slot in range(len(self.rigs))]

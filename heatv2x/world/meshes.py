@@ -96,7 +96,7 @@ def crown(radius: Float64, height_m: float, rng: np.random.Generator, colour: Fl
     return _painted(vertices, np.array(faces, np.int32), LEAVES, colour)
 
 
-def join(meshes: Sequence[Mesh]) -> Mesh:
+def merge_meshes(meshes: Sequence[Mesh]) -> Mesh:
     """One mesh of all triangles, in order."""
     starts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
     return Mesh(

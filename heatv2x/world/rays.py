@@ -10,7 +10,7 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from heatv2x.structures import Bool, Float32, Float64, Int32, Int64, UInt8
-from heatv2x.world.meshes import GROUND, Mesh, join
+from heatv2x.world.meshes import GROUND, Mesh, merge_meshes
 from heatv2x.world.vehicles import Vehicle
 
 SCENERY = -1
@@ -82,7 +82,7 @@ class RayScene:
 
     def __init__(self, scenery: Mesh, moment: Moment) -> None:
         bodies = [vehicle.mesh().moved(T) for vehicle, T in zip(moment.vehicles, moment.T_world_vehicle, strict=True)]
-        whole = join([scenery, *bodies])
+        whole = merge_meshes([scenery, *bodies])
         counts = [len(scenery.faces), *(len(body.faces) for body in bodies)]
         self.owner: Int32 = np.repeat(np.arange(-1, len(bodies), dtype=np.int32), counts)
         self.colour: Float32 = whole.colour.astype(np.float32)

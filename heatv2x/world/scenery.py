@@ -7,7 +7,7 @@ import numpy as np
 from heatv2x.structures import Float64, Pose
 from heatv2x.world import polyline
 from heatv2x.world.ground import GRASS, PAVEMENT, Ground
-from heatv2x.world.meshes import LEAVES, METAL, ROOF, WALL, WOOD, Mesh, crown, frustum, gable, join
+from heatv2x.world.meshes import LEAVES, METAL, ROOF, WALL, WOOD, Mesh, crown, frustum, gable, merge_meshes
 from heatv2x.world.roads import RoadNetwork, Street
 from heatv2x.world.styles import TownStyle
 
@@ -22,7 +22,7 @@ def build_scenery(rng: np.random.Generator, style: TownStyle, network: RoadNetwo
         pieces += _medians(rng, style, street)
         for side in (1, -1):
             pieces += _frontage(rng, style, ground, street, side)
-    return join(pieces)
+    return merge_meshes(pieces)
 
 
 def _medians(rng: np.random.Generator, style: TownStyle, street: Street) -> list[Mesh]:

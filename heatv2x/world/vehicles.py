@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from heatv2x.structures import Float64
-from heatv2x.world.meshes import GLASS, HEADLIGHT, PAINT, RIM, TAIL_LIGHT, TYRE, Mesh, frustum, join
+from heatv2x.world.meshes import GLASS, HEADLIGHT, PAINT, RIM, TAIL_LIGHT, TYRE, Mesh, frustum, merge_meshes
 
 # length, width, height: smallest and largest, metres
 SIZES: Mapping[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
@@ -75,14 +75,14 @@ def _car(back: float, hood: float, top_back: float, top_hood: float, waist: floa
     front, rear = hood - top_hood, top_back - back
     cabin = frustum((back, hood), (-0.46, 0.46), (waist, 0.96), GLASS, inset=(front, rear, 0.08))
     roof = frustum((top_back, top_hood), (-0.38, 0.38), (0.96, 1.0), PAINT)
-    return join([body, cabin, roof, *_wheels(0.42, -0.3, 0.31), *_lamps(0.40, 0.5)])
+    return merge_meshes([body, cabin, roof, *_wheels(0.42, -0.3, 0.31), *_lamps(0.40, 0.5)])
 
 
 def _van() -> Mesh:
     body = frustum((-0.5, 0.5), (-0.5, 0.5), (0.13, 0.5), PAINT)
     box = frustum((-0.5, 0.2), (-0.49, 0.49), (0.5, 1.0), PAINT, inset=(0.0, 0.01, 0.04))
     cab = frustum((0.2, 0.42), (-0.48, 0.48), (0.5, 0.92), GLASS, inset=(0.16, 0.0, 0.06))
-    return join([body, box, cab, *_wheels(0.3, -0.31, 0.31), *_lamps(0.30, 0.4)])
+    return merge_meshes([body, box, cab, *_wheels(0.3, -0.31, 0.31), *_lamps(0.30, 0.4)])
 
 
 def _truck() -> Mesh:
@@ -90,14 +90,14 @@ def _truck() -> Mesh:
     cargo = frustum((-0.5, 0.25), (-0.5, 0.5), (0.26, 1.0), PAINT)
     cab = frustum((0.29, 0.5), (-0.48, 0.48), (0.16, 0.45), PAINT)
     window = frustum((0.29, 0.5), (-0.47, 0.47), (0.45, 0.72), GLASS, inset=(0.03, 0.0, 0.02))
-    return join([chassis, cargo, cab, window, *_wheels(0.29, -0.36, -0.22, 0.38), *_lamps(0.17, 0.23)])
+    return merge_meshes([chassis, cargo, cab, window, *_wheels(0.29, -0.36, -0.22, 0.38), *_lamps(0.17, 0.23)])
 
 
 def _bus() -> Mesh:
     lower = frustum((-0.5, 0.5), (-0.5, 0.5), (0.1, 0.42), PAINT)
     windows = frustum((-0.495, 0.495), (-0.49, 0.49), (0.42, 0.8), GLASS)
     roof = frustum((-0.5, 0.5), (-0.5, 0.5), (0.8, 1.0), PAINT, inset=(0.01, 0.01, 0.05))
-    return join([lower, windows, roof, *_wheels(0.29, -0.28, 0.33), *_lamps(0.2, 0.27)])
+    return merge_meshes([lower, windows, roof, *_wheels(0.29, -0.28, 0.33), *_lamps(0.2, 0.27)])
 
 
 SHAPES: Mapping[str, Mesh] = {

@@ -12,7 +12,7 @@ from PIL import Image
 
 from studies import figures
 from studies.curves import CURVES
-from studies.figures import Curve, Growth, Panel, apart, curves, growth, row_points, training_curves
+from studies.figures import Curve, FigurePanel, Growth, apart, curves, growth, row_points, training_curves
 from studies.table import METHODS
 from studies.tests.adaptation_contents import make_contents, summary_of
 
@@ -114,9 +114,9 @@ def test_a_study_that_only_has_a_base_is_drawn(tmp_path: Path, drawn: list[Figur
     assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["deployed type only"]
 
 
-def make_panel(title: str, alone: float | None = 0.5) -> Panel:
+def make_panel(title: str, alone: float | None = 0.5) -> FigurePanel:
     methods = ("lhft_gcft", "late", "poses refined")
-    return Panel(title, "metres", [Curve(m, [0, 1], [[0.8, 0.8], [0.6, 0.7]]) for m in methods], alone)
+    return FigurePanel(title, "metres", [Curve(m, [0, 1], [[0.8, 0.8], [0.6, 0.7]]) for m in methods], alone)
 
 
 def test_disturbances_have_a_panel_each_and_one_legend(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -191,7 +191,9 @@ def test_a_line_under_another_one_shows_on_both_sides_of_it(tmp_path: Path, draw
 
 
 def test_a_variant_is_dashed_in_its_methods_colour(tmp_path: Path, drawn: list[Figure]) -> None:
-    panel = Panel("pose noise", "metres", [Curve(m, [0, 1], [[0.8], [0.6]]) for m in ("maximum", "maximum_refined")])
+    panel = FigurePanel(
+        "pose noise", "metres", [Curve(m, [0, 1], [[0.8], [0.6]]) for m in ("maximum", "maximum_refined")]
+    )
     curves([panel], tmp_path / "robustness.png")
     plain, corrected = drawn[0].axes[0].lines[:2]
     assert plain.get_color() == corrected.get_color()

@@ -68,7 +68,7 @@ def contents(config: ScalingConfig) -> dict[str, dict[str, Any]]:
             found[f"seed0/{name}/encoder"] = {"rows": [], "stages": [{"cpu_seconds": 240.0}]}
         for count in (1, 2, 3):
             found[f"seed0/after_{count}"] = fleet.evaluate(config, 0, count, nobody)
-        found["seed0/crowd"] = crowd.measure(config, 0, nobody)
+        found["seed0/crowd"] = crowd.measure_crowd(config, 0, nobody)
     return {name: {**MACHINE, "seed": 0, **content} for name, content in found.items()}
 
 

@@ -149,7 +149,7 @@ class TestFrames:
         sense = frame_speed.sense
         monkeypatch.setattr(frame_speed, "sense", lambda *a, **k: spoken.append(a[2]) or sense(*a, **k))
         config = model_config(agents={"lidar64": PILLARS, "camera": CAMERA})
-        frame_speed.measure(config, Variant(MIXED, "optimised"), (3,), ONCE, 3, 0, nobody)
+        frame_speed.measure_frame(config, Variant(MIXED, "optimised"), (3,), ONCE, 3, 0, nobody)
         assert spoken[-3:] == ["lidar64", "camera", "lidar64"]
 
     @pytest.mark.parametrize("config", [model_config(), small_published()])
@@ -187,7 +187,7 @@ class TestFrames:
     def test_a_round_more_only_while_there_is_time(self) -> None:
         def rounds(repeats: Repeats) -> int:
             variant = Variant("demo")
-            return len(frame_speed.measure(model_config(), variant, (1,), repeats, 3, 0, nobody)["rounds"])
+            return len(frame_speed.measure_frame(model_config(), variant, (1,), repeats, 3, 0, nobody)["rounds"])
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(frame_speed, "_SIDE", 8)
@@ -199,8 +199,10 @@ class TestFrames:
         def fails(*_: Any) -> None:
             raise TorchDynamoException("no header\nand more")
 
-        monkeypatch.setattr(frame_speed, "measure", fails)
-        found = frame_speed.measure_compiled(model_config(), Variant("demo", "compiled"), (1,), ONCE, 3, 0, nobody)
+        monkeypatch.setattr(frame_speed, "measure_frame", fails)
+        found = frame_speed.measure_compiled_frame(
+            model_config(), Variant("demo", "compiled"), (1,), ONCE, 3, 0, nobody
+        )
         assert found == {"failed": "no header"}
 
 
@@ -211,14 +213,14 @@ class TestStep:
         steps: list[int] = []
         step = torch.optim.AdamW.step
         monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: steps.append(1) or step(self))
-        found = step_speed.measure(small_published(), Variant("published", "plain", precision), 2, ONCE, 0, nobody)
+        found = step_speed.measure_step(small_published(), Variant("published", "plain", precision), 2, ONCE, 0, nobody)
         assert len(steps) == 2 and len(found["rounds"]) == 1  # the first one is not counted
         assert set(found["rounds"][0]["seconds"]) == {"forward", "backward", "optimiser", "wall"}
 
 
 class TestMatching:
     def test_loops_count_as_we_do(self) -> None:
-        found = matching_speed.measure(4, 12, 3, 0, nobody)
+        found = matching_speed.measure_matching(4, 12, 3, 0, nobody)
         assert set(found["loops"]) == set(matching_speed.LOOPS) and found["frames"] == 4
 
     @pytest.mark.parametrize("how", matching_speed.LOOPS)
@@ -233,11 +235,11 @@ class TestMatching:
     def test_loops_that_count_otherwise_are_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(matching_speed, "average_precision", lambda *_: 0.5)
         with pytest.raises(HeatError, match="do not compare"):
-            matching_speed.measure(2, 8, 2, 0, nobody)
+            matching_speed.measure_matching(2, 8, 2, 0, nobody)
 
     def test_without_shapely_the_loops_are_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(matching_speed.importlib.util, "find_spec", lambda _: None)
-        assert matching_speed.measure(2, 8, 2, 0, nobody)["loops"] is None
+        assert matching_speed.measure_matching(2, 8, 2, 0, nobody)["loops"] is None
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from heatv2x.geometry.grid import BevGrid
 from heatv2x.geometry.handedness import agent_on, boxes_on, frame_on, maps_on, transforms_on
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.structures import Boxes3D, Frame
-from heatv2x.training.augmentation import mirrored_world
+from heatv2x.training.augmentation import mirrored_frame_copy
 from heatv2x.training.pool import load_pool
 from tests.scene_factory import CAMERA, PILLARS, SmallScenes, small_model, state_copy
 
@@ -43,7 +43,7 @@ def test_a_left_handed_network_sees_what_a_right_handed_one_sees_in_a_mirror(
     models: tuple[Collaboration, Collaboration], frame: Frame
 ) -> None:
     left, right = models
-    found, in_the_mirror = detect(left, frame), detect(right, mirrored_world(frame))
+    found, in_the_mirror = detect(left, frame), detect(right, mirrored_frame_copy(frame))
     assert len(found) > 1
     np.testing.assert_allclose(found.boxes, in_the_mirror.boxes * [1, -1, 1, 1, 1, 1, -1], rtol=1e-4, atol=1e-4)
     assert not np.allclose(detect(right, frame).boxes[:1], found.boxes[:1], atol=1e-2)

@@ -7,7 +7,7 @@ import pytest
 
 from heatv2x.data.ground_truth import ground_truth
 from heatv2x.structures import AgentFrame, Camera, Frame, PointCloud, Pose
-from heatv2x.training.augmentation import mirrored, mirrored_world, thinned, turned
+from heatv2x.training.augmentation import mirrored_copy, mirrored_frame_copy, rotated_copy, thinned_copy
 from tests.scene_factory import SmallScenes, cameras_of, project
 
 SENSORS = ("lidar64", "lidar16", "camera")
@@ -44,7 +44,7 @@ class TestTurned:
     @pytest.mark.parametrize("yaw", [0.3, -2.0, np.pi])
     def test_nothing_moves_in_the_world(self, frame: Frame, yaw: float) -> None:
         for agent in frame.agents:
-            after = turned(agent, yaw)
+            after = rotated_copy(agent, yaw)
             for name, cloud in agent.lidars.items():
                 before, now = (in_world(a, c.points[:, :3]) for a, c in ((agent, cloud), (after, after.lidars[name])))
                 np.testing.assert_allclose(now, before, atol=1e-4)
@@ -56,23 +56,23 @@ class TestTurned:
 
     def test_the_agent_sees_the_world_turned(self) -> None:
         ahead = AgentFrame(1, "0", Pose.planar(0, 0, 0), {"lidar64": PointCloud(np.float32([[10, 0, 1, 0.5]]))})
-        left = turned(ahead, np.pi / 2).lidars["lidar64"].points[0]
+        left = rotated_copy(ahead, np.pi / 2).lidars["lidar64"].points[0]
         np.testing.assert_allclose(left, [0, 10, 1, 0.5], atol=1e-5)
 
     def test_back_again(self, frame: Frame) -> None:
-        same_agent(turned(turned(frame.agents[1], 0.7), -0.7), frame.agents[1])
+        same_agent(rotated_copy(rotated_copy(frame.agents[1], 0.7), -0.7), frame.agents[1])
 
 
 class TestMirrored:
     def test_twice_is_the_identity(self, frame: Frame) -> None:
         for agent in frame.agents:
-            same_agent(mirrored(mirrored(agent)), agent)
-        twice = mirrored_world(mirrored_world(frame))
+            same_agent(mirrored_copy(mirrored_copy(agent)), agent)
+        twice = mirrored_frame_copy(mirrored_frame_copy(frame))
         np.testing.assert_allclose(twice.objects.T_world_object, frame.objects.T_world_object, atol=1e-9)
 
     def test_left_becomes_right(self, frame: Frame) -> None:
         agent = frame.agents[1]
-        flipped = mirrored(agent)
+        flipped = mirrored_copy(agent)
         wanted = in_world(agent, agent.lidars["lidar64"].points[:, :3]) * [1, -1, 1]
         np.testing.assert_allclose(in_world(flipped, flipped.lidars["lidar64"].points[:, :3]), wanted, atol=1e-4)
         assert np.linalg.det(flipped.pose.matrix[:3, :3]) == pytest.approx(1.0)
@@ -82,7 +82,7 @@ class TestMirrored:
     def test_a_point_projects_to_the_mirrored_pixel(self, point: list[float]) -> None:
         cameras = cameras_of(np.array([point]))
         agent = AgentFrame(1, "0", Pose.planar(2, 1, 0.3), cameras=cameras)
-        flipped = mirrored(agent)
+        flipped = mirrored_copy(agent)
         seen = 0
         for before, after in zip(cameras, flipped.cameras, strict=True):
             column, row, depth = project(before, np.array([point]))[0]
@@ -100,13 +100,13 @@ class TestMirrored:
     def test_an_image_without_symmetry_is_flipped(self) -> None:
         image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
         camera = Camera("camera0", image, np.array([[5.0, 0, 2.0], [0, 5.0, 1.5], [0, 0, 1]]), np.eye(4))
-        flipped = mirrored(AgentFrame(1, "0", Pose.planar(0, 0, 0), cameras=(camera,))).cameras[0]
+        flipped = mirrored_copy(AgentFrame(1, "0", Pose.planar(0, 0, 0), cameras=(camera,))).cameras[0]
         assert np.array_equal(flipped.image, image[:, ::-1]) and flipped.K[0, 2] == 3.0 and flipped.depth is None
         assert flipped.image.flags["C_CONTIGUOUS"]
 
     def test_labels_are_mirrored_alike(self, frame: Frame) -> None:
         """Ground truth in the mirrored world is the mirror image of ground truth: y and yaw change their sign."""
-        flipped = mirrored_world(frame)
+        flipped = mirrored_frame_copy(frame)
         for ego in range(3):
             before, after = ground_truth(frame, ego), ground_truth(flipped, ego)
             assert before.ids is not None and after.ids is not None and before.ids.tolist() == after.ids.tolist()
@@ -126,8 +126,8 @@ class TestMirrored:
             return count
 
         upright = SmallScenes(seed=3).read(0, SENSORS)
-        turned_world = mirrored_world(upright)
-        turned_world = turned_world.with_agents(tuple(turned(agent, 0.5) for agent in turned_world.agents))
+        turned_world = mirrored_frame_copy(upright)
+        turned_world = turned_world.with_agents(tuple(rotated_copy(agent, 0.5) for agent in turned_world.agents))
         assert inside(upright) == inside(turned_world) > 300
 
 
@@ -135,11 +135,11 @@ class TestThinned:
     def test_a_share_goes(self, frame: Frame) -> None:
         rng = np.random.default_rng(0)
         cloud = PointCloud(np.random.default_rng(1).random((5000, 4)).astype(np.float32))
-        thin = thinned(AgentFrame(1, "0", frame.agents[0].pose, {"lidar64": cloud}), 0.2, rng).lidars["lidar64"]
+        thin = thinned_copy(AgentFrame(1, "0", frame.agents[0].pose, {"lidar64": cloud}), 0.2, rng).lidars["lidar64"]
         assert len(thin) == pytest.approx(4000, abs=150)
         rows = {tuple(row) for row in cloud.points.tolist()}
         assert all(tuple(row) in rows for row in thin.points.tolist())
 
     def test_none_goes(self, frame: Frame) -> None:
-        thin = thinned(frame.agents[0], 0.0, np.random.default_rng(0))
+        thin = thinned_copy(frame.agents[0], 0.0, np.random.default_rng(0))
         assert np.array_equal(thin.lidars["lidar64"].points, frame.agents[0].lidars["lidar64"].points)

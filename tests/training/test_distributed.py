@@ -138,7 +138,7 @@ def one_process(rank: int, folder: str) -> None:
     found["undisturbed"] = undisturbed.model.state_dict()
     losses.all_reduce_detached = lambda value: value  # the mistake: each divides by its own objects
     found["own counts"] = outcome(build("base"), Path(folder), "own_counts")
-    distributed.leave()
+    distributed.leave_processes()
     torch.save(found, f"{folder}/result_{rank}.pt")
 
 
@@ -280,7 +280,7 @@ for words in json.loads(sys.argv[1]):
     except SystemExit as end:
         print(f"code {end.code}", flush=True)
         print("next", file=sys.stderr, flush=True)
-        distributed.leave()
+        distributed.leave_processes()
 """
 
 
@@ -403,10 +403,10 @@ def progress(done, total, terms):
     if done in killed_at and distributed.rank() == 1 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-distributed.join()
+distributed.join_processes()
 stage = build_stage("base")
 train(stage, FAST, folder / "checkpoint.safetensors", progress=progress)
-distributed.leave()
+distributed.leave_processes()
 """
 
 

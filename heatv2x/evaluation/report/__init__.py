@@ -1,7 +1,7 @@
 """The report of a run: one HTML page that opens offline, made of metrics.json and scenes.json."""
 
 from heatv2x.evaluation.report.build import build_report
-from heatv2x.evaluation.report.results import CurvePoint, FrozenProof, Results, Row, Stage
+from heatv2x.evaluation.report.results import CurvePoint, FrozenProof, Results, Row, StageResult
 from heatv2x.evaluation.report.scene import AgentView, CameraView, DetectionSet, GridExtent, Scenes, SceneView
 
 __all__ = [
@@ -15,6 +15,6 @@ __all__ = [
     "Row",
     "SceneView",
     "Scenes",
-    "Stage",
+    "StageResult",
     "build_report",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from heatv2x.evaluation.report import story, words
-from heatv2x.evaluation.report.results import Results, Row, Stage
+from heatv2x.evaluation.report.results import Results, Row, StageResult
 
 ROLES = {
     "no_fusion": "alone",
@@ -126,7 +126,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ChartPanel:
     """One small multiple: a row's values over categories."""
 
     label: str
@@ -134,7 +134,7 @@ class Panel:
     columns: list[Column]
 
 
-def panels(results: Results, attribute: str) -> list[Panel]:
+def panels(results: Results, attribute: str) -> list[ChartPanel]:
     """Small multiples of `ap_by_distance` or `recall_by_hits`, each against what the ego sees alone."""
     alone = results.row("no_fusion") or results.row("single_agent")
     ghosts = _by_category(alone, attribute) if alone else {}
@@ -152,7 +152,7 @@ def _by_category(row: Row, attribute: str) -> dict[str, float | None]:
     return values or {}
 
 
-def _panel(row: Row, values: Mapping[str, float | None], ghosts: Mapping[str, float | None]) -> Panel:
+def _panel(row: Row, values: Mapping[str, float | None], ghosts: Mapping[str, float | None]) -> ChartPanel:
     unit = " m" if all(name.endswith(" m") for name in values) else ""
     step = 100 / len(values)
     columns = []
@@ -170,7 +170,7 @@ def _panel(row: Row, values: Mapping[str, float | None], ghosts: Mapping[str, fl
                 ghost=ghost,
             )
         )
-    return Panel(words.wording(row.name).label, role(row), columns)
+    return ChartPanel(words.wording(row.name).label, role(row), columns)
 
 
 def cost_bars(results: Results) -> list[BarGroup]:
@@ -274,7 +274,7 @@ def _curves(results: Results, quantity: str, factor: float) -> list[Curve]:
     return curves
 
 
-def _samples(stage: Stage, quantity: str, factor: float, offset: float) -> list[tuple[float, float]]:
+def _samples(stage: StageResult, quantity: str, factor: float, offset: float) -> list[tuple[float, float]]:
     samples = []
     for point in stage.curve:
         value = point.ap50 if quantity == "ap50" else point.loss

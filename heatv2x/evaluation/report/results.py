@@ -126,7 +126,7 @@ class FrozenProof:
 
 
 @dataclass
-class Stage:
+class StageResult:
     """One training stage of the run.
 
     Attributes:
@@ -169,7 +169,7 @@ class Results:
     rows: list[Row]
     title: str = ""
     story: dict[str, Any] = field(default_factory=dict)
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageResult] = field(default_factory=list)
     world: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     code_version: str = ""
@@ -181,7 +181,7 @@ class Results:
         """The row of that full name, None if the run has no such row."""
         return next((row for row in self.rows if row.name == name), None)
 
-    def stage(self, name: str) -> Stage | None:
+    def stage(self, name: str) -> StageResult | None:
         """The stage of that name, None if the run has no such stage."""
         return next((stage for stage in self.stages if stage.name == name), None)
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from heatv2x.fusion.base import Edges, Received
 from heatv2x.fusion.hetero_graph import HeteroGraph
 from heatv2x.interop.onnx.numbered_graph import NumberedGraph
-from heatv2x.interop.onnx.stage import Example, ExportError, Outputs, Port, Stage
+from heatv2x.interop.onnx.stage import Example, ExportError, ExportStage, Outputs, Port
 from heatv2x.model.collaboration import Collaboration
 
 
-class EgoStage(Stage):
+class EgoStage(ExportStage):
     """What the stages of the ego's side share."""
 
     counted = "senders"

@@ -20,10 +20,10 @@ from heatv2x.core.files import read_json, write_json
 from heatv2x.errors import DataError, PackError
 from heatv2x.interop.onnx.compiled import compile_networks, require_compiler
 from heatv2x.interop.onnx.ego import HeadStage, ReceivedAdapter, Warp, fusion_of
-from heatv2x.interop.onnx.graph_file import Written, check, measure, require_packages, write_stage
+from heatv2x.interop.onnx.graph_file import Written, check, measure_session, require_packages, write_stage
 from heatv2x.interop.onnx.run_packs import packs_of
 from heatv2x.interop.onnx.senders import Sender
-from heatv2x.interop.onnx.stage import Stage
+from heatv2x.interop.onnx.stage import ExportStage
 from heatv2x.model.assembly import assemble, read_all, resolved
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.networks import ENCODES
@@ -85,7 +85,7 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
         model = assemble(Collaboration, base, agents, adapters)
     names = [pack.agent_type for pack in agents]
     stages = stages_of(model, names)
-    twins: Sequence[Stage | None] = [None] * len(stages)
+    twins: Sequence[ExportStage | None] = [None] * len(stages)
     if config.compile:
         twin = copy.deepcopy(model)
         twins = stages_of(twin, names)
@@ -97,7 +97,7 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
             tell("exporting, checking, measuring", len(written), len(stages))
             file = write_stage(stage, Path(temporary) / f"{stage.name}.onnx")
             check(file, config.agents, config.tolerance)
-            measure(file, config.agents, config.repeats, compiled, config.tolerance)
+            measure_session(file, config.agents, config.repeats, compiled, config.tolerance)
             written.append(file)
         tell("exporting, checking, measuring", len(stages), len(stages))
         manifest = manifest_of(model, [base, *agents, *adapters], written, config.tolerance)
@@ -105,7 +105,7 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
     return manifest
 
 
-def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[Stage]:
+def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[ExportStage]:
     """The stages of a model, in the order of the method.
 
     Args:

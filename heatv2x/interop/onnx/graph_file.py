@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from heatv2x.evaluation.cost import Stopwatch
-from heatv2x.interop.onnx.stage import ExportError, Outputs, Port, Stage
+from heatv2x.interop.onnx.stage import ExportError, ExportStage, Outputs, Port
 
 _SEED = 20
 _NOISE = ("torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
@@ -39,7 +39,7 @@ class Written:
         compile_seconds: CPU seconds that torch.compile took for all numbers; 0 if it was not asked for.
     """
 
-    stage: Stage
+    stage: ExportStage
     path: Path
     difference: dict[int, float] = field(default_factory=dict)
     opset: int = 0
@@ -65,7 +65,7 @@ class Written:
         }
 
 
-def write_stage(stage: Stage, path: Path) -> Written:
+def write_stage(stage: ExportStage, path: Path) -> Written:
     """Write one stage as an ONNX file with its weights inside.
 
     Raises:
@@ -127,8 +127,8 @@ def difference(name: str, found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))
 
 
-def measure(
-    written: Written, numbers: Sequence[int], repeats: int, compiled: Stage | None = None, tolerance: float = 0.0
+def measure_session(
+    written: Written, numbers: Sequence[int], repeats: int, compiled: ExportStage | None = None, tolerance: float = 0.0
 ) -> None:
     """Fill in CPU seconds of one call: median of `repeats` rounds in which everybody computes in turn.
 
@@ -215,7 +215,7 @@ def _hypot(x: Any, y: Any) -> Any:
 class _Call(torch.nn.Module):
     """A stage whose inputs are one list, however its `forward` names them."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: ExportStage) -> None:
         super().__init__()
         self.stage = stage
 
@@ -224,7 +224,7 @@ class _Call(torch.nn.Module):
         return outputs
 
 
-def _dynamic(stage: Stage) -> tuple[Any, ...]:
+def _dynamic(stage: ExportStage) -> tuple[Any, ...]:
     """Which axes may vary, for torch.export; axes that count agents hold at least one."""
     dims: dict[str, Any] = {}
     for port in stage.inputs:
@@ -242,12 +242,12 @@ def _random() -> torch.Generator:
     return torch.Generator().manual_seed(_SEED)
 
 
-def _worst(stage: Stage, found: Outputs, expected: Outputs) -> float:
+def _worst(stage: ExportStage, found: Outputs, expected: Outputs) -> float:
     names = [port.name for port in stage.outputs]
     return max(difference(*three) for three in zip(names, found, expected, strict=True))
 
 
-def _differs(stage: Stage, number: int, who: str, worst: float, tolerance: float) -> str:
+def _differs(stage: ExportStage, number: int, who: str, worst: float, tolerance: float) -> str:
     return (
         f"{stage.name}: for {number} {stage.counted} {who} differs from torch by {worst:.1e} of the largest value, "
         f"more than tolerance={tolerance:g}; nothing was written"

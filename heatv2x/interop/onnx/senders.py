@@ -22,7 +22,7 @@ from heatv2x.agents.camera_lss import CameraLss
 from heatv2x.agents.lidar_camera import LidarCamera
 from heatv2x.agents.lidar_pillar import LidarPillar
 from heatv2x.agents.lidar_slices import LidarSlices
-from heatv2x.interop.onnx.stage import Example, ExportError, Outputs, Port, Stage, random_frame
+from heatv2x.interop.onnx.stage import Example, ExportError, ExportStage, Outputs, Port, random_frame
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.images import CameraInput
 from heatv2x.nn.pillars import Pillars
@@ -41,7 +41,7 @@ class Encoder(nn.Module, ABC):
         """The inputs, from what the kind's `collate` gives."""
 
 
-class PillarEncoder(Encoder):
+class PillarStage(Encoder):
     """`lidar_pillar`. The points come with their cells, so that they need not be sorted."""
 
     def __init__(self, agent: LidarPillar) -> None:
@@ -175,7 +175,7 @@ def encoder_of(agent: Agent, part: str) -> Encoder:
         ExportError: this kind has none.
     """
     if isinstance(agent, LidarPillar):
-        return PillarEncoder(agent)
+        return PillarStage(agent)
     if isinstance(agent, LidarSlices):
         return SliceEncoder(agent)
     if isinstance(agent, CameraLift | CameraLss):
@@ -189,7 +189,7 @@ def encoder_of(agent: Agent, part: str) -> Encoder:
     )
 
 
-class Sender(Stage):
+class Sender(ExportStage):
     """One type's side of the link."""
 
     counted = "agents"

@@ -54,7 +54,7 @@ class Example:
     expected: Callable[[], Outputs]
 
 
-class Stage(nn.Module, ABC):
+class ExportStage(nn.Module, ABC):
     """A part of the method as one graph.
 
     `forward` takes the tensors of `inputs` and gives those of `outputs`. Where that is not the model's own code,

@@ -24,7 +24,7 @@ from heatv2x.model.heads.base import Detections, Head, no_detections
 from heatv2x.nn.anchors import (
     BOX_TERMS,
     YAWS,
-    Assignment,
+    AnchorAssignment,
     anchors_of,
     assign,
     decode_terms,
@@ -41,7 +41,7 @@ _KNEE = 1 / 9  # of smooth L1, sigma 3 in SECOND's notation
 
 
 @dataclass
-class Targets:
+class AnchorTargets:
     """What the maps of B scenes should say.
 
     Attributes:
@@ -115,7 +115,7 @@ class Anchor(Head):
 
     def targets(
         self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], margin: int = 0, device: torch.device | None = None
-    ) -> Targets:
+    ) -> AnchorTargets:
         """What the maps should say; see `loss` for the arguments.
 
         Args:
@@ -127,7 +127,7 @@ class Anchor(Head):
         inner[margin : rows - margin, margin : columns - margin] = 1
         each = {grid: self._anchors(grid) for grid in set(grids)}
         anchors = torch.stack([each[grid] for grid in grids]).to(inner.device)
-        return Targets(
+        return AnchorTargets(
             assigned.positive * inner.flatten(), assigned.negative * inner.flatten(), box_terms(assigned, anchors)
         )
 
@@ -185,12 +185,14 @@ class Anchor(Head):
     def _anchors(self, grid: BevGrid) -> Tensor:
         return anchors_of(grid, self.config.size, self.config.z)
 
-    def _assigned(self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], device: torch.device | None) -> Assignment:
+    def _assigned(
+        self, boxes: Sequence[Tensor], grids: Sequence[BevGrid], device: torch.device | None
+    ) -> AnchorAssignment:
         config = self.config
         return assign(grids, config.size, boxes, config.positive_iou, config.negative_iou, device)
 
 
-def box_terms(assigned: Assignment, anchors: Tensor) -> Tensor:
+def box_terms(assigned: AnchorAssignment, anchors: Tensor) -> Tensor:
     """(B, A, 7) terms of the positive anchors' boxes, 0 elsewhere.
 
     Args:
@@ -209,7 +211,7 @@ def per_anchor(maps: Tensor) -> Tensor:
     return split.permute(0, 3, 4, 1, 2).reshape(batch, -1, channels // len(YAWS))
 
 
-def anchor_losses(maps: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+def anchor_losses(maps: dict[str, Tensor], targets: AnchorTargets) -> dict[str, Tensor]:
     """Losses by name, HEAL's weights included.
 
     Scores: focal loss, positive anchors twice. Boxes: smooth L1 over positive anchors, of the yaw the sine of the

@@ -20,7 +20,7 @@ from heatv2x.evaluation.report import (
     Row,
     Scenes,
     SceneView,
-    Stage,
+    StageResult,
 )
 from heatv2x.evaluation.report.scene import jpeg, pack_map, pack_points
 
@@ -58,8 +58,8 @@ def results() -> Results:
     ]
     curve = [CurvePoint(0, 0.0, 2.0, 0.4), CurvePoint(50, 20.0, 1.4), CurvePoint(100, 32.0, 1.1, 0.8)]
     stages = [
-        Stage("local", 32.0, 40.0, 38304, 100, curve, FrozenProof(12, True, "ab" * 32)),
-        Stage("collaborative", 38.2, 50.0, 51180, 150, curve),
+        StageResult("local", 32.0, 40.0, 38304, 100, curve, FrozenProof(12, True, "ab" * 32)),
+        StageResult("collaborative", 38.2, 50.0, 51180, 150, curve),
     ]
     story = {"base_type": "lidar64", "newcomer": "lidar16"}
     return Results(rows, "Demo", story, stages, {"seed": 0}, {"cpu": "x"}, "0.1", "heatv2x demo", "2025-01-01")

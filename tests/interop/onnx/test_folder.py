@@ -20,7 +20,7 @@ from heatv2x.interop.onnx.ego import HeadStage, Warp, fusion_of
 from heatv2x.interop.onnx.folder import ExportConfig, export_onnx, read_manifest
 from heatv2x.interop.onnx.graph_file import Written, check, difference, open_session, require_packages, run, write_stage
 from heatv2x.interop.onnx.senders import Sender
-from heatv2x.interop.onnx.stage import ExportError, Stage
+from heatv2x.interop.onnx.stage import ExportError, ExportStage
 from heatv2x.link.message import pack, unpack
 from heatv2x.model.assembly import adapter_pack, agent_pack, base_pack
 from heatv2x.model.collaboration import Collaboration
@@ -202,7 +202,7 @@ def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path) -> None:
 def test_a_wrong_file_leaves_the_earlier_export_as_it_was(
     packs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def only_warp(model: Collaboration, agent_types: Any) -> list[Stage]:
+    def only_warp(model: Collaboration, agent_types: Any) -> list[ExportStage]:
         return [Warp(model)]
 
     def wrong(*_: object) -> None:

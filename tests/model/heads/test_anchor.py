@@ -11,9 +11,9 @@ from torch import Tensor
 
 from heatv2x.geometry.boxes import boxes_from_corners, corners_3d, wrap_angle
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.model.heads.anchor import PUBLISHED, Anchor, Targets, anchor_losses, box_terms, per_anchor
+from heatv2x.model.heads.anchor import PUBLISHED, Anchor, AnchorTargets, anchor_losses, box_terms, per_anchor
 from heatv2x.nn.anchors import (
-    Assignment,
+    AnchorAssignment,
     anchors_of,
     assign,
     decode_terms,
@@ -38,7 +38,7 @@ def grid_of(limits: np.ndarray, cell: float = 0.8) -> BevGrid:
     return BevGrid(float(low[0]), float(high[0]), float(low[1]), float(high[1]), cell)
 
 
-def assigned_alone(grid: BevGrid, boxes: Tensor) -> Assignment:
+def assigned_alone(grid: BevGrid, boxes: Tensor) -> AnchorAssignment:
     """The assignment of one scene, with the published thresholds."""
     return assign([grid], SIZE, [boxes], 0.6, 0.45)
 
@@ -181,7 +181,7 @@ class TestLosses:
 
     def test_losses_and_gradients(self, vectors: dict[str, np.ndarray]) -> None:
         maps = self.maps(vectors)
-        targets = Targets(
+        targets = AnchorTargets(
             torch.from_numpy(vectors["pos"]).float().flatten(1),
             torch.from_numpy(vectors["neg"]).float().flatten(1),
             torch.from_numpy(vectors["targets"]).float().view(2, -1, 7),
