@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from heatv2x.link.message import LIMITS, Message, pack
+from heatv2x.link.limits import LIMITS
+from heatv2x.link.message import Message, pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import Pack, write_pack
 from heatv2x.structures import Boxes3D, PointCloud

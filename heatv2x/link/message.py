@@ -13,9 +13,9 @@ head, grid) the feature belongs to; a receiver with another base refuses it.
 138 number of boxes behind a feature or points u16, at most 64
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
-What a message may say is limited (`Limits`): well-formed bytes with a pose beyond the horizon, a box of no size or a
-feature that outshines every other would blind whoever uses them. `pack` leaves out boxes that no receiver would take,
-`unpack` refuses everything else, and `model.Collaboration.detect` checks once more what came another way.
+What a message may say is limited (`link.limits`): well-formed bytes with a pose beyond the horizon, a box of no size or
+a feature that outshines every other would blind whoever uses them. `pack` leaves out boxes that no receiver would take,
+`unpack` refuses everything else, and `model.vehicle.Vehicle.detect` checks once more what came another way.
 
 Signatures, certificates and replay protection are not in this version.
 """
@@ -25,10 +25,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import re
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,7 +36,8 @@ from heatv2x.core import plugins
 from heatv2x.errors import MessageError
 from heatv2x.link import points as point_bytes
 from heatv2x.link.codecs.base import Codec
-from heatv2x.structures import Bool, Boxes3D, PointCloud, Pose
+from heatv2x.link.limits import LIMITS, check_name, check_stance, credible
+from heatv2x.structures import Boxes3D, PointCloud, Pose
 
 _MAGIC, _VERSION = b"HV2M", 1
 _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
@@ -50,35 +49,6 @@ MAX_BYTES = 64 * 2**20
 """No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
 MAX_BOXES = 64
 """So many boxes may ride on a feature or on points."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a receiver believes at all. Whatever lies beyond is damage or malice, never a vehicle.
-
-    Attributes:
-        position_m: of the sender in x and y of the world.
-        height_m: of the sender in the world.
-        angle_rad: of roll, pitch and yaw of the sender, and of a box's yaw.
-        sigma_m, sigma_rad: of the reported uncertainty.
-        boxes: how many boxes a message of late fusion carries.
-        box_m: of a box's centre in the sender's frame.
-        size_m: of a box's sides; they are above 0.
-        feature: of a feature's values, either sign.
-    """
-
-    position_m: float = 1e6
-    height_m: float = 1e4
-    angle_rad: float = 2 * math.pi
-    sigma_m: float = 100.0
-    sigma_rad: float = math.pi
-    boxes: int = 1000
-    box_m: float = 1000.0
-    size_m: float = 100.0
-    feature: float = 1e4
-
-
-LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -120,7 +90,7 @@ class Message:
 def pack(message: Message) -> bytes:
     """The message as bytes.
 
-    Boxes that are beyond what a receiver takes (`Limits`) are left out; of boxes alone the best ones are sent.
+    Boxes that are beyond what a receiver takes (`link.limits`) are left out; of boxes alone the best ones are sent.
 
     Raises:
         MessageError: it holds neither feature nor boxes, or more boxes, a name or a number that do not fit.
@@ -197,7 +167,7 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     payload = data[_HEADER.size :]
     if total != len(data) or hashlib.sha256(payload).digest() != digest:
         raise MessageError("the payload is damaged or cut off")
-    _check_stance(pose, sigma)
+    check_stance(pose, sigma)
     if feature_space is not None and space != feature_space:
         raise MessageError(
             f"the sender's base is {space.hex()}, this receiver's is {feature_space.hex()}: load the same base pack"
@@ -206,7 +176,7 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
         agent_type = name.rstrip(b"\0").decode()
     except UnicodeDecodeError as error:
         raise MessageError("the agent type is not UTF-8") from error
-    _check_name(agent_type)
+    check_name(agent_type)
     contents = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
     about = (sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space)
     message = Message(*about, *contents, size_bytes=len(data))
@@ -218,17 +188,17 @@ def check_header(message: Message) -> None:
     """Whether a message's name, pose and uncertainty are such that a receiver may use them.
 
     Raises:
-        MessageError: one of them is beyond `Limits`; says which.
+        MessageError: one of them is beyond the limits; says which.
     """
-    _check_name(message.agent_type)
-    _check_stance([*_euler(message.pose)], (message.sigma_m, message.sigma_rad))
+    check_name(message.agent_type)
+    check_stance([*_euler(message.pose)], (message.sigma_m, message.sigma_rad))
 
 
 def check_contents(message: Message) -> None:
     """Whether a message's feature, boxes and points are such that a receiver may use them.
 
     Raises:
-        MessageError: one of them is beyond `Limits`; says which.
+        MessageError: one of them is beyond the limits; says which.
     """
     if message.feature is not None:
         largest = float(message.feature.detach().abs().amax()) if message.feature.numel() else 0.0
@@ -239,7 +209,7 @@ def check_contents(message: Message) -> None:
     if message.boxes is not None:
         if len(message.boxes) > LIMITS.boxes:
             raise MessageError(f"{len(message.boxes)} boxes are more than the {LIMITS.boxes} that a receiver takes")
-        wrong = np.flatnonzero(~_credible(message.boxes))
+        wrong = np.flatnonzero(~credible(message.boxes))
         if len(wrong):
             row = message.boxes.boxes[wrong[0]].tolist()
             score = None if message.boxes.scores is None else float(message.boxes.scores[wrong[0]])
@@ -249,43 +219,12 @@ def check_contents(message: Message) -> None:
             )
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[!-~]{1,32}", name):
-        raise MessageError(f"the agent type {name[:40]!r} is not a name of 1 to 32 printable characters")
-
-
-def _check_stance(pose: Sequence[float], sigma: Sequence[float]) -> None:
-    """Whether x, y, z, roll, pitch, yaw and the two deviations are within the limits."""
-    x, y, z, *angles = pose
-    within = (
-        *((f"position {value:g} m", abs(value) <= LIMITS.position_m) for value in (x, y)),
-        (f"height {z:g} m", abs(z) <= LIMITS.height_m),
-        *((f"angle {value:g} rad", abs(value) <= LIMITS.angle_rad) for value in angles),
-        (f"uncertainty {sigma[0]:g} m", 0 <= sigma[0] <= LIMITS.sigma_m),
-        (f"uncertainty {sigma[1]:g} rad", 0 <= sigma[1] <= LIMITS.sigma_rad * (1 + 1e-6)),  # of a float32
-    )
-    for what, fine in within:  # a comparison with what is not a number is false
-        if not fine:
-            raise MessageError(f"the sender's {what} is beyond what any receiver believes")
-
-
-def _credible(boxes: Boxes3D) -> Bool:
-    """(N,) which boxes are within the limits."""
-    rows = boxes.boxes.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        fine = (np.abs(rows[:, :3]) <= LIMITS.box_m).all(axis=1) & (np.abs(rows[:, 6]) <= LIMITS.angle_rad)
-        fine &= ((rows[:, 3:6] > 0) & (rows[:, 3:6] <= LIMITS.size_m)).all(axis=1)
-        if boxes.scores is not None:
-            fine &= (boxes.scores >= 0) & (boxes.scores <= 1)
-    return np.asarray(fine)
-
-
 def _sendable(message: Message) -> Message:
     """The message without boxes that no receiver would take."""
     boxes = message.boxes
     if boxes is None:
         return message
-    fine = _credible(boxes)
+    fine = credible(boxes)
     alone = message.feature is None and message.points is None
     if alone and fine.sum() > LIMITS.boxes and boxes.scores is not None:
         best = np.argsort(-np.where(fine, boxes.scores, -1), kind="stable")[: LIMITS.boxes]

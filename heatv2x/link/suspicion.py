@@ -1,6 +1,6 @@
 """Received messages that an ego should not simply believe.
 
-`message.Limits` refuses what cannot be true at all. Here a message is held against the ego's own view: a sender too far
+`link.limits` refuses what cannot be true at all. Here a message is held against the ego's own view: a sender too far
 away to share any ground, or of another time, has nothing to say; and a message that costs the ego what it detects by
 itself is left out. Boxes and points are always judged by that. Of features only those are that stand out from the ego's
 own (a broken encoder, other weights under the same name, an attacker), since judging takes another pass of neck and

@@ -75,7 +75,7 @@ class Vehicle(Networks):
 
         Raises:
             MessageError: a message belongs to another base, its feature does not fit the grid, or it says what cannot
-                be (`message.Limits`).
+                be (`link.limits`).
             PackError: the packs of a part that is needed here were never loaded.
         """
         own = ego if isinstance(ego, Message) else self.encode(ego)
