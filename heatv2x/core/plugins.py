@@ -6,10 +6,10 @@ contract `Fusion` of `heatv2x/fusion/base.py`. There is nothing to register.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +22,7 @@ from heatv2x.errors import ConfigError, PackError
 
 _allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset())
 _pack: ContextVar[str | None] = ContextVar("pack", default=None)
+_found: dict[tuple[str, str], Any] = {}  # folders are not listed for what was found before
 CONTRACTS = {
     "agents": "Agent",
     "adapters": "Adapter",
@@ -57,10 +58,12 @@ def find(kind: str, name: str) -> Any:
     if ":" in name:
         _see_that_it_is_allowed(kind, name)
         return _find_outside(kind, name)
-    return _built_in(kind, name)
+    found = _found.get((kind, name))
+    if found is None or found.__module__ not in sys.modules:
+        found = _found[kind, name] = _built_in(kind, name)
+    return found
 
 
-@functools.cache  # what is found stays; a name that is not found is looked for again
 def _built_in(kind: str, name: str) -> Any:
     if name not in available(kind):
         raise ConfigError(f"unknown {kind} part '{name}'; {nearest(name, available(kind))}")

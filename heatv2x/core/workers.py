@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing.context import SpawnContext, SpawnProcess
 from queue import Empty
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ def run_tasks(
     results: dict[str, Any] = {}
     if not tasks:
         return results
-    context = get_context("spawn")
+    context = _Context()
     workers = min(processes, len(tasks))
     with context.Manager() as manager, ProcessPoolExecutor(workers, context, _prepare) as pool:
         queue = manager.Queue()
@@ -92,6 +92,21 @@ def run_tasks(
         while not queue.empty():
             tell(*queue.get())
     return {task.name: results[task.name] for task in tasks}
+
+
+class _Process(SpawnProcess):
+    """A process that ends without a word when its pool was given up while it waited for work."""
+
+    def run(self) -> None:
+        """Work until there is no more; what goes wrong inside a task is that task's result."""
+        try:
+            super().run()
+        except EOFError:  # what a pool that breaks sends to those that wait
+            sys.exit(1)
+
+
+class _Context(SpawnContext):
+    Process = _Process
 
 
 def _result(name: str, future: Future[Any]) -> Any:
