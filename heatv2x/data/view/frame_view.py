@@ -85,10 +85,7 @@ class View:
 
     def corners(self) -> Float64:
         """(N, 8, 3) of all objects in the world: bottom front left, then round, then the top."""
-        objects = self.frame.objects
-        local = _UNIT[None] * objects.size[:, None] / 2
-        T = objects.T_world_object
-        return np.asarray(local @ T[:, :3, :3].transpose(0, 2, 1) + T[:, None, :3, 3])
+        return _corners(self.frame.objects.T_world_object, self.frame.objects.size)
 
     def detected_corners(self, sight: Sight) -> Float64:
         """(D, 8, 3) of a model's detections in the world, in the same order."""
@@ -97,9 +94,7 @@ class View:
         T = np.zeros((len(boxes), 4, 4))
         T[:, 0, 0], T[:, 0, 1], T[:, 1, 0], T[:, 1, 1], T[:, 2, 2], T[:, 3, 3] = cos, -sin, sin, cos, 1, 1
         T[:, :3, 3] = boxes[:, :3]
-        T = self.ego.pose.matrix @ T
-        local = _UNIT[None] * boxes[:, None, 3:6] / 2
-        return np.asarray(local @ T[:, :3, :3].transpose(0, 2, 1) + T[:, None, :3, 3])
+        return _corners(self.ego.pose.matrix @ T, boxes[:, 3:6])
 
     def missed(self, sight: Sight) -> Bool:
         """(N,) which of the frame's objects count and were not found."""
@@ -122,6 +117,12 @@ class View:
         if not sight.heard:
             return f"Agent {self.ego.agent_id} alone: {sight.tally}"
         return f"Together with {', '.join(map(str, sight.heard))}: {sight.tally}"
+
+
+def _corners(T: Float64, size: np.ndarray) -> Float64:
+    """(N, 8, 3) of boxes at (N, 4, 4) with (N, 3) full sizes: bottom front left, then round, then the top."""
+    local = _UNIT[None] * size[:, None] / 2
+    return np.asarray(local @ T[:, :3, :3].transpose(0, 2, 1) + T[:, None, :3, 3])
 
 
 def frame_number(dataset: Dataset, wanted: str | int) -> int:
