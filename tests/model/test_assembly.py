@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from heatv2x.core.config import build
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import ModelConfig
 from heatv2x.structures import Frame
 from tests.scene_factory import NEWCOMER, SLICES, SmallScenes, joined, same_state, small_model
 
@@ -77,3 +79,16 @@ def test_back_on_the_old_grid_everything_is_as_before(model: Collaboration, fram
 def test_a_grid_that_does_not_fit_is_refused(model: Collaboration) -> None:
     with pytest.raises(ConfigError):
         reaching(model, 13.0, 12.8)
+
+
+@pytest.mark.parametrize(("fusion", "exchange"), [("late", "boxes"), ("early", "points")])
+def test_ways_to_exchange_were_fusions_once(fusion: str, exchange: str) -> None:
+    with pytest.raises(ConfigError, match=f"fusion: '{fusion}' is no way to fuse features.*exchange={exchange}"):
+        build(ModelConfig, {"fusion": {"part": fusion}})
+
+
+def test_what_is_the_default_is_not_written() -> None:
+    """Packs and records that were made before there was a choice stay what they are."""
+    assert "exchange" not in ModelConfig().model_dump(mode="json")
+    config = ModelConfig(exchange="points")
+    assert build(ModelConfig, config.model_dump(mode="json")) == config
