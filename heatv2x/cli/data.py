@@ -100,7 +100,7 @@ def data_view(path: Folder, settings: FrameAndSettings = None) -> None:
     words = [word for word in settings or [] if "=" in word]
     frames = [word for word in settings or [] if "=" not in word]
     if len(frames) > 1:
-        raise ConfigError(f"one frame at a time: {' or '.join(frames)}")
+        raise ConfigError(f"give one frame, not several: {' or '.join(frames)}")
     config = _VIEW.read([*words, *(f"frame={frame}" for frame in frames)])
     with bars(finished_go=True) as report:
         lines = show(path, config, report)

@@ -99,7 +99,7 @@ def _options(
 ) -> None:
     if SEVERAL and context.invoked_subcommand not in (None, *_SHARED):
         raise ConfigError(
-            f"'{context.invoked_subcommand}' works in one process: start it without torchrun; "
+            f"'{context.invoked_subcommand}' runs in a single process: start it without torchrun; "
             f"several share the work of {', '.join(_SHARED)}"
         )
     level = logging.ERROR if FOLLOWS else logging.DEBUG if verbose else logging.INFO

@@ -118,7 +118,7 @@ def _find_outside(kind: str, name: str) -> Any:
         raise ConfigError(f"{kind} part '{name}' cannot be found: {error}") from error
     contract = _contract(kind)
     if not (inspect.isclass(part) and issubclass(part, contract)):
-        raise ConfigError(f"{kind} part '{name}' is no {contract.__name__} ({package_of(kind)}.base)")
+        raise ConfigError(f"{kind} part '{name}' does not implement {contract.__name__} ({package_of(kind)}.base)")
     return part
 
 

@@ -114,8 +114,8 @@ def _result(name: str, future: Future[Any]) -> Any:
         return future.result()
     except BrokenProcessPool as error:
         raise HeatError(
-            f"{name}: a process was killed, perhaps because memory ran out. What was finished is kept: the same "
-            "command continues; processes=1 needs less memory"
+            f"{name}: a process was killed, most likely because memory ran out. Finished work is kept: run the "
+            "same command again to continue, with processes=1 to use less memory"
         ) from error
 
 

@@ -110,7 +110,9 @@ def run_fuzz(config: FuzzConfig, tell: Tell) -> dict[str, Row]:
         dataset = open_dataset("opv2v", Path(folder), "test")
         scenes = scenes_of(model, dataset, agent_type)
         if not scenes:
-            raise HeatError(f"in none of the {config.frames} frames is there a second agent to hear: give more frames=")
+            raise HeatError(
+                f"in none of the {config.frames} frames is there a second agent to listen to: raise frames="
+            )
         with _quiet():
             rows, scores = try_all(scenes, [base, *agents, *adapters], config, tell)
     judge(rows, scores)

@@ -63,7 +63,7 @@ class Protocol:
         if not self.thresholds or any(not 0 < threshold <= 1 for threshold in self.thresholds):
             raise ConfigError(f"protocol thresholds are {self.thresholds}; expected overlaps above 0 and up to 1")
         if len(set(self.thresholds)) != len(self.thresholds):
-            raise ConfigError(f"protocol thresholds are {self.thresholds}; one is there twice")
+            raise ConfigError(f"protocol thresholds are {self.thresholds}; each may appear only once")
 
     @property
     def breakdown_threshold(self) -> float:

@@ -103,7 +103,9 @@ class Roster(Cast):
 
     def __post_init__(self) -> None:
         if not self.in_turn:
-            raise ConfigError("senders is empty: name the types of the other agents, or say drop=true to hear nobody")
+            raise ConfigError(
+                "senders is empty: list the types of the other agents, or set drop=true to evaluate the ego alone"
+            )
 
     @property
     def in_turn(self) -> tuple[str, ...]:
@@ -180,8 +182,8 @@ class AssignedRoster(Cast):
             played = self.plays.get(self.assignment.of(scenario, agent_id))
             if agent_id >= 0 and played is not None and (self.ego is None or played in self.ego):
                 return agent_id
-        wanted = "any type of plays" if self.ego is None else " or ".join(self.ego)
-        raise NoEgoError(f"scenario {scenario} has no vehicle that plays {wanted}; change ego or plays")
+        wanted = "a type in plays" if self.ego is None else f"type {' or '.join(self.ego)}"
+        raise NoEgoError(f"scenario {scenario} has no vehicle of {wanted}; change ego or plays")
 
     def roles(self, agent_ids: Sequence[int], ego_id: int, scenario: str = "") -> dict[int, str]:
         ordered = [ego_id, *(agent_id for agent_id in agent_ids if agent_id != ego_id)][: self.count]

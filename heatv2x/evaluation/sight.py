@@ -64,13 +64,15 @@ def roster_of(config: ViewConfig) -> Roster:
     _, agents, _ = read_all(config.packs)
     types = [pack.agent_type for pack in agents]
     if not types:
-        raise ConfigError("packs= holds no agent pack, so nobody could encode what it senses; add one, such as lidar64")
+        raise ConfigError(
+            "packs= holds no agent pack, so no agent could encode its sensor data; add one, such as lidar64"
+        )
     ego = config.ego or types[0]
     senders = config.senders or tuple(name for name in types if name != ego) or ego
     roster = Roster(ego, senders)
     for name in roster.types:
         if name not in types:
             raise ConfigError(
-                f"'{name}' is to play, but no agent pack of packs= is of that type; there: {', '.join(types)}"
+                f"'{name}' takes part, but packs= holds no agent pack of that type, only {', '.join(types)}"
             )
     return roster

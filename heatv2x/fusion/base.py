@@ -157,11 +157,11 @@ class Fusion(nn.Module, ABC):
                 not sent would be seen as empty ground.
         """
         if not 0 < share <= 1:
-            raise ConfigError(f"share={share}: a share of the cells is above 0 and up to 1")
+            raise ConfigError(f"share={share}: must be above 0 and at most 1, a share of the cells")
         if self.frame == "sender" or type(self).occupancy is Fusion.occupancy:
             raise ConfigError(
-                f"fusion {type(self).__name__} cannot choose the cells that are sent: that takes a confidence of its "
-                "own and messages in the ego's frame, as hetero_graph and where2comm have"
+                f"fusion {type(self).__name__} cannot choose which cells are sent: only fusions that estimate "
+                "confidence and work in the ego's frame can, such as hetero_graph and where2comm"
             )
         self.budget, self.selects = share, True
 

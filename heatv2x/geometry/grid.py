@@ -56,7 +56,9 @@ class BevGrid:
                     f"expected a whole number, e.g. {axis}_max={nearest}"
                 )
         if (count := self.shape[0] * self.shape[1]) > MAX_CELLS:
-            raise ConfigError(f"a grid of {count:,} cells is larger than any in use ({MAX_CELLS:,}): take larger cells")
+            raise ConfigError(
+                f"a grid of {count:,} cells is larger than the largest supported one ({MAX_CELLS:,}): take larger cells"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

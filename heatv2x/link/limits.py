@@ -68,7 +68,7 @@ def check_stance(pose: Sequence[float], sigma: Sequence[float]) -> None:
     )
     for what, fine in within:  # a comparison with what is not a number is false
         if not fine:
-            raise MessageError(f"the sender's {what} is beyond what any receiver believes")
+            raise MessageError(f"the sender's {what} is outside the range that receivers accept")
 
 
 def credible(boxes: Boxes3D) -> Bool:

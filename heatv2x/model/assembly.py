@@ -317,7 +317,7 @@ def read_all(paths: Sequence[str | Path]) -> tuple[Pack, list[Pack], list[Pack]]
     bases = [pack for pack in packs if pack.kind == "base"]
     if len(bases) != 1:
         raise PackError(
-            f"need exactly one base pack, got {len(bases)} among "
+            f"expected exactly one base pack, got {len(bases)} among "
             f"{', '.join(_where(pack) for pack in bases or packs) or 'no files'}"
         )
     return bases[0], [p for p in packs if p.kind == "agent"], [p for p in packs if p.kind == "adapter"]

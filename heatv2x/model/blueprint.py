@@ -39,7 +39,7 @@ def drawn(build: Callable[[], ModuleT], where: str) -> ModuleT:
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise PackError(f"{where}: its settings describe no network that could be built ({reason})") from error
+        raise PackError(f"{where}: no network can be built from its settings ({reason})") from error
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _limited(where: str) -> Iterator[None]:
         if tensors > MAX_TENSORS or values > MAX_VALUES:
             raise PackError(
                 f"{where}: its settings describe networks of more than {MAX_VALUES:,} values or {MAX_TENSORS:,} "
-                "tensors, which nobody uses: do not trust this pack"
+                "tensors, far more than any real model has: do not trust this pack"
             )
 
     handle = register_module_parameter_registration_hook(count)

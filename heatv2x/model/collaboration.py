@@ -286,7 +286,9 @@ class Collaboration(Vehicle, nn.Module):
         if name in self.known_types():
             raise ConfigError(f"agent type '{name}' has already joined")
         if config.like not in self.known_types():
-            raise ConfigError(f"like='{config.like}' is no deployed type; {nearest(config.like, self.known_types())}")
+            raise ConfigError(
+                f"like='{config.like}' is not a type that is deployed here; {nearest(config.like, self.known_types())}"
+            )
         try:
             check_type_name(name)
         except ValueError as error:

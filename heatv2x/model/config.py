@@ -55,7 +55,7 @@ class ModelConfig(Config):
     def _fuses(cls, fusion: PartConfig) -> PartConfig:
         if fusion.part in EXCHANGE_OF:
             raise ValueError(
-                f"'{fusion.part}' is no way to fuse features: leave fusion out, and write "
+                f"'{fusion.part}' is not a fusion of features: remove the setting, and set "
                 f"exchange={EXCHANGE_OF[fusion.part]}"
             )
         return fusion
@@ -115,5 +115,6 @@ def check_type_name(name: str) -> None:
     """A type's name stands in tensor names, file names and in 32 bytes of a message."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
         raise ValueError(
-            f"'{name}' is no type name: write a small letter, then small letters, digits and _, at most 32"
+            f"'{name}' is not a valid type name: start with a lowercase letter, then use lowercase letters, "
+            "digits and _, 32 characters at most"
         )

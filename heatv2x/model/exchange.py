@@ -203,7 +203,9 @@ def _harmless(spoken: Sequence[T], detect: Callable[[Sequence[T]], Boxes3D], exc
         return list(spoken)
     kept = [one for one in spoken if survives(alone, detect([one]), loss)]
     if len(kept) < len(spoken):
-        _log.warning("%d of %d messages hide what the ego itself sees: left out", len(spoken) - len(kept), len(spoken))
+        _log.warning(
+            "%d of %d messages ignored: they hide what the ego detects by itself", len(spoken) - len(kept), len(spoken)
+        )
     return kept
 
 

@@ -118,11 +118,11 @@ class Networks(ABC):
         """
         have = None if message.feature is None else tuple(message.feature.shape)
         if have != shape:
-            raise MessageError(f"agent {message.sender} sent a feature of shape {have}, this base needs {shape}")
+            raise MessageError(f"agent {message.sender} sent a feature of shape {have}, but this base needs {shape}")
         ours, theirs = self.feature_space, message.feature_space
         if theirs != ours:
             raise MessageError(
-                f"agent {message.sender} speaks for base {theirs.hex()}, not {ours.hex()}: load the same base pack"
+                f"agent {message.sender} belongs to base {theirs.hex()}, not {ours.hex()}: load the same base pack"
             )
         if message.agent_type not in (known := self.known_types()):
             raise MessageError(

@@ -29,13 +29,17 @@ def rewrite(paths: Sequence[Path]) -> list[Path]:
     packs = {path: read_pack(path) for path in paths}
     bases = {path: pack for path, pack in packs.items() if pack.kind == "base"}
     if len(bases) != 1:
-        raise PackError(f"need exactly one base pack, got {len(bases)}: give the base with all packs that belong to it")
+        raise PackError(
+            f"expected exactly one base pack, got {len(bases)}: give the base with all packs that belong to it"
+        )
     (where, base), *_ = bases.items()
     model = bare_base(Collaboration, base)
     load_base(model, base)
     today, former = model.feature_space.hex(), model.former_feature_space.hex()
     if base.feature_space not in (today, former):
-        raise PackError(f"{where}: its tensors belong to no feature space {base.feature_space}: the pack was changed")
+        raise PackError(
+            f"{where}: its tensors do not belong to feature space {base.feature_space}: the pack was changed"
+        )
     changed = [path for path, pack in packs.items() if pack.feature_space == former != today]
     for path in changed:
         note = {"feature_space": former, "code_version": __version__}

@@ -130,7 +130,11 @@ class Vehicle(Networks):
             check_contents(message)
         heeded = [message for message in messages if concerns(ego, message, self.grid)]
         if len(heeded) < len(messages):
-            _log.info("%d of %d messages are of another place or time", len(messages) - len(heeded), len(messages))
+            _log.info(
+                "%d of %d messages ignored: too far away, too old, or from the future",
+                len(messages) - len(heeded),
+                len(messages),
+            )
         return heeded
 
     def _type_of(self, frame: AgentFrame) -> str:
@@ -140,7 +144,7 @@ class Vehicle(Networks):
         if len(fitting) != 1:
             found = ", ".join(fitting) or "none"
             raise ConfigError(
-                f"agent {frame.agent_id}: types that fit its sensors are {found}; give encode() its agent_type"
+                f"agent {frame.agent_id}: types that fit its sensors are {found}; pass agent_type to encode()"
             )
         return fitting[0]
 

@@ -31,8 +31,9 @@ def find_device(wanted: Device) -> torch.device:
     place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if place >= there:
         raise ConfigError(
-            f"process {place + 1} of this machine finds no GPU of its own, there are {there}: start so many processes "
-            "(--nproc-per-node), or write device=cpu"
+            f"process {place + 1} of this machine finds no GPU of its own, there are {there}: start at most that "
+            "many processes "
+            "(--nproc-per-node), or set device=cpu"
         )
     torch.cuda.set_device(place)  # what names no number means this one, collectives too
     return torch.device("cuda", place)

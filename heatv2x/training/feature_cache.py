@@ -225,11 +225,13 @@ def load_cache(path: Path, pool: Pool, config: SceneConfig, seed: int, about: Ma
             made_from = json.loads((file.metadata() or {})["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataError(path, f"is no feature cache: {error}", way_out="leave cache= out") from error
+        raise DataError(path, f"is not a feature cache: {error}", way_out="leave cache= out") from error
     wanted = json.loads(json.dumps({**about, **_FORMAT}))
     differs = sorted(key for key in {*made_from, *wanted} if made_from.get(key) != wanted.get(key))
     if differs:
-        raise ConfigError(f"{path} was made from other {', '.join(differs)}: leave cache= out, or use the same")
+        raise ConfigError(
+            f"{path} was made with different {', '.join(differs)}: remove cache=, or use the same settings and data"
+        )
     frames, first_row = _frames(pool, config, seed)
     poses: dict[str, list[list[Pose]]] = {}
     for name, matrices in tensors.items():

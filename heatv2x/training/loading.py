@@ -112,6 +112,8 @@ def batches(
 def _check(workers: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers > cores:
-        raise ConfigError(f"workers={workers}, but this process may use {cores} cores: write workers={cores} or fewer")
+        raise ConfigError(
+            f"workers={workers}, but only {cores} cores are available to this process: set workers={cores} or fewer"
+        )
     if "fork" not in multiprocessing.get_all_start_methods():
         raise ConfigError(f"workers={workers} needs a system that can fork processes (Linux): write workers=0")

@@ -308,7 +308,7 @@ def _free(model: nn.Module, names: list[str]) -> list[nn.Parameter]:
         parameter.requires_grad_(name in wanted)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ConfigError("this stage has nothing to train: has the new type joined with adapters?")
+        raise ConfigError("there is nothing to train in this stage: did the new type join with adapters?")
     return parameters
 
 

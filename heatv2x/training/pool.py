@@ -75,7 +75,9 @@ def load_pool(
     """
     labelled = labelled_frames(dataset)
     if len(labelled) < len(dataset):
-        log.warning("%d of %d frames are not labelled and not trained on", len(dataset) - len(labelled), len(dataset))
+        log.warning(
+            "%d of %d frames have no labels and are not used for training", len(dataset) - len(labelled), len(dataset)
+        )
     sensors = sorted({sensor for agent in agents.values() for sensor in agent.sensors}) if hold else []
     grid = next(iter(agents.values())).grid
     total = len(labelled) if limit is None else min(limit, len(labelled))

@@ -327,7 +327,7 @@ def test_unknown_names_are_refused() -> None:
         ApAccumulator().average_precision(0.6)
     with pytest.raises(ConfigError, match="thresholds"):
         replace(HEATV2X, thresholds=(0.5, 1.5))
-    with pytest.raises(ConfigError, match="twice"):
+    with pytest.raises(ConfigError, match="only once"):
         replace(HEATV2X, thresholds=(0.5, 0.5))
 
 

@@ -525,9 +525,9 @@ class TestShare:
 
     @pytest.mark.parametrize("fusion", ["maximum", "pyramid"])
     def test_a_fusion_without_a_choice_says_so(self, fusion: str) -> None:
-        with pytest.raises(ConfigError, match="cannot choose the cells"):
+        with pytest.raises(ConfigError, match="cannot choose which cells"):
             small_model(fusion).fusion.sends_at_most(0.1)
-        with pytest.raises(ConfigError, match="above 0 and up to 1"):
+        with pytest.raises(ConfigError, match="above 0 and at most 1"):
             small_model().fusion.sends_at_most(0.0)
 
     def test_the_command_gives_a_row_for_each(

@@ -64,7 +64,7 @@ def test_the_ego_is_the_first_vehicle_of_a_wanted_type() -> None:
     assert list(AssignedRoster(assigned, PLAYS, ("camera",), 2).roles(AGENTS["s1"], 111, "s1")) == [111, 102]
     assert AssignedRoster(assigned, PLAYS).ego_of("s1", AGENTS["s1"]) == 102
     roadside = Assignment({"s1": {-1: "m1", 5: "m2"}})
-    with pytest.raises(ConfigError, match="scenario s1 has no vehicle that plays lidar64"):
+    with pytest.raises(ConfigError, match="scenario s1 has no vehicle of type lidar64"):
         AssignedRoster(roadside, PLAYS, ("lidar64",)).ego_of("s1", [5, -1])
 
 

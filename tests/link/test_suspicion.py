@@ -109,7 +109,7 @@ class TestFeatures:
         assert other.feature is not None
         hostile = replace(other, feature=torch.full_like(other.feature, value))
         assert same(model.detect(ego, [hostile]), model.detect(ego))
-        assert "messages hide what the ego itself sees: left out" in caplog.text
+        assert "messages ignored: they hide what the ego detects by itself" in caplog.text
 
     def test_one_that_stands_out_and_does_no_harm_is_used(
         self, model: Collaboration, spoken: list[Message], monkeypatch: pytest.MonkeyPatch

@@ -83,7 +83,7 @@ def test_a_grid_that_does_not_fit_is_refused(model: Collaboration) -> None:
 
 @pytest.mark.parametrize(("fusion", "exchange"), [("late", "boxes"), ("early", "points")])
 def test_ways_to_exchange_were_fusions_once(fusion: str, exchange: str) -> None:
-    with pytest.raises(ConfigError, match=f"fusion: '{fusion}' is no way to fuse features.*exchange={exchange}"):
+    with pytest.raises(ConfigError, match=f"fusion: '{fusion}' is not a fusion of features.*exchange={exchange}"):
         build(ModelConfig, {"fusion": {"part": fusion}})
 
 

@@ -158,10 +158,10 @@ def test_going_on_from_a_kept_cache_equals_filling_it_at_once(
 def test_a_cache_of_something_else_is_refused(model: Collaboration, dataset: SmallScenes, tmp_path: Path) -> None:
     path, pool = tmp_path / "cache.safetensors", pool_of(model, BOTH, dataset)
     save_cache(cache_of(model, SCENES, dataset), path, ABOUT)
-    with pytest.raises(ConfigError, match="made from other seed"):
+    with pytest.raises(ConfigError, match="made with different seed"):
         load_cache(path, pool, SCENES, 0, {**ABOUT, "seed": 2})
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="is no feature cache"):
+    with pytest.raises(DataError, match="is not a feature cache"):
         load_cache(path, pool, SCENES, 0, ABOUT)
 
 

@@ -74,7 +74,9 @@ def test_a_killed_worker_is_explained() -> None:
 
 
 def test_more_workers_than_cores_are_refused() -> None:
-    with pytest.raises(ConfigError, match="workers=5, but this process may use 4 cores: write workers=4 or fewer"):
+    with pytest.raises(
+        ConfigError, match="workers=5, but only 4 cores are available to this process: set workers=4 or fewer"
+    ):
         next(batches(build_stage("base"), 0, 0, 5, 5))
 
 

@@ -80,7 +80,7 @@ class TestPool:
         dataset, agents = PartlyLabelled(frames=6), {"lidar16": model.agent("lidar16")}
         pool = load_pool(dataset, agents, hold=hold)
         assert [frame.name for frame in pool.frames] == [dataset.name(index) for index in (1, 4, 5)]
-        assert "3 of 6 frames are not labelled" in caplog.text
+        assert "3 of 6 frames have no labels" in caplog.text
         assert [frame.name for frame in load_pool(dataset, agents, 1, hold=hold).frames] == [dataset.name(4)]
         agent = draw_scene(pool, LIVELY, {"lidar16": 1.0}, np.random.default_rng(0)).agents[0]
         assert len(agent.lidars["lidar16"]) > 0

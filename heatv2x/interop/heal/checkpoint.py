@@ -257,7 +257,7 @@ def _recognise(number: str, own: Mapping[str, Tensor], source: str) -> Architect
         if any(re.match(rf"encoder_{number}\.{architecture.mark}", name) for name in own):
             return architecture
     known = ", ".join(f"{a.type_name} ({a.mark})" for a in ARCHITECTURES)
-    raise PackError(f"{source}: the encoder of {number} is none that is known here: {known}")
+    raise PackError(f"{source}: the encoder of {number} is not one of the known encoders: {known}")
 
 
 def _agent_rules(architecture: Architecture, number: str) -> Rules:

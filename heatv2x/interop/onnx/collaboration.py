@@ -140,5 +140,5 @@ def _session(folder: Path, stage: dict[str, Any]) -> Any:
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror}", way_out="export again") from error
     if hashlib.sha256(content).hexdigest() != stage["sha256"]:
-        raise DataError(path, "is not the file that the manifest speaks of", way_out="export again")
+        raise DataError(path, "is not the file that the manifest describes", way_out="export again")
     return open_session(content)

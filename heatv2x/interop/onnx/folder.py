@@ -61,7 +61,7 @@ class ExportConfig(Config):
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> ExportConfig:
         if (self.run is None) == (not self.packs):
-            raise ValueError("say what to export: either run=FOLDER or packs=[base.safetensors, ...]")
+            raise ValueError("give either run=FOLDER or packs=[base.safetensors, ...]")
         return self
 
 
@@ -80,7 +80,7 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
         require_compiler()
     base, agents, adapters = read_all(packs_of(config.run) if config.run else config.packs)
     if not agents:
-        raise PackError(f"{base.path}: there are no agent packs with it, so no sender could be exported")
+        raise PackError(f"{base.path}: no agent packs were given, so no sender can be exported")
     with plugins.allowing(config.allow_parts):
         model = assemble(Collaboration, base, agents, adapters)
     names = [pack.agent_type for pack in agents]

@@ -195,7 +195,7 @@ def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path) -> None:
     for path in exported.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "head.onnx").write_bytes(b"something else")
-    with pytest.raises(DataError, match=r"head.onnx: is not the file that the manifest speaks of"):
+    with pytest.raises(DataError, match=r"head.onnx: is not the file that the manifest describes"):
         OnnxCollaboration(tmp_path)
 
 
