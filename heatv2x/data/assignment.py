@@ -81,5 +81,5 @@ class Assignment:
         """
         if scenario not in self.types or agent_id not in self.types[scenario]:
             problem = f"names no type for agent {agent_id} of scenario {scenario}"
-            raise DataError(self.source, problem, way_out="use the assignment of this very dataset and split")
+            raise DataError(self.source, problem, way_out="use the assignment that belongs to this dataset and split")
         return self.types[scenario][agent_id]

@@ -46,7 +46,7 @@ class CloudFiles:
         elif name.endswith(".pcd"):
             cloud = read_pcd_cloud(path, intensity_max=self.intensity_max)
         else:
-            raise DataError(path, "is no kind of point cloud that is read", way_out=f"write {', '.join(CLOUDS)}")
+            raise DataError(path, "is not a supported kind of point cloud", way_out=f"write {', '.join(CLOUDS)}")
         self._tell(cloud, path)
         return cloud
 

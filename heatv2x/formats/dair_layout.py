@@ -241,11 +241,11 @@ class DairLayout:
         for number, entry in enumerate(_entries(path)):
             batch = str(entry.get("batch_id", "0"))
             if not _STEM.fullmatch(batch):
-                raise DataError(path, f"'{batch[:40]}' is no batch", key=f"[{number}].batch_id", way_out=_WAY_OUT)
+                raise DataError(path, f"'{batch[:40]}' is not a batch", key=f"[{number}].batch_id", way_out=_WAY_OUT)
             captured = str(entry.get("pointcloud_timestamp", "0"))
             if not captured.isdecimal() or len(captured) > 18:
                 key = f"[{number}].pointcloud_timestamp"
-                raise DataError(path, f"'{captured[:40]}' is no time in microseconds", key=key, way_out=_WAY_OUT)
+                raise DataError(path, f"'{captured[:40]}' is not a time in microseconds", key=key, way_out=_WAY_OUT)
             frames[_stem(entry, "pointcloud_path", number, path)] = _Info(batch, int(captured))
         return frames
 

@@ -139,7 +139,7 @@ def read_recordings(root: str | Path, split: str) -> tuple[list[Recording], str]
     if not split or not folder.is_dir():
         splits = [path.name for path in _folders(Path(root))] if Path(root).is_dir() else []
         way_out = f"choose one of {', '.join(splits)}" if splits else "give the folder that holds the splits"
-        raise DataError(folder, f"is no folder; {expected}", way_out=way_out)
+        raise DataError(folder, f"is not a folder; {expected}", way_out=way_out)
     digest = hashlib.sha256()
     recordings = [_recording(path, folder, digest) for path in _folders(folder)]
     if ignored := [path for recording in recordings for agent in recording.agents for path in agent.ignored()]:
@@ -266,7 +266,7 @@ def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path, agents: Mapping
         numbers = [_number(row, name, line, source) for name in _BOX]
         if min(numbers[3:6]) <= 0:
             problem = f"sizes must be above 0, got {numbers[3:6]}"
-            raise DataError(source, problem, key=f"line {line}", way_out="mend or remove that box")
+            raise DataError(source, problem, key=f"line {line}", way_out="correct or remove that box")
         speed = _number(row, "speed", line, source) if row.get("speed") else math.nan
         boxes[number] = [*numbers, speed]
     tables = {frame: np.array(list(boxes.values())).reshape(-1, 8) for frame, boxes in by_frame.items()}
@@ -351,7 +351,9 @@ def _content(path: Path, split: Path, digest: Any) -> bytes:
 def _frame(row: Mapping[str, str], line: int, source: Path) -> str:
     frame = row["frame"]
     if not is_frame_name(frame):
-        raise DataError(source, f"{frame[:40]!r} is no name of a frame", key=f"line {line}, frame", way_out=FRAME_NAMES)
+        raise DataError(
+            source, f"{frame[:40]!r} is not a valid frame name", key=f"line {line}, frame", way_out=FRAME_NAMES
+        )
     return frame
 
 

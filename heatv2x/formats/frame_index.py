@@ -227,11 +227,11 @@ def _load(path: Path) -> tuple[IndexedRecords | None, int]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if int(arrays["version"]) != _VERSION:
-            _log.info("%s is of another version and is built again", path)
+            _log.info("%s was written by another version and is rebuilt", path)
             return None, 0
         return IndexedRecords(arrays), int(arrays["indexed_at_ns"])
     except Exception as error:  # a damaged zip or array raises what it likes, and the index is only a copy
-        _log.warning("the index %s is corrupt and is built again: %s", path, error)
+        _log.warning("the index %s is corrupt and is rebuilt: %s", path, error)
         return None, 0
 
 
@@ -240,7 +240,7 @@ def _save(path: Path, records: Sequence[FrameRecord], started_at: int) -> None:
         with atomic_path(path) as temporary:
             np.savez(temporary, **_pack(records, started_at))  # type: ignore[arg-type]
     except DataError as error:
-        _log.warning("no index is kept, so the next start reads every file again: %s", error)
+        _log.warning("the index could not be saved, so the next start reads every file again: %s", error)
 
 
 def _pack(records: Sequence[FrameRecord], started_at: int) -> Arrays:

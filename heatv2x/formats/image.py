@@ -188,4 +188,4 @@ def _check(source: Path, image: Image.Image, size: tuple[int, int] | None, modes
         raise DataError(source, problem, key="size", way_out=reason)
     if image.mode not in modes:
         problem = f"has pixels of kind {image.mode}, expected {' or '.join(modes)}"
-        raise DataError(source, problem, key="mode", way_out="write it again as that kind, 8 bits a channel")
+        raise DataError(source, problem, key="mode", way_out="save it again in that format with 8 bits per channel")

@@ -143,7 +143,7 @@ def _object(vehicle: Any, at: str, source: Path) -> tuple[Float64, list[float], 
     extent = _numbers(vehicle, "extent", 3, source, at)
     if min(extent) <= 0:
         problem = f"half sizes must be above 0, got {extent}"
-        raise DataError(source, problem, key=f"{at}.extent", way_out="remove that object from the file or mend it")
+        raise DataError(source, problem, key=f"{at}.extent", way_out="remove that object from the file, or correct it")
     speed = _numbers(vehicle, "speed", 1, source, at)[0] if "speed" in vehicle else math.nan
     # The offset to the centre is added in the world without turning it with the object: the simulator's own rule.
     location = _numbers(vehicle, "location", 3, source, at)

@@ -107,8 +107,9 @@ def _work(tasks: list[ScenarioTask], workers: int) -> Generator[int, None, None]
                 yield _checked(future.result())
         except BrokenProcessPool as error:
             raise HeatError(
-                "a worker process ended early: it was killed, perhaps for want of memory, or a script calls "
-                "build_world without `if __name__ == '__main__':`. What was finished stays; workers=1 starts none"
+                "a worker process ended early: it was killed, most likely because memory ran out, or a script calls "
+                "build_world without `if __name__ == '__main__':`. Finished work is kept; workers=1 starts no "
+                "worker processes"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -141,11 +142,13 @@ def _claim(config: WorldConfig) -> None:
     path = config.out / "manifest.json"
     if not path.exists():
         if (config.out / "OPV2V").exists() or (config.out / "OPV2V_Hetero").exists():
-            raise ConfigError(f"out={config.out} holds OPV2V data that is not a world of ours; choose another folder")
+            raise ConfigError(
+                f"out={config.out} holds OPV2V data that `heatv2x world build` did not write; choose another folder"
+            )
         write_json(path, _manifest(config, None))
     there = read_json(path)
     if not isinstance(there, dict) or not isinstance(there.get("settings"), dict):
-        raise DataError(path, "is not a world's manifest", way_out="choose another folder for out=")
+        raise DataError(path, "is not the manifest of a world", way_out="choose another folder for out=")
     if there.get("world_version") != WORLD_VERSION:
         raise ConfigError(
             f"out={config.out} holds a world of version {there.get('world_version')}, this program builds version "

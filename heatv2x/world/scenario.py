@@ -167,5 +167,5 @@ def finished_counts(task: ScenarioTask) -> Counts:
         return Counts(**json.loads(path.read_text())["counts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            path, f"is not a protocol of ours: {error}", way_out="delete this scenario and build again"
+            path, f"was not written by `heatv2x world build`: {error}", way_out="delete this scenario and build again"
         ) from error

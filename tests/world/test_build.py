@@ -64,7 +64,7 @@ def test_other_settings_in_the_same_folder_are_refused(world: Path) -> None:
 
 def test_foreign_data_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "OPV2V" / "train").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="not a world of ours"):
+    with pytest.raises(ConfigError, match="did not write"):
         build_world(tiny(tmp_path))
 
 

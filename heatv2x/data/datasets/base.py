@@ -281,7 +281,7 @@ def recognise(root: Path, wanted: str | DatasetConfig | None = None) -> Reader:
     known = [(name, part, tree) for name, part in found if (tree := part.recognise(root)) is not None]
     if len(known) > 1:
         titles = " and ".join(f"{tree.title} (dataset={name})" for name, _, tree in known)
-        raise ConfigError(f"{root} looks like {titles}: say which it is, such as dataset={known[0][0]}")
+        raise ConfigError(f"{root} looks like {titles}: choose one with, for example, dataset={known[0][0]}")
     if not known:
         raise _unrecognised(root, dict(found))
     name, part, tree = known[0]

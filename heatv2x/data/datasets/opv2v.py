@@ -123,7 +123,7 @@ class Opv2v(Dataset):
         vehicles = tuple(number for number, folder in enumerate(record.folders) if int(folder) >= 0)
         if not vehicles:
             path = self.layout.opv2v / self.layout.split / record.name.partition("/")[0]
-            raise DataError(path, "has roadside units only", way_out="exclude it, or say roadside_ego=true")
+            raise DataError(path, "has roadside units only", way_out="exclude it, or set roadside_ego=true")
         return vehicles
 
     @classmethod
@@ -164,7 +164,7 @@ class Opv2v(Dataset):
         path = self.layout.sensor_file(scenario, folder, filename, hetero=bool(_LIDAR_SUFFIX[name]))
         if _LIDAR_SUFFIX[name] and not path.exists():
             problem = f"the point cloud for {name} is missing"
-            raise DataError(path, problem, way_out="complete OPV2V-H beside OPV2V, or say hetero_root=<its folder>")
+            raise DataError(path, problem, way_out="complete OPV2V-H beside OPV2V, or set hetero_root=<its folder>")
         cloud = self._clouds.read(path)
         cloud.points[:, 1] *= -1
         return cloud if int(folder) < 0 else replace(cloud, points=without_body(cloud.points))

@@ -23,7 +23,7 @@ def log_to_rerun(view: View, out: Path) -> None:
         import rerun  # noqa: PLC0415 - 680 MB that only this needs
     except ImportError as error:
         raise ConfigError(
-            f"an .rrd file needs rerun ({error}): pip install 'heatv2x[view]', or say out=frame.html"
+            f"an .rrd file needs rerun ({error}): pip install 'heatv2x[view]', or set out=frame.html"
         ) from error
     recording = rerun.RecordingStream("heatv2x")
     T_ego_world = view.ego.pose.inverse()

@@ -417,11 +417,11 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         edit(lambda pairs: pairs[0].update(system_error_offset=[1, 2])),
         "expected a mapping",
     ),
-    "climbs": ("vehicle-side/data_info.json", edit(lambda infos: infos[0].update(batch_id="../x")), "is no batch"),
+    "climbs": ("vehicle-side/data_info.json", edit(lambda infos: infos[0].update(batch_id="../x")), "is not a batch"),
     "time": (
         "vehicle-side/data_info.json",
         edit(lambda infos: infos[0].update(pointcloud_timestamp="noon")),
-        "no time in",
+        "a time in microseconds",
     ),
 }
 

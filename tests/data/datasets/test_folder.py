@@ -169,9 +169,9 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "looks like nanoseconds\n.*name the column time_ns",
     ),
     "two times": (POSES, replaced("time_s", "time_s,time_ns"), "has the columns frame,time_s,time_ns"),
-    "hidden": (POSES, replaced("1001,", ".1001,"), "is no name of a frame"),
+    "hidden": (POSES, replaced("1001,", ".1001,"), "is not a valid frame name"),
     "twice": (POSES, replaced("1001,", "1000,"), "lists frame 1000 twice"),
-    "climbs": (POSES, replaced("1001,", "../1001,"), "is no name of a frame"),
+    "climbs": (POSES, replaced("1001,", "../1001,"), "is not a valid frame name"),
     "degrees": (
         POSES,
         lambda path: path.write_text("frame,time_s,x,y,z,roll,pitch,yaw\n1,0,0,0,0,0,0,90"),

@@ -56,7 +56,7 @@ def test_a_folder_that_could_be_two(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         recognise(tmp_path)
     said = str(caught.value)
-    assert "own recordings (dataset=folder)" in said and "OPV2V-H (dataset=opv2v)" in said and "say which" in said
+    assert "own recordings (dataset=folder)" in said and "OPV2V-H (dataset=opv2v)" in said and "choose one with" in said
     assert recognise(tmp_path, "opv2v").part == "opv2v" and recognise(tmp_path, "folder").part == "folder"
 
 
