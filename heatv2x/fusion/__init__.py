@@ -1,1 +1,1 @@
-"""One file per fusion: how an ego combines its own feature, or boxes, with what it received."""
+"""One file per fusion: how an ego combines its own feature with those that it received."""
