@@ -24,9 +24,9 @@ from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.errors import HeatError
 from heatv2x.evaluation.cost import tensor_memory
 from heatv2x.link.message import Message, pack, unpack
-from heatv2x.model.assembly import fusing_by
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.links import links_of
+from heatv2x.model.variants import fusing_by
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, Pose
 from heatv2x.world.config import WorldConfig
 from studies import fleet

@@ -14,9 +14,9 @@ from heatv2x.evaluation.evaluator import Evaluator
 from heatv2x.evaluation.roster import Roster
 from heatv2x.evaluation.rows import OneBar, cost_of, stage_of, to_row
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack, write_pack
+from heatv2x.model.variants import exchanging
 from heatv2x.training import job_config, jobs, recipes
 from heatv2x.training.jobs import run_once
 from studies.config import BASE, LIDAR, AdaptationConfig

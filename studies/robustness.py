@@ -24,8 +24,8 @@ from heatv2x.evaluation.evaluator import Evaluator
 from heatv2x.evaluation.roster import Roster
 from heatv2x.evaluation.rows import OneBar, to_row
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.variants import exchanging
 from heatv2x.world.build import build_world
 from heatv2x.world.config import WorldConfig
 from studies import experiments

@@ -28,10 +28,11 @@ from heatv2x.evaluation.roster import Roster
 from heatv2x.evaluation.view_config import ViewConfig
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import pack, unpack
-from heatv2x.model.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack, exchanging, reaching
+from heatv2x.model.assembly import adapter_pack, add_adapter, add_agent, agent_pack, base_pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
 from heatv2x.model.packs import write_pack
+from heatv2x.model.variants import exchanging, reaching
 from heatv2x.model.vehicle import Vehicle
 from heatv2x.nn.move import find_device, to_device
 from heatv2x.structures import SENSORS, Boxes3D

@@ -17,10 +17,10 @@ from heatv2x.evaluation.results import Evaluation
 from heatv2x.evaluation.roster import Roster
 from heatv2x.evaluation.rows import OneBar, cost_of, stage_of, to_row
 from heatv2x.model import pretrained
-from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import read_pack
-from heatv2x.training import job_config, jobs, recipes
+from heatv2x.model.variants import exchanging
+from heatv2x.training import job_config, jobs, newcomers, recipes
 from heatv2x.training.jobs import run_once
 
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
@@ -143,9 +143,9 @@ def _evaluate(
         The rows, what was measured by the row's method, and the model that joined.
     """
     shared, prefix = _adaptation(config, newcomer), prefix_of(newcomer)
-    unaligned = jobs.load_for_adaptation(job_config.LocalConfig(**shared))
-    adapted = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=joining.adapter))
-    joined = jobs.load_for_adaptation(job_config.LocalConfig(**shared, adapter=joining.adapter_both))
+    unaligned = newcomers.load_for_adaptation(job_config.LocalConfig(**shared))
+    adapted = newcomers.load_for_adaptation(job_config.LocalConfig(**shared, adapter=joining.adapter))
+    joined = newcomers.load_for_adaptation(job_config.LocalConfig(**shared, adapter=joining.adapter_both))
     base_cost = {"provenance_seconds": read_pack(_packs(config)["base"]).provenance.get("cpu_seconds")}
     first, second = joining.local, joining.collaborative
     lhft = cost_of(first, first["seconds"], first["trained_parameters"])

@@ -39,10 +39,11 @@ from heatv2x.evaluation.hostile import CONTROL, KINDS, LIES, Scene, hostile_pack
 from heatv2x.evaluation.protocols import HEATV2X
 from heatv2x.geometry.boxes import rotated_iou_bev
 from heatv2x.link.message import unpack
-from heatv2x.model.assembly import assemble, exchanging, read_all
+from heatv2x.model.assembly import assemble, read_all
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import Pack
 from heatv2x.model.pretrained import PackPath, pack_path
+from heatv2x.model.variants import exchanging
 from heatv2x.structures import Boxes3D
 from heatv2x.world.build import WorldConfig, build_world
 

@@ -25,10 +25,10 @@ from heatv2x.evaluation.protocols import HEATV2X, find_protocol
 from heatv2x.evaluation.results import Evaluation
 from heatv2x.evaluation.roster import AssignedRoster, Cast, Roster
 from heatv2x.link.channel import ChannelConfig
-from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import EXCHANGE_OF
 from heatv2x.model.pretrained import PackPath
+from heatv2x.model.variants import exchanging, fusing_by, reaching
 from heatv2x.nn.move import Device, find_device
 
 _NOT_ABOUT_RESULTS = {"out", "overwrite", "device", "scenes", "detections"}

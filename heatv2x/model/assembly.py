@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from heatv2x.core import plugins
 from heatv2x.core.config import build
 from heatv2x.core.plugins import PartConfig, build_part
-from heatv2x.errors import ConfigError, PackError
-from heatv2x.fusion.base import Fusion
+from heatv2x.errors import PackError
 from heatv2x.model.blueprint import drawn, refuse_misfits
 from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.model.packs import Pack, read_pack
@@ -207,67 +206,6 @@ def _newcomer(model: Collaboration, config: AdapterConfig) -> nn.Module:
     adapters = [part for part in (config.before, config.after, config.received) if part is not None]
     agent = build_part("agents", config.agent, model.grid, channels)
     return nn.ModuleList([agent, *(build_part("adapters", part, channels) for part in adapters)])
-
-
-def exchanging(model: Collaboration, exchange: str) -> Collaboration:
-    """A copy with the same networks whose agents exchange something else.
-
-    Args:
-        model: trained to exchange features.
-        exchange: "boxes" (late fusion) or "points" (early fusion).
-
-    Raises:
-        ConfigError: there is no such exchange.
-    """
-    config = build(
-        ModelConfig, {**model.config.model_dump(), "exchange": exchange}, "the wanted exchange", complete=True
-    )
-    return _same_networks(model, config, features=config.exchange == "features")
-
-
-def fusing_by(model: Collaboration, fusion: str) -> Collaboration:
-    """A copy with the same networks and another fusion, which must have no parameters.
-
-    Raises:
-        ConfigError: the other fusion has parameters, which nobody trained; or the model's own goes on computing when
-            nobody is heard (`Fusion.alone`): neck and head were trained behind it.
-    """
-    if type(model.fusion).alone is not Fusion.alone:
-        raise ConfigError(
-            f"fusion '{model.config.fusion.part}' cannot be exchanged for '{fusion}': neck and head were trained on "
-            "what it computes. Way out: fusion=late or fusion=early, or train a base with the other fusion"
-        )
-    part = PartConfig(part=fusion)
-    if list(build_part("fusion", part, model.config.channels, list(model.config.agents)).parameters()):
-        raise ConfigError(f"fusion '{fusion}' has parameters, which this base does not hold: train a base with it")
-    return _same_networks(model, model.config.model_copy(update={"fusion": part}))
-
-
-def reaching(model: Collaboration, half_extent_m: float, half_extent_y_m: float) -> Collaboration:
-    """The same networks on a grid that reaches further, or less far, than the one they were trained on.
-
-    HEAL trains on 102.4 by 51.2 m and evaluates up to 204.8 by 102.4 m. Messages name another base, for all agents must
-    agree on the grid.
-    """
-    grid, fusion = model.grid, model.config.fusion
-    longer = half_extent_m / grid.x_max, half_extent_y_m / grid.y_max
-    settings = type(model.fusion).on_longer_grid(fusion.settings, *longer)
-    extents = {"half_extent_m": half_extent_m, "half_extent_y_m": half_extent_y_m}
-    changed = {**model.config.model_dump(), **extents, "fusion": {"part": fusion.part, "settings": settings}}
-    config = build(ModelConfig, changed, "the wanted grid", complete=True)
-    return _same_networks(model, config)
-
-
-def _same_networks(model: Collaboration, config: ModelConfig, features: bool = True) -> Collaboration:
-    """A model of another config with all tensors that both have; without features nothing received is adapted."""
-    other = type(model)(config)
-    for name, joining in model.joined.items():
-        other.join(name, joining.model_copy(update={} if features else {"received": None}))
-    other.comes_from_packs = model.comes_from_packs
-    other.lacking = {name: set(parts) for name, parts in model.lacking.items()}
-    own = other.state_dict()
-    other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
-    return other.to(next(model.parameters()).device).eval()
 
 
 def base_pack(model: Collaboration, provenance: dict[str, Any]) -> Pack:

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 from heatv2x import __version__
-from heatv2x.core import distributed, plugins
+from heatv2x.core import distributed
 from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
-from heatv2x.core.plugins import PartConfig
 from heatv2x.core.workers import Tell
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import Stopwatch
@@ -28,18 +27,13 @@ from heatv2x.evaluation.evaluator import Evaluator
 from heatv2x.evaluation.roster import Roster
 from heatv2x.model.assembly import (
     adapter_pack,
-    add_adapter,
-    add_agent,
     agent_pack,
-    assemble,
     base_pack,
-    compare_with_encoder,
-    refuse_twins,
 )
 from heatv2x.model.collaboration import Collaboration
-from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.config import ModelConfig
 from heatv2x.model.networks import ENCODES
-from heatv2x.model.packs import Pack, read_pack, write_pack
+from heatv2x.model.packs import Pack, write_pack
 from heatv2x.nn.move import find_device, precision_on
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.distillation import start_from_teacher, teacher_for
@@ -59,6 +53,7 @@ from heatv2x.training.job_config import (
 )
 from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import Measure, TrainingRecord, train
+from heatv2x.training.newcomers import load_for_adaptation, seeded
 from heatv2x.training.pool import Pool, load_pool
 from heatv2x.training.run_folder import (
     finished,
@@ -98,7 +93,7 @@ class JobResult:
 
 def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
     """Train a base: every tensor, collaboratively, on scenes of its own types."""
-    model = _seeded(config, lambda: Collaboration(config.model))
+    model = seeded(config, lambda: Collaboration(config.model))
     types = dict.fromkeys(config.model.agents, 1.0)
 
     def stage(pool: Pool, _: Report) -> Stage:
@@ -118,7 +113,7 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
     """
     alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
     sizes = build(ModelConfig, {**config.model.model_dump(), **alone}, complete=True)
-    model = _seeded(config, lambda: Collaboration(sizes))
+    model = seeded(config, lambda: Collaboration(sizes))
     if config.scenes.senders:
         raise ConfigError("scenes.senders must be 0: an encoder is pretrained alone, without collaborators")
 
@@ -233,50 +228,6 @@ def align_backward(config: BackwardConfig, report: Report | None = None) -> JobR
     return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report, alone)
 
 
-def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Collaboration:
-    """The base with its encoders, and the newcomer joined with identity adapters or those of `adapter`.
-
-    Args:
-        together: further newcomers that join likewise.
-
-    Raises:
-        ConfigError: no agent pack of a newcomer was given.
-        PackError: a pack does not fit.
-    """
-    given = [read_pack(path, "agent") for path in config.agents]
-    refuse_twins(given)
-    packs = {pack.agent_type: pack for pack in given}
-    newcomers = (config.newcomer, *together)
-    for name in newcomers:
-        if name not in packs:
-            have = ", ".join(packs) or "none"
-            raise ConfigError(f"newcomer='{name}' has no encoder among agents= (there: {have})")
-
-    def build_model() -> Collaboration:
-        model = assemble(
-            Collaboration, read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers]
-        )
-        parts = {"before": config.before, "after": config.after, "received": config.received}
-        for name in newcomers:
-            with plugins.from_a_pack(str(packs[name].path)):
-                encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
-                compare_with_encoder(encoder, packs[name], model)
-                model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
-            add_agent(model, packs[name])
-        if config.adapter is not None:
-            adapter = read_pack(config.adapter, "adapter")
-            if adapter.agent_type != config.newcomer:
-                raise ConfigError(
-                    f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
-                    "name the newcomer's own adapter pack"
-                )
-            add_adapter(model, adapter)
-        return model
-
-    with plugins.allowing(config.allow_parts):
-        return _seeded(config, build_model)
-
-
 def seconds_to_plateau(curve: Sequence[dict[str, Any]], tolerance: float = 0.005) -> float | None:
     """CPU seconds until a validation curve came within `tolerance` of its best AP50; None if it was not measured."""
     points = [point for point in curve if "ap50" in point]
@@ -388,13 +339,6 @@ def _measure_at(config: JobConfig) -> tuple[int, ...]:
 def _with_loss(what: str, terms: Mapping[str, float]) -> str:
     """What is being done, and how large the loss is as far as that is known."""
     return f"{what} · loss {sum(terms.values()):.3f}" if terms else what
-
-
-def _seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaboration:
-    """Build a model whose initial weights depend on the seed alone, and leave the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return make()
 
 
 def run_once(job: Any, run: Callable[[Any, Report], JobResult], tell: Tell, what: str) -> dict[str, Any]:

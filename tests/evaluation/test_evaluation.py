@@ -24,9 +24,9 @@ from heatv2x.evaluation.results import without_hidden
 from heatv2x.evaluation.roster import AssignedRoster, Roster
 from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import Message, pack, unpack
-from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.links import links_of
+from heatv2x.model.variants import exchanging, fusing_by, reaching
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 

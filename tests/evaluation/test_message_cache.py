@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from heatv2x.evaluation.message_cache import ByteCache, OwnMessage
-from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
+from heatv2x.model.variants import exchanging, fusing_by, reaching
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 
 

@@ -14,10 +14,10 @@ from heatv2x.errors import MessageError
 from heatv2x.link.message import Message
 from heatv2x.link.pose_refinement import refine
 from heatv2x.link.suspicion import Loss, concerns, stands_out, survives
-from heatv2x.model.assembly import exchanging
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.exchange import _merged
 from heatv2x.model.heads.base import Detections
+from heatv2x.model.variants import exchanging
 from heatv2x.structures import Boxes3D, Frame, Pose
 from tests.scene_factory import SmallScenes, joined, small_model
 

@@ -17,11 +17,12 @@ from heatv2x.errors import ConfigError, HeatError, PackError
 from heatv2x.evaluation.evaluator import require_types
 from heatv2x.evaluation.roster import Roster
 from heatv2x.fusion.hetero_graph import HeteroGraph
-from heatv2x.model.assembly import adapter_pack, add_agent, agent_pack, assemble, base_pack, exchanging, reaching
+from heatv2x.model.assembly import adapter_pack, add_agent, agent_pack, assemble, base_pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
 from heatv2x.model.deploy import optimised
 from heatv2x.model.packs import FORMAT, Pack, read_pack, tensors_digest, write_pack
+from heatv2x.model.variants import exchanging, reaching
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import CAMERA, NEWCOMER, SmallScenes, joined, same_state, shaken, small_model
 

@@ -8,9 +8,9 @@ import pytest
 from heatv2x.core.config import build
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.model.assembly import exchanging, fusing_by, reaching
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
+from heatv2x.model.variants import exchanging, fusing_by, reaching
 from heatv2x.structures import Frame
 from tests.scene_factory import NEWCOMER, SLICES, SmallScenes, joined, same_state, small_model
 

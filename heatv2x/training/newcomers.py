@@ -1,0 +1,68 @@
+"""The model that newcomers join: the base and the agents of a job, and its newcomers with fresh adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from heatv2x.core import plugins
+from heatv2x.core.config import build
+from heatv2x.core.plugins import PartConfig
+from heatv2x.errors import ConfigError
+from heatv2x.model.assembly import add_adapter, add_agent, assemble, compare_with_encoder, refuse_twins
+from heatv2x.model.collaboration import Collaboration
+from heatv2x.model.config import AdapterConfig
+from heatv2x.model.packs import read_pack
+from heatv2x.training.job_config import AdaptConfig, JobConfig
+
+
+def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Collaboration:
+    """The base with its encoders, and the newcomer joined with identity adapters or those of `adapter`.
+
+    Args:
+        together: further newcomers that join likewise.
+
+    Raises:
+        ConfigError: no agent pack of a newcomer was given.
+        PackError: a pack does not fit.
+    """
+    given = [read_pack(path, "agent") for path in config.agents]
+    refuse_twins(given)
+    packs = {pack.agent_type: pack for pack in given}
+    newcomers = (config.newcomer, *together)
+    for name in newcomers:
+        if name not in packs:
+            have = ", ".join(packs) or "none"
+            raise ConfigError(f"newcomer='{name}' has no encoder among agents= (there: {have})")
+
+    def build_model() -> Collaboration:
+        model = assemble(
+            Collaboration, read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers]
+        )
+        parts = {"before": config.before, "after": config.after, "received": config.received}
+        for name in newcomers:
+            with plugins.from_a_pack(str(packs[name].path)):
+                encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
+                compare_with_encoder(encoder, packs[name], model)
+                model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
+            add_agent(model, packs[name])
+        if config.adapter is not None:
+            adapter = read_pack(config.adapter, "adapter")
+            if adapter.agent_type != config.newcomer:
+                raise ConfigError(
+                    f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
+                    "name the newcomer's own adapter pack"
+                )
+            add_adapter(model, adapter)
+        return model
+
+    with plugins.allowing(config.allow_parts):
+        return seeded(config, build_model)
+
+
+def seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaboration:
+    """Build a model whose initial weights depend on the seed alone, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return make()
