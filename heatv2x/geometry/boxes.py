@@ -180,25 +180,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_candidates: int
         keep = removals == 0
 
 
-def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
-    """Which points lie inside which boxes, faces included.
-
-    Args:
-        points: (P, 3 or more), x, y, z first.
-        boxes: (N, 7).
-
-    Returns:
-        (N, P) bool.
-    """
-    dx = points[:, 0] - boxes[:, 0:1]
-    dy = points[:, 1] - boxes[:, 1:2]
-    dz = points[:, 2] - boxes[:, 2:3]
-    cos, sin = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
-    inside_length = (dx * cos + dy * sin).abs() <= boxes[:, 3:4] / 2
-    inside_width = (dy * cos - dx * sin).abs() <= boxes[:, 4:5] / 2
-    return inside_length & inside_width & (dz.abs() <= boxes[:, 5:6] / 2)
-
-
 def inside_range(boxes: Tensor, limits: Tensor | Sequence[float], all_corners: bool = True) -> Tensor:
     """Which boxes lie inside an axis-aligned range, bounds included.
 

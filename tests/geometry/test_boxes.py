@@ -280,20 +280,6 @@ def test_a_removed_box_removes_nothing() -> None:
     assert geometry.nms(chain, torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9]), 0.2, max_candidates=2).tolist() == [4]
 
 
-def test_points_in_boxes() -> None:
-    boxes = random_boxes(5, 10)
-    unit = torch.rand(200, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2.4 - 1.2
-    unit = unit[((unit.abs() - 1).abs() > 1e-3).all(dim=1)]
-    for row, (x, y, z, length, width, height, yaw) in enumerate(boxes.tolist()):
-        T = rigid(x, y, yaw)
-        T[2, 3] = z
-        points = geometry.transform_points(unit * torch.tensor([length, width, height]) / 2, T)
-        expected = (unit.abs() < 1).all(dim=1)
-        assert 40 < int(expected.sum()) < 160
-        assert torch.equal(geometry.points_in_boxes(points, boxes)[row], expected)
-    assert geometry.points_in_boxes(torch.zeros(0, 4), boxes.float()).shape == (5, 0)
-
-
 def test_range_filter_agrees_with_heal() -> None:
     vectors = golden("b_boxes.npz")
     boxes, limits = vectors["boxes_lwh"], vectors["limit_range"]
