@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from heatv2x.formats import frame_index
-from heatv2x.formats.frame_index import CameraRecord, Contents, FileStamp, FrameRecord, ListedFrame
+from heatv2x.formats.frame_index import Contents
+from heatv2x.formats.frame_record import CameraRecord, FileStamp, FrameRecord, ListedFrame
+from heatv2x.formats.packed_records import RECENT_NS, IndexedRecords
 from heatv2x.structures import Objects
 
 
@@ -43,11 +45,11 @@ def synthetic_index_seconds(count: int, agents: int = 3, objects: int = 12) -> d
         folders, poses = tuple(str(n) for n in range(agents)), np.tile(np.eye(4), (agents, 1, 1))
         records = [FrameRecord(f.name, folders, poses, (cameras,) * agents, labels, 0, stamps) for f in listed]
         path = frame_index.index_path(root, "synthetic", root)
-        frame_index._save(path, records, time.time_ns() + 2 * frame_index._RECENT_NS)
+        frame_index._save(path, records, time.time_ns() + 2 * RECENT_NS)
         wall, cpu = time.perf_counter(), time.process_time()
         opened = frame_index.open_records(root, "synthetic", listed, _refuse_to_parse, root)
         seconds = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        if len(opened) != count or not isinstance(opened, frame_index.IndexedRecords):
+        if len(opened) != count or not isinstance(opened, IndexedRecords):
             raise AssertionError("the made-up index was not used")
         return {**{key: round(value, 3) for key, value in seconds.items()}, "megabytes": path.stat().st_size / 1e6}
 

@@ -11,7 +11,7 @@ from heatv2x.core.files import read_bytes
 from heatv2x.data.survey import Recognised, Sensed, SensorFile, Visit
 from heatv2x.errors import DataError
 from heatv2x.formats.cloud_files import CloudFiles
-from heatv2x.formats.frame_index import CameraRecord, FrameRecord
+from heatv2x.formats.frame_record import CameraRecord, FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb, read_visibility
 from heatv2x.formats.opv2v_index import read_record
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout, splits_of

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from heatv2x.errors import DataError
-from heatv2x.formats.frame_index import Contents, FrameRecord, IndexedRecords, open_records
+from heatv2x.formats.frame_index import Contents, open_records
+from heatv2x.formats.frame_record import FrameRecord
 from heatv2x.formats.image import read_visibility, visible_at
 from heatv2x.formats.opv2v_layout import AgentFiles, FrameFiles, Layout
 from heatv2x.formats.opv2v_yaml import AgentRecord, Seen, parse_agent_yaml, parse_hits
+from heatv2x.formats.packed_records import IndexedRecords
 from heatv2x.structures import Int32, Int64, Objects, Pose
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import numpy as np
 from heatv2x.core.files import parse_json, read_bytes, read_json
 from heatv2x.errors import DataError
 from heatv2x.formats.carla import carla_matrix, from_carla, mirror
-from heatv2x.formats.frame_index import CameraRecord
+from heatv2x.formats.frame_record import CameraRecord
 from heatv2x.formats.tagged_yaml import MAX_BYTES, load_yaml
 from heatv2x.structures import Float32, Float64, Int64, Pose
 

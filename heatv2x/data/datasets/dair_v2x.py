@@ -30,7 +30,8 @@ from heatv2x.formats.dair_json import (
     parse_transform,
 )
 from heatv2x.formats.dair_layout import FOLDER, OFFICIAL_FILE, Annotations, DairLayout, Pair, Splits, Truth
-from heatv2x.formats.frame_index import CameraRecord, Contents, FrameRecord, fingerprint, open_records
+from heatv2x.formats.frame_index import Contents, fingerprint, open_records
+from heatv2x.formats.frame_record import CameraRecord, FrameRecord
 from heatv2x.formats.image import SAME_SIZE, intrinsics_fault, read_rgb
 from heatv2x.formats.own_body import without_body
 from heatv2x.geometry.boxes import rotated_iou_bev

@@ -16,7 +16,8 @@ from heatv2x.data.datasets.base import Dataset, Sensors, wanted_sensors
 from heatv2x.data.survey import Recognised, Visit
 from heatv2x.errors import DataError
 from heatv2x.formats.cloud_files import CloudFiles
-from heatv2x.formats.frame_index import CameraRecord, FrameRecord, fingerprint
+from heatv2x.formats.frame_index import fingerprint
+from heatv2x.formats.frame_record import CameraRecord, FrameRecord
 from heatv2x.formats.image import read_depth, read_rgb
 from heatv2x.formats.opv2v_index import open_index
 from heatv2x.formats.opv2v_layout import Layout

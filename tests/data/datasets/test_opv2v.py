@@ -15,7 +15,7 @@ from heatv2x.data.datasets.base import Dataset, labelled_frames, open_dataset
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.data.ground_truth import boxes_in_frame, ground_truth, in_range
 from heatv2x.errors import ConfigError, DataError
-from heatv2x.formats import frame_index, opv2v_index
+from heatv2x.formats import frame_index, opv2v_index, packed_records
 from heatv2x.formats.carla import mirror
 from tests.formats.opv2v_tree import (
     AGENTS,
@@ -274,7 +274,7 @@ class TestIndex:
         monkeypatch.setattr(
             opv2v_index, "parse_agent_yaml", lambda content, path: parsed.append(path.name) or parse(content, path)
         )
-        monkeypatch.setattr(frame_index, "_RECENT_NS", -(10**18))
+        monkeypatch.setattr(packed_records, "RECENT_NS", -(10**18))
         return parsed
 
     def test_the_second_time_nothing_is_parsed_and_all_is_the_same(self, scenario: Path, parsed: list[str]) -> None:
@@ -346,7 +346,7 @@ class TestIndex:
         if damage == "pickle":
             np.savez(path, version=np.array([{"a": 1}], object))
         elif damage == "keys":
-            np.savez(path, version=np.array(frame_index._VERSION))
+            np.savez(path, version=np.array(packed_records.VERSION))
         else:
             middle = len(content) // 2
             flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
