@@ -48,10 +48,17 @@ class _Voices:
     model: Vehicle
     speakers: Mapping[str, Vehicle] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
+    _sensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, agent_type: str) -> Vehicle:
         """The model that a type speaks with."""
         return self.speakers.get(agent_type, self.model)
+
+    def sensors(self, agent_type: str) -> tuple[str, ...]:
+        """What a type senses with."""
+        if agent_type not in self._sensors:
+            self._sensors[agent_type] = tuple(self.of(agent_type).agent(agent_type).sensors)
+        return self._sensors[agent_type]
 
     def digest(self, agent_type: str) -> str:
         """A name of the networks that a type speaks with, taken once: nothing is trained while frames are run."""
@@ -333,7 +340,7 @@ class Evaluator:
     def _read(self, voices: _Voices, turn: Turn, index: int) -> Frame:
         """A frame with the sensors that each agent needs in its role."""
         wanted = {
-            agent_id: tuple(voices.of(turn.roles[agent_id]).agent(turn.roles[agent_id]).sensors)
+            agent_id: voices.sensors(turn.roles[agent_id])
             for agent_id in self.selection.agent_ids(index)
             if agent_id in turn.roles
         }
