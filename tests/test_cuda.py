@@ -271,7 +271,7 @@ class TestDevice:
     @pytest.mark.parametrize("wanted", ["auto", "cuda"])
     def test_more_processes_than_gpus_is_an_error(self, wanted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fake(monkeypatch, gpus=2, local_rank=2)
-        with pytest.raises(ConfigError, match="process 3 of this machine finds no GPU of its own, there are 2"):
+        with pytest.raises(ConfigError, match="process 3 of this machine has no GPU of its own, only 2 exist"):
             find_device(wanted)
 
     def test_jobs_take_the_setting(self) -> None:

@@ -35,7 +35,7 @@ class HeteroAware(Adapter):
         @classmethod
         def _odd(cls, kernel: int) -> int:
             if kernel % 2 == 0:
-                raise ValueError(f"kernel={kernel}: an even kernel has no middle; write an odd number")
+                raise ValueError(f"kernel={kernel}: an even kernel has no centre; set an odd number")
             return kernel
 
     def __init__(self, config: HeteroAware.Config, channels: int) -> None:

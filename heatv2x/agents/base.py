@@ -44,7 +44,7 @@ class Agent(nn.Module, ABC):
         self.channels = channels
 
     def reduce(self, frame: AgentFrame) -> AgentFrame:
-        """The frame with no more than `prepare` needs, as small as it can be kept in memory."""
+        """The frame with only what `prepare` needs, kept as small as possible in memory."""
         lidars = {name: cloud for name, cloud in frame.lidars.items() if name in self.sensors}
         return replace(frame, lidars=lidars, cameras=frame.cameras if "camera" in self.sensors else ())
 

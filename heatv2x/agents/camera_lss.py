@@ -57,8 +57,8 @@ class CameraLss(Agent):
             depth_bins: number of bins, growing linearly with depth.
             z_range: heights that are kept, metres.
             depth_weight: weight of the depth loss.
-            own_half_extent_m: how far ahead and aside its own grid reaches; beyond, its feature is zero. None: as far
-                as the shared grid.
+            own_half_extent_m: how far ahead and to the sides its own grid reaches; beyond, its feature is zero. None:
+                as far as the shared grid.
             blocks: residual blocks of the bird's-eye-view trunk.
             aligner: ConvNeXt blocks after it.
         """

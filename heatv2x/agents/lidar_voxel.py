@@ -34,8 +34,8 @@ class LidarVoxel(Agent):
 
         Attributes:
             sensor: which LiDAR; "lidar" is the agent's own, whatever it is.
-            widths: channels of the sparse stages. Each but the first halves the resolution, so a voxel is that often
-                smaller than the shared cell.
+            widths: channels of the sparse stages. Each but the first halves the resolution, so a voxel is smaller than
+                the shared cell by that factor.
             height_m: height of a voxel.
             z_range: metres above the sensor, lowest and highest.
             max_points: points averaged per voxel.

@@ -45,8 +45,8 @@ class ApResult:
         ap_interval: low and high end of the 95 % bootstrap interval, by threshold; None without ground truth, and where
             there is only one scenario to draw from. It holds the spread of the test data only, not that of the
             training seed.
-        ap_interval_over: what is drawn again and again for the interval: whole "scenarios", whose frames are not
-            independent of one another, or "frames", where none came with its scenario.
+        ap_interval_over: what is resampled for the interval: whole "scenarios", whose frames are not
+            independent of one another, or "frames", where the scenario of a frame is not known.
         by_distance: average precision at `protocol.breakdown_threshold` by distance of the box centre from the ego,
             metres. A matched detection belongs to its ground truth's part, an unmatched one to that of its own centre.
         by_hits: *recall* at that threshold by the number of LiDAR returns on the ground truth, over all detections
@@ -116,7 +116,7 @@ class ApAccumulator:
             ValueError: detections without scores, or a value that is not finite.
         """
         if detections.scores is None:
-            raise ValueError("detections need scores to be ranked; these have none")
+            raise ValueError("detections have no scores, so they cannot be ranked")
         for name, values in (
             ("detection boxes", detections.boxes),
             ("detection scores", detections.scores),

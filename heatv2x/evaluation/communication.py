@@ -11,7 +11,7 @@ class LinkLoad:
     """What went over the air during an evaluation.
 
     Attributes:
-        message_bytes: mean packed size of a message, that is per sender and frame; 0 where nobody sent.
+        message_bytes: mean packed size of a message, that is per sender and frame; 0 if no agent sent.
         frame_bytes: mean of what one ego received per frame, frames without a message included.
         n_messages, n_frames: what went in.
         rate_hz: frames per second that the rates assume.

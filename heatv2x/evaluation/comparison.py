@@ -16,7 +16,7 @@ FILE = "metrics.json"
 
 
 def read_rows(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of some run folders, named after their folders, and what forbids comparing them.
+    """The rows of some run folders, named after the folders, and why they may not be compared.
 
     Args:
         runs: folders that `heatv2x eval` or the demo has written, or their metrics.json.
@@ -26,7 +26,7 @@ def read_rows(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
         DataError: a folder has no metrics.json, or it holds no rows.
     """
     if not runs:
-        raise ConfigError("name the folders of some evaluations: heatv2x table runs/eval_a runs/eval_b")
+        raise ConfigError("no folder was given; name those of the evaluations: heatv2x table runs/eval_a runs/eval_b")
     rows: list[dict[str, Any]] = []
     grounds: dict[str, dict[str, str]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Which frames of a split an evaluation stands on, and what was left out: found before the first frame is run."""
+"""Which frames of a split an evaluation uses and which it leaves out, found before the first frame runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heatv2x.errors import ConfigError, HeatError
 from heatv2x.evaluation.roster import Cast, NoEgoError
 
 BeforeFirst = Literal["clamp", "leave_out"]
-"""What becomes of a frame that has no frame `latency` before it, as the first one of every recording has none."""
+"""What to do with a frame that has no frame `latency` before it, such as the first of every recording."""
 _SHOWN = 10
 
 
@@ -37,14 +37,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What an evaluation stands on.
+    """Which frames an evaluation used.
 
     Attributes:
-        frames_unlabelled: frames that nobody labelled; they are not scored.
+        frames_unlabelled: frames without labels; they are not scored.
         frames_left_out: frames without a frame `latency` before them that were left out.
         frames_clamped: such frames that took messages of the oldest frame there is.
-        frames_without_ego: frames in which no agent of the ego's type is, of scenarios that have one.
-        scenarios_without_ego: scenarios that were skipped, because no agent of theirs plays the ego's type.
+        frames_without_ego: frames without an agent of the ego's type, in scenarios that do have one.
+        scenarios_without_ego: scenarios that were skipped, because none of their agents has the ego's type.
     """
 
     frames_unlabelled: int = 0
@@ -58,22 +58,22 @@ class Coverage:
         return {**asdict(self), "scenarios_without_ego": len(self.scenarios_without_ego)}
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers has to know, one sentence each."""
+        """What a reader of the numbers must know, one sentence each."""
         return notes_on(self.to_dict())
 
 
 def notes_on(counts: Mapping[str, int]) -> list[str]:
-    """What a reader of the numbers has to know about the frames that they stand on, one sentence each.
+    """What a reader of the numbers must know about the frames behind them, one sentence each.
 
     Args:
         counts: as `Coverage.to_dict` gives them.
     """
     texts = {
         "frames_unlabelled": "{} not labelled and not scored",
-        "frames_left_out": "{} left out: the recording has no frame so long before (before_first=leave_out)",
-        "frames_clamped": "{} heard younger messages: the recording has no frame so long before (before_first=clamp)",
-        "frames_without_ego": "{} left out: no agent of the ego's type is there",
-        "scenarios_without_ego": "{} skipped: no agent of the ego's type is there",
+        "frames_left_out": "{} left out: the recording has no frame that long before (before_first=leave_out)",
+        "frames_clamped": "{} used newer messages: the recording has no frame that long before (before_first=clamp)",
+        "frames_without_ego": "{} left out: no agent has the ego's type",
+        "scenarios_without_ego": "{} skipped: no agent has the ego's type",
     }
     return [text.format(_count(counts[key], key.partition("s_")[0])) for key, text in texts.items() if counts[key]]
 
@@ -110,7 +110,7 @@ class Selection:
         chosen = [index for index in self._wanted if index in known]
         if not chosen:
             count = len(self._wanted)
-            raise HeatError(f"none of the {count} frames that were chosen is labelled: there is nothing to score")
+            raise HeatError(f"none of the {count} chosen frames is labelled, so there is nothing to score")
         return chosen
 
     @property
@@ -124,7 +124,7 @@ class Selection:
 
     @property
     def unlabelled(self) -> int:
-        """How many of the chosen frames nobody labelled."""
+        """How many of the chosen frames have no labels."""
         return len(self._wanted) - len(self._labelled)
 
     def agent_ids(self, index: int) -> tuple[int, ...]:
@@ -199,12 +199,12 @@ class Selection:
         if not turns:
             raise HeatError(
                 f"none of the {len(self.indices)} frames is left to evaluate: {'; '.join(coverage.notes())}.\n"
-                "  Way out: another ego= or plays="
+                "  Way out: change ego= or plays="
             )
         return turns, coverage
 
     def _no_latency(self, latency_ms: float) -> str:
-        """Why none of the frames can show a latency, in the terms of the data at hand."""
+        """Why none of the frames can be evaluated at a latency, with figures from the data at hand."""
         dataset = self.dataset
         clips = {self.scenario(index): index for index in self.indices}
         longest = max(clips.values(), key=lambda index: len(dataset.clip(index)))
@@ -213,18 +213,18 @@ class Selection:
         reach = max(dataset.age_ms(dataset.oldest_within(index, latency_ms), index) for index in self.indices)
         shorter = f"a latency of no more than {reach:g} ms, " if reach > 0 else ""
         return (
-            f"before_first=leave_out leaves nothing: none of the {_count(len(self.indices), 'labelled frame')} has "
+            f"before_first=leave_out leaves no frames: none of the {_count(len(self.indices), 'labelled frame')} has "
             f"a frame {latency_ms:g} ms before it in its recording; the longest of {_count(len(clips), 'scenario')} "
             f"({self.scenario(longest)}) {has}.\n"
-            f"  Way out: {shorter}longer recordings, labels on later frames, or before_first=clamp"
+            f"  Way out: use {shorter}longer recordings, labels on later frames, or before_first=clamp"
         )
 
 
 def _without_ego(errors: Mapping[str, NoEgoError], of: int) -> str:
-    """One message for all scenarios in which nobody can be the ego."""
+    """One message for all scenarios in which no agent can be the ego."""
     names = ", ".join(list(errors)[:_SHOWN]) + (f" and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else "")
     return (
-        f"{len(errors)} of {of} scenarios have nobody who can be the ego: {names}.\n"
+        f"{len(errors)} of {of} scenarios have no agent that can be the ego: {names}.\n"
         f"  {next(iter(errors.values()))}\n"
         "  Way out: skip_scenarios_without_ego=true evaluates the others (their number is in metrics.json); or change "
         "ego= or plays="

@@ -1,4 +1,4 @@
-"""What was detected in each frame: which of it is right, and the file that keeps it all (docs/data_formats.md)."""
+"""What was detected in each frame, what of it is right, and the file that stores it all (docs/data_formats.md)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _line(content: Any) -> str:
 
 
 def spread(names: Sequence[str], count: int) -> list[int]:
-    """Positions of so many frames, spread over the scenarios, then evenly over the frames of each.
+    """Positions of a number of frames, spread over the scenarios, then evenly over the frames of each.
 
     Args:
         names: "scenario/timestamp" of the frames, in their order.

@@ -38,11 +38,11 @@ _FRAMES_KEPT = 4
 
 @dataclass
 class _Voices:
-    """Who says something, and with which networks.
+    """Which agents send, and with which networks.
 
     Attributes:
-        model: what everybody has.
-        speakers: types that speak with another model's networks.
+        model: the model of every type without a speaker of its own.
+        speakers: by type, another model to send with.
     """
 
     model: Vehicle
@@ -51,7 +51,7 @@ class _Voices:
     _sensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, agent_type: str) -> Vehicle:
-        """The model that a type speaks with."""
+        """The model that a type encodes and sends with."""
         return self.speakers.get(agent_type, self.model)
 
     def sensors(self, agent_type: str) -> tuple[str, ...]:
@@ -61,13 +61,13 @@ class _Voices:
         return self._sensors[agent_type]
 
     def digest(self, agent_type: str) -> str:
-        """A name of the networks that a type speaks with, taken once: nothing is trained while frames are run."""
+        """A digest of the networks that a type sends with, taken once: nothing is trained while frames run."""
         if agent_type not in self._digests:
             self._digests[agent_type] = self.of(agent_type).voice(agent_type)
         return self._digests[agent_type]
 
     def allow(self, roster: Cast) -> None:
-        """See that the types that are going to encode have their weights, and that all types are known.
+        """Check that every type that will encode has its weights, and that all types are known.
 
         Raises:
             ConfigError: a type is unknown.
@@ -86,7 +86,7 @@ class _Voices:
 
 
 def require_types(model: Vehicle, roster: Cast) -> None:
-    """See that a model has the types of a roster, with the weights that they need.
+    """Check that a model has the types of a roster, with the weights they need.
 
     Raises:
         ConfigError: a type is unknown.
@@ -166,7 +166,7 @@ class Evaluator:
                     cache.drop(key)
 
     def use(self, channel: ChannelConfig) -> None:
-        """Take another channel; what agents said is remembered, for it lies before the channel."""
+        """Switch to another channel; cached messages are kept, because they are made before the channel."""
         self.channel = Channel(channel)
 
     def evaluate(
@@ -220,7 +220,7 @@ class Evaluator:
         index: int,
         speakers: Mapping[str, Vehicle] | None = None,
     ) -> SceneResult:
-        """One frame through the whole line, bytes included.
+        """Run one frame end to end, bytes included.
 
         Raises:
             ConfigError: a type is unknown, or nobody in its scenario can be the ego.
@@ -234,7 +234,7 @@ class Evaluator:
             latency = self.channel.config.latency_ms
             why = {
                 "left out": f"the recording has no frame {latency} ms before it, and before_first=leave_out",
-                "without ego": "no agent of the ego's type is in it",
+                "without ego": "none of its agents has the ego's type",
             }
             raise HeatError(
                 f"{self.dataset.name(index)} is not evaluated: {why[turn]}.\n  Way out: choose another frame"
@@ -315,7 +315,7 @@ class Evaluator:
         return with_reported_pose(packed.data, pose, sigma_m, sigma_rad)
 
     def _own_message(self, voices: _Voices, turn: Turn) -> Message:
-        """What the ego says to itself."""
+        """The ego's message to itself."""
         key = self._key(voices, turn, turn.index, turn.ego)
         own = self._own.get(key)
         if own is not None:
@@ -330,7 +330,7 @@ class Evaluator:
         return agent_type, voices.digest(agent_type), index, agent_id, self.refine_poses or self.share_boxes
 
     def _say(self, voices: _Voices, turn: Turn, index: int, agent_id: int) -> Message:
-        """What an agent says in a frame, in its role."""
+        """An agent's message in a frame, in its role."""
         frame, agent_type = self._read(voices, turn, index), turn.roles[agent_id]
         agent = next(agent for agent in frame.agents if agent.agent_id == agent_id)
         speaker = voices.of(agent_type)

@@ -39,40 +39,40 @@ class EvalConfig(Config):
 
     Attributes:
         data: the dataset's folder.
-        dataset: the dataset part that reads it, where the folder is not recognised; dataset.settings.KEY=VALUE are the
+        dataset: the dataset part that reads it, if the folder is not recognised; dataset.settings.KEY=VALUE are the
             part's own settings.
-        hetero_root: where the second download of OPV2V-H lies, if not below `data`.
+        hetero_root: the folder of OPV2V-H's second download, if it is not inside `data`.
         split: which split.
         packs: base, agent and adapter packs, any order.
         allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
         ego: the ego's type.
         senders: the senders' type; several types take turns.
-        drop: true lets the ego hear nobody.
-        assignment: a file that assigns a type to each agent of each scenario; then `plays` says which of our types each
-            of its types plays, `ego` is the type the ego must be of, and `senders` is unused.
-        plays: the assignment's types to ours, such as plays.m1=lidar64; agents of other types, or of a type that plays
-            null, take no part.
-        agents: so many agents take part, the ego first; several numbers give one row each (in-order evaluation).
+        drop: true drops all messages, so that the ego detects alone.
+        assignment: a file that assigns a type to each agent of each scenario; then `plays` maps each of its types to
+            one of ours, `ego` is the type that the ego must have, and `senders` is unused.
+        plays: which of our types stands for each type of the assignment, such as plays.m1=lidar64; agents whose type is
+            missing here, or set to null, take no part.
+        agents: how many agents take part, the ego first; several numbers give one row each (in-order evaluation).
         channel: the link.
         refine_poses: senders send their boxes along, and the ego corrects the reported poses by them.
         share_boxes: senders send their boxes along, and the ego adds them to what the fused features show.
-        guard: the ego leaves out messages that cost it what it sees itself, as it should where anybody may speak; the
+        guard: the ego ignores messages that would cost it its own detections, as it should where anyone may send; the
             agents of a dataset are honest.
-        fusion: exchange boxes ("late") or points ("early") instead of features, or fuse them by another part without
-            parameters, such as "maximum".
+        fusion: exchange boxes ("late") or points ("early") instead of features, or fuse features with another part that
+            has no parameters, such as "maximum".
         share: senders send only this share of their cells, those they are most confident about; several numbers give a
             row each.
-        codec: how features travel; by default as the base says.
-        protocol: of average precision.
-        half_extent_m, half_extent_y_m: evaluate on a grid that reaches so far ahead and aside; by default as far as in
+        codec: how features are packed into messages; by default the base's codec.
+        protocol: the rules by which average precision is computed (docs/protocols.md).
+        half_extent_m, half_extent_y_m: how far the grid reaches ahead and to the sides; by default as far as in
             training.
-        frames: evaluate only so many of the labelled frames, the first ones.
-        before_first: what becomes of a frame that has no frame `channel.latency_ms` before it: "clamp" takes the
-            messages of the oldest frame there is, "leave_out" does not score it. metrics.json says how many these are.
-        skip_scenarios_without_ego: leave out scenarios in which nobody plays the ego's type, instead of refusing to
+        frames: evaluate only the first so many labelled frames.
+        before_first: what to do with a frame that has no frame `channel.latency_ms` before it: "clamp" takes the
+            messages of the oldest frame there is, "leave_out" does not score it. metrics.json counts these frames.
+        skip_scenarios_without_ego: leave out scenarios in which no agent has the ego's type, instead of refusing to
             start.
-        device: "auto" takes CUDA if there is one.
-        scenes: so many frames, spread over the scenarios, are kept for a report.html that shows what was detected.
+        device: "auto" uses CUDA if there is a GPU.
+        scenes: how many frames, spread over the scenarios, to show in a report.html with what was detected.
         detections: write the detections of every frame to detections.json.
         out: folder for metrics.json, detections.json, and scenes.json and report.html.
         overwrite: replace the results of another evaluation in that folder.
@@ -193,7 +193,7 @@ def run_eval(
 
 
 def refuse_to_overwrite(config: EvalConfig, about: Mapping[str, Any]) -> None:
-    """See that the folder holds no results but those of the same evaluation.
+    """Refuse a folder that holds the results of anything but the same evaluation.
 
     Args:
         about: settings, data and packs as they are going to be written.
@@ -204,7 +204,7 @@ def refuse_to_overwrite(config: EvalConfig, about: Mapping[str, Any]) -> None:
     path = config.out / "metrics.json"
     if config.overwrite or not path.exists():
         return
-    way_out = "Way out: another out=FOLDER, or overwrite=true to replace them"
+    way_out = "Way out: set another out=FOLDER, or overwrite=true to replace them"
     try:
         before = read_json(path)
     except DataError as error:
@@ -219,22 +219,22 @@ def refuse_to_overwrite(config: EvalConfig, about: Mapping[str, Any]) -> None:
     differs += [key for key in ("data_fingerprint", "pack_digests") if before.get(key, about[key]) != about[key]]
     if differs:
         names = ", ".join(key.replace("_", " ") if key.startswith(("data_f", "pack_d")) else key for key in differs)
-        raise ConfigError(f"{path} holds the results of another evaluation (another {names}).\n  {way_out}")
+        raise ConfigError(f"{path} holds the results of an evaluation with different {names}.\n  {way_out}")
 
 
 def notes_of(rows: Sequence[Mapping[str, Any]], latency_ms: int) -> list[str]:
-    """What a reader of a table has to know about the frames that it stands on, one sentence each."""
+    """What a reader of a table must know about the frames behind it, one sentence each."""
     most = {name: max(row[name] for row in rows) for name in Coverage().to_dict()}
     notes = notes_on(most)
     ages = [row["message_age_ms"] for row in rows if row["message_age_ms"] is not None]
     if latency_ms and ages and not most["frames_clamped"] and abs(max(ages) - latency_ms) > 0.25 * latency_ms:
         notes.append(
-            f"messages were {max(ages):.0f} ms old on average when they were used, not {latency_ms}, by the capture "
-            "times of these data"
+            f"messages were {max(ages):.0f} ms old on average when they were used, not {latency_ms}, going by the "
+            "capture times in the data"
         )
     if most["frames_clamped"] and most["frames_clamped"] == rows[0]["n_frames"]:
         notes.append(
-            f"no frame heard messages as old as {latency_ms} ms: these numbers do not show what that latency does"
+            f"no frame used messages as old as {latency_ms} ms, so these numbers do not show the effect of that latency"
         )
     if rows[0]["n_scenarios"] == 1:
         notes.append("one scenario only: its frames are not independent of one another, so there is no interval")
@@ -244,7 +244,7 @@ def notes_of(rows: Sequence[Mapping[str, Any]], latency_ms: int) -> list[str]:
 
 
 def _model(config: EvalConfig) -> Collaboration:
-    """The model of the packs, on the grid and with the exchange that are asked for."""
+    """The packs' model, on the requested grid and with the requested exchange."""
     with plugins.allowing(config.allow_parts):
         model = Collaboration.from_packs(*config.packs)
     if config.codec is not None:
@@ -268,10 +268,10 @@ def open_part(dataset: str | DatasetConfig | None, data: Path, split: str, heter
 
 
 def named_dataset(dataset: str | DatasetConfig | None, data: Path) -> str | DatasetConfig:
-    """The setting `dataset` with the name of a part in it: as it is given, or else of the part that recognises `data`.
+    """The setting `dataset` with its part filled in: the given one, or else the one that recognises `data`.
 
     Raises:
-        DataError: no such folder, or nobody recognises it.
+        DataError: no such folder, or no part recognises it.
         ConfigError: several parts do; says how to choose.
     """
     if isinstance(dataset, str) or (dataset is not None and dataset.part is not None):
@@ -281,14 +281,14 @@ def named_dataset(dataset: str | DatasetConfig | None, data: Path) -> str | Data
 
 
 def _rosters(config: EvalConfig) -> dict[str, Cast]:
-    """Who plays what, by the name of the row.
+    """Which agent has which type, by the name of the row.
 
     Raises:
         ConfigError: settings of an assignment without one.
     """
     if config.assignment is None:
         if config.plays or config.agents:
-            raise ConfigError("plays and agents need an assignment: write assignment=FILE")
+            raise ConfigError("plays= and agents= need an assignment: set assignment=FILE")
         roster = Roster(config.ego, config.senders, config.drop)
         name = "no_fusion" if config.drop else f"{config.ego}<-{'+'.join(roster.in_turn)}"
         return {name: roster}

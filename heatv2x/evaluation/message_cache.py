@@ -1,4 +1,4 @@
-"""What agents said, kept as bytes, so that evaluations that share messages share the work.
+"""A cache of agents' messages as bytes, so that evaluations that share messages share the work.
 
 A message is kept under a name of the networks that made it (`Vehicle.voice`): networks that were trained in between, or
 those of another model, do not find it. The least recently used ones go when there is no more room.
@@ -29,7 +29,7 @@ KeptT = TypeVar("KeptT", bound=Sized)
 
 
 class ByteCache(Generic[KeptT]):
-    """A mapping that holds no more than so many bytes and forgets what was not used for longest.
+    """A mapping of limited size in bytes that forgets what has not been used for longest.
 
     Args:
         budget_bytes: of everything in it; something larger than that is not kept at all.

@@ -169,9 +169,9 @@ def summed_up(
     result = union.result()
     if result.n_ground_truth == 0:
         raise HeatError(
-            f"no labelled object is in the evaluation range in any of the {result.n_frames} frames, so there is no "
-            "average precision.\n  Way out: a wider range (protocol=, half_extent_m=, channel.range_m=), or frames "
-            "that show labelled objects"
+            f"none of the {result.n_frames} frames has a labelled object in the evaluation range, so there is no "
+            "average precision.\n  Way out: set a wider range (protocol=, half_extent_m=, channel.range_m=), or "
+            "choose frames with labelled objects"
         )
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(scenarios):
@@ -192,7 +192,7 @@ def summed_up(
 
 
 def without_hidden(detections: Boxes3D, seen: Boxes3D, truth: Boxes3D) -> Boxes3D:
-    """Detections without those of objects that are there but that the ego itself does not see.
+    """Detections, minus those of real objects that the ego itself does not see.
 
     Finding such an object is no false alarm; it just does not count here. A detection is of the object it overlaps
     most, if by 0.3 or more.

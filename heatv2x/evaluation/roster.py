@@ -1,4 +1,4 @@
-"""Who plays what in an evaluation: one type for the ego and others for the rest, or an assignment file (HEAL)."""
+"""Which agent has which type in an evaluation: one for the ego, others for the rest, or an assignment file (HEAL)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from heatv2x.errors import ConfigError
 
 
 class NoEgoError(ConfigError):
-    """Nobody in a scenario plays a type that the ego may be of."""
+    """No agent of a scenario has a type that the ego may have."""
 
 
 @dataclass(frozen=True)
 class CastFrame:
-    """Who plays what in one frame: the ego's id, and the type of every agent that takes part, by id."""
+    """The cast of one frame: the ego's id, and the type of every agent that takes part, by id."""
 
     ego: int
     roles: Mapping[int, str]
@@ -34,17 +34,17 @@ class Cast(ABC):
     @property
     @abstractmethod
     def types(self) -> tuple[str, ...]:
-        """Every type that may be played, the ego's first."""
+        """Every type that an agent may have, the ego's first."""
 
     @property
     @abstractmethod
     def ego_types(self) -> tuple[str, ...]:
-        """The types that the ego may be of."""
+        """The types that the ego may have."""
 
     @property
     @abstractmethod
     def sender_types(self) -> tuple[str, ...]:
-        """The types that may be heard; none if the ego hears nobody."""
+        """The types the ego may hear; none if it drops all messages."""
 
     @abstractmethod
     def ego_of(self, scenario: str, agent_ids: Sequence[int]) -> int:
@@ -62,7 +62,7 @@ class Cast(ABC):
         """
 
     def cast(self, scenario: str, everyone: Sequence[int], present: Sequence[int]) -> CastFrame | None:
-        """Who plays what in a frame.
+        """Which agent has which type in a frame.
 
         The ego is that of the scenario; in frames without it another vehicle that plays the ego's type takes its place.
 
@@ -155,10 +155,10 @@ class AssignedRoster(Cast):
 
     def __post_init__(self) -> None:
         if not self.plays:
-            raise ConfigError("plays is empty: name the pack type for at least one type of the assignment")
+            raise ConfigError("plays= is empty: map at least one type of the assignment, such as plays.m1=lidar64")
         for name in self.ego or ():
             if name not in self.plays.values():
-                raise ConfigError(f"ego='{name}' is played by no type: plays gives {', '.join(self.plays.values())}")
+                raise ConfigError(f"ego='{name}' is not among the types in plays=: {', '.join(self.plays.values())}")
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ class AssignedRoster(Cast):
             if agent_id >= 0 and played is not None and (self.ego is None or played in self.ego):
                 return agent_id
         wanted = "a type in plays" if self.ego is None else f"type {' or '.join(self.ego)}"
-        raise NoEgoError(f"scenario {scenario} has no vehicle of {wanted}; change ego or plays")
+        raise NoEgoError(f"scenario {scenario} has no vehicle of {wanted}; change ego= or plays=")
 
     def roles(self, agent_ids: Sequence[int], ego_id: int, scenario: str = "") -> dict[int, str]:
         ordered = [ego_id, *(agent_id for agent_id in agent_ids if agent_id != ego_id)][: self.count]

@@ -56,7 +56,7 @@ class Watcher:
 
 
 def roster_of(config: ViewConfig) -> Roster:
-    """Who plays what: what the settings say, or else what the packs suggest.
+    """Which agent has which type: as set, or else as the packs suggest.
 
     Raises:
         ConfigError: a type has no encoder among the packs.
@@ -65,14 +65,12 @@ def roster_of(config: ViewConfig) -> Roster:
     types = [pack.agent_type for pack in agents]
     if not types:
         raise ConfigError(
-            "packs= holds no agent pack, so no agent could encode its sensor data; add one, such as lidar64"
+            "packs= holds no agent pack, so no agent can encode its sensor data; add one, such as lidar64"
         )
     ego = config.ego or types[0]
     senders = config.senders or tuple(name for name in types if name != ego) or ego
     roster = Roster(ego, senders)
     for name in roster.types:
         if name not in types:
-            raise ConfigError(
-                f"'{name}' takes part, but packs= holds no agent pack of that type, only {', '.join(types)}"
-            )
+            raise ConfigError(f"'{name}' takes part, but packs= has no agent pack for it, only for {', '.join(types)}")
     return roster

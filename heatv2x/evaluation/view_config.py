@@ -19,19 +19,19 @@ _SUFFIXES = (".png", ".html", ".rrd", ".gif")
 class ViewConfig(Config):
     """Attributes:
     out: the picture: .png, .html, .rrd for rerun, or .gif for a film of the clip from this frame on.
-    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+    dataset: the dataset part that reads the folder, if it is not recognised; dataset.settings.KEY=VALUE are the
         part's own settings.
-    split: the first one of the folder by default.
+    split: by default the folder's first.
     frame: its number, or "scenario/timestamp"; also the word after the folder.
-    frames: length of a film; it ends with the scenario at the latest.
-    lidar: which sweep of those who have several; the one with most beams by default.
-    cameras: whether images are drawn.
-    reach_m: how far around the agents, metres.
-    packs: base, agent and adapter packs: what this model detects is drawn beside the labels.
+    frames: length of a film in frames; it ends at the scenario's end if that comes first.
+    lidar: which sweep to draw of agents with several; by default the one with the most beams.
+    cameras: whether to draw the images.
+    reach_m: how far around the agents to draw, metres.
+    packs: base, agent and adapter packs; what their model detects is drawn beside the labels.
     allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
-    ego: the type the ego plays; the first one that has a pack by default.
-    senders: the types that the others play in turn; by default all others that have a pack, or else the ego's.
-    score: detections with less are not drawn.
+    ego: the ego's type; by default the first that has a pack.
+    senders: types that the other agents take in turn; by default all others that have a pack, or else the ego's.
+    score: detections below this score are not drawn.
     """
 
     out: Path = Path("frame.png")
@@ -58,9 +58,9 @@ class ViewConfig(Config):
     @pydantic.model_validator(mode="after")
     def _fits(self) -> ViewConfig:
         if self.frames is not None and not self.is_film:
-            raise ValueError(f"frames={self.frames} is the length of a film: write out=clip.gif, or leave frames out")
+            raise ValueError(f"frames={self.frames} is the length of a film: set out=clip.gif, or leave frames= out")
         if not self.packs and (self.ego is not None or self.senders is not None):
-            raise ValueError("ego and senders say who plays what in a model: name its packs, packs=[...]")
+            raise ValueError("ego= and senders= choose types of a model: name its packs, too, with packs=[...]")
         return self
 
     @property

@@ -49,7 +49,7 @@ def _film(dataset: Dataset, index: int, config: ViewConfig, watcher: Watcher | N
         tell("looking at frames", done, len(clip))
     write_film(views, durations_ms(dataset, clip), config.out)
     asked = config.frames or FRAMES
-    short = f"; the scenario ends there, {asked} were asked for" if len(clip) < asked else ""
+    short = f"; the scenario ends there, though {asked} were requested" if len(clip) < asked else ""
     return [f"{dataset.name(clip[0])} to {dataset.name(clip[-1])}, {len(clip)} frames{short}: {config.out}"]
 
 

@@ -1,4 +1,4 @@
-"""Attention fusion: each cell of the ego attends to the same cell of everybody (AttFusion of OPV2V, Xu et al. 2022).
+"""Attention fusion: each cell of the ego attends to the same cell of all agents (AttFusion of OPV2V, Xu et al. 2022).
 
 w_j = softmax_j(x_i . x_j / sqrt(C)), the ego itself among the j; the result is sum_j w_j x_j. No parameters. After the
 paper (arXiv 2109.07644, section on attentive intermediate fusion: scaled dot-product self-attention per cell, of which

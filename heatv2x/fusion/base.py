@@ -114,7 +114,7 @@ class Fusion(nn.Module, ABC):
         """(B, C', Y, X) fused feature."""
 
     def alone(self, ego: Tensor, ego_types: Sequence[str]) -> Tensor:
-        """(B, C', Y, X) what comes out for egos that hear nobody; their own feature unless the part computes more."""
+        """(B, C', Y, X) result for egos that receive no messages: their own feature, unless the part computes more."""
         return ego
 
     def fused_channels(self, channels: int) -> int:
@@ -157,7 +157,7 @@ class Fusion(nn.Module, ABC):
                 not sent would be seen as empty ground.
         """
         if not 0 < share <= 1:
-            raise ConfigError(f"share={share}: must be above 0 and at most 1, a share of the cells")
+            raise ConfigError(f"share={share}: the share of cells to send must be above 0 and at most 1")
         if self.frame == "sender" or type(self).occupancy is Fusion.occupancy:
             raise ConfigError(
                 f"fusion {type(self).__name__} cannot choose which cells are sent: only fusions that estimate "

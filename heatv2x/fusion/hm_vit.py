@@ -36,7 +36,7 @@ class HmVit(Fusion):
 
     class Config(config.Config):
         """Attributes:
-        blocks: local and spread attention, one after the other, so often.
+        blocks: how often local and spread attention follow each other.
         heads: attention heads; the paper has 32 channels per head.
         window: cells along a window's side.
         hidden: channels inside the feed-forward networks, as a multiple of C.
@@ -109,7 +109,7 @@ class HmVit(Fusion):
 
 
 class _TypedPass(nn.Module):
-    """What one type brings to one pass."""
+    """The modules of one type in one pass."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

@@ -27,5 +27,5 @@ class NoFusion(Fusion):
         return ego
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
-        """(B, K, Y, X) zeros: no feature is taken from anybody."""
+        """(B, K, Y, X) zeros: no sender contributes."""
         return torch.zeros_like(received.visible, dtype=ego.dtype)

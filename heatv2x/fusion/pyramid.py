@@ -96,7 +96,7 @@ class Pyramid(Fusion):
         return self._levels(torch.cat([ego, sent[present]]), types, merge)
 
     def alone(self, ego: Tensor, ego_types: Sequence[str]) -> Tensor:
-        """(B, C', Y, X) the pyramid of egos that hear nobody."""
+        """(B, C', Y, X) the pyramid of egos that receive no messages."""
         return self._levels(ego, ego_types, lambda maps, scores: torch.where(scores > 0, maps, 0.0))
 
     def contributions(self, ego: Tensor, received: Received) -> Tensor:
@@ -123,7 +123,7 @@ class Pyramid(Fusion):
         if any(cells % coarsest for cells in maps.shape[-2:]):
             shape = tuple(maps.shape[-2:])
             raise ConfigError(
-                f"pyramid fusion needs grids and windows of whole multiples of {coarsest} cells, not {shape}"
+                f"pyramid fusion needs grids and windows whose sides are multiples of {coarsest} cells, not {shape}"
             )
         fused = []
         for stage, foreground, enlarged in zip(self.stages, self.foreground, self.enlarge, strict=True):

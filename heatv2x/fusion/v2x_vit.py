@@ -38,14 +38,14 @@ class V2XViT(Fusion):
 
     class Config(config.Config):
         """Attributes:
-        depth: blocks.
-        heads: of the attention between agents.
+        depth: number of blocks.
+        heads: heads of the attention between agents.
         windows: cells along the sides of the windows.
         window_heads: heads for each size of window.
         hidden: channels inside the feed-forward networks, as a multiple of C.
         prior: "true" uses every agent's type and the age of its message; "zero" is HEAL's baseline, one type, no age.
-        everywhere: as in the paper, cells and egos that hear nobody are transformed, too (breaks the contract that no
-            message is no change).
+        everywhere: as in the paper, also transform cells and egos that receive nothing (breaks the contract that no
+            message means no change).
         """
 
         depth: int = pydantic.Field(3, gt=0)

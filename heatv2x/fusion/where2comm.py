@@ -35,7 +35,7 @@ class Where2comm(Fusion):
 
     class Config(config.Config):
         """Attributes:
-        share: the budget, at most this share of a sender's cells is sent.
+        share: the budget: the largest share of a sender's cells that is sent.
         heads: attention heads.
         hidden: channels inside the feed-forward network, as a multiple of C.
         smooth: standard deviation of the Gaussian filter on the confidence, cells; 0 leaves it out.

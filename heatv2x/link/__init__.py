@@ -1,1 +1,1 @@
-"""What travels between agents: the message, its codecs, the channel, and what an ego makes of a reported pose."""
+"""What travels between agents: the message, its codecs, the channel, and how an ego corrects a reported pose."""

@@ -23,13 +23,13 @@ class ChannelConfig(Config):
     Attributes:
         range_m: farther senders are not heard (planar distance, metres).
         loss: probability that a message is lost.
-        latency_ms: how long a message is under way: the ego uses the newest one that was captured at least so long ago.
+        latency_ms: how long a message is under way: the ego uses the newest one captured at least this long ago.
         sigma_m, sigma_deg: standard deviation of the senders' position (x and y) and heading.
         precise_share: this share of the senders, drawn for each scenario, has a tenth of those deviations.
         reported: "true" reports that deviation, "hidden" reports zero.
-        ignore_above_m: the ego does not use messages that report a position deviation of so much or more.
-        max_senders: the nearest ones are heard; the rest is dropped.
-        seed: of all draws.
+        ignore_above_m: the ego ignores messages that report a position deviation of this much or more.
+        max_senders: how many senders the ego hears: the nearest ones; the rest are dropped.
+        seed: seed of all random draws.
     """
 
     range_m: float = pydantic.Field(70.0, gt=0)

@@ -1,4 +1,4 @@
-"""What a receiver believes at all: names, poses, uncertainties and boxes beyond these limits are refused."""
+"""What a receiver accepts at all: names, poses, uncertainties and boxes beyond these limits are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heatv2x.structures import Bool, Boxes3D
 
 @dataclass(frozen=True)
 class Limits:
-    """What a receiver believes at all. Whatever lies beyond is damage or malice, never a vehicle.
+    """The most a receiver accepts. Anything beyond is damage or malice, never a vehicle.
 
     Attributes:
         position_m: of the sender in x and y of the world.
@@ -43,7 +43,7 @@ LIMITS = Limits()
 
 
 def check_name(name: str) -> None:
-    """Whether an agent type's name fits a message.
+    """Check that an agent type's name fits a message.
 
     Raises:
         MessageError: it does not.
@@ -53,7 +53,7 @@ def check_name(name: str) -> None:
 
 
 def check_stance(pose: Sequence[float], sigma: Sequence[float]) -> None:
-    """Whether x, y, z, roll, pitch, yaw and the two deviations are within the limits.
+    """Check that x, y, z, roll, pitch, yaw and the two deviations are within the limits.
 
     Raises:
         MessageError: one is not; says which.

@@ -1,4 +1,4 @@
-"""The ego corrects a sender's reported pose by the boxes that both found.
+"""The ego corrects a sender's reported pose from the boxes that both detected.
 
 Poses from satellites are off by decimetres, and a feature that is warped with a wrong pose harms more than it helps.
 The sender's boxes ride on its message (`message.Message.boxes`); the rigid motion that lays them on the ego's own boxes
@@ -31,13 +31,13 @@ class RefinementConfig(Config):
     """How boxes are compared. The deviations and the outlier weight were estimated on a generated validation split.
 
     Attributes:
-        along_m, across_m: deviations of the difference of two agents' centres of one object, along and across it.
-        heading_deg: deviation of the difference of their headings, modulo half a turn.
+        along_m, across_m: standard deviation by which two agents' centres of one object differ, along and across it.
+        heading_deg: standard deviation by which their headings differ, modulo half a turn.
         outlier: weight of "the ego has no such box" against a perfect match of weight 1.
         min_score: detections below it are ignored.
-        reach: the prior is cut off at so many of its deviations.
-        min_matches: with fewer matches in sum the pose stays as reported.
-        floor_m, floor_deg: senders are taken to be at least so uncertain; 0 believes what they report.
+        reach: how many of its deviations the prior reaches; it is cut off beyond.
+        min_matches: with fewer matches in total, the pose stays as reported.
+        floor_m, floor_deg: the least uncertainty assumed of a sender; 0 trusts what it reports.
     """
 
     along_m: float = pydantic.Field(0.55, gt=0)

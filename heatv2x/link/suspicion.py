@@ -26,7 +26,7 @@ from heatv2x.link.message import Message
 from heatv2x.structures import Bool, Boxes3D, Float32
 
 MAX_AGE_S = 10.0
-"""Messages that are older are of no use, and neither are those that come from the future by as much."""
+"""Messages older than this are useless, and so are those from further than this in the future."""
 _POINTS_REACH_M = 330.0  # as far as a message's points lie from their sender
 _LARGEST, _MEAN, _BRIGHTEST_CELL, _FLAT = 8.0, 2.5, 3.0, 2.0  # times the ego's own; the last one is a divisor
 _BELIEVED = 0.3  # detections of the ego with such a score are worth defending
@@ -59,7 +59,7 @@ LOSSES = {
 
 
 def concerns(ego: Message, message: Message, grid: BevGrid) -> bool:
-    """Whether a message is of this time, and of ground that the ego sees, too.
+    """Whether a message is recent and covers ground that the ego sees, too.
 
     Boxes alone may come from a sender with a larger grid; those that lie on the ego's are picked later.
     """
@@ -73,7 +73,7 @@ def concerns(ego: Message, message: Message, grid: BevGrid) -> bool:
 
 
 def stands_out(feature: Tensor, own: Tensor) -> bool:
-    """Whether a (C, Y, X) feature is out of proportion to the ego's own, as a whole or anywhere, or has no shape."""
+    """Whether a (C, Y, X) feature is out of proportion to the ego's own, overall or anywhere, or is flat."""
     theirs, ours = _size(feature), _size(own)
     large = (theirs[:3] > ours[:3] * theirs.new_tensor([_LARGEST, _MEAN, _BRIGHTEST_CELL])).any()
     return bool(large | (theirs[3] * _FLAT < ours[3]))
@@ -87,7 +87,7 @@ def _size(feature: Tensor) -> Tensor:
 
 
 def survives(alone: Boxes3D, fused: Boxes3D, loss: Loss) -> bool:
-    """Whether enough of the ego's own detections is still there when it hears others."""
+    """Whether the ego keeps enough of its own detections when it hears others."""
     assert alone.scores is not None
     overlap = np.zeros(len(alone))
     if len(alone) and len(fused):

@@ -44,7 +44,7 @@ def assemble(
 
     Raises:
         PackError: an adapter was made for another base, a pack does not fit, two packs are of one kind and type, or a
-            newcomer starts from a type that nobody brings.
+            newcomer starts from a type that no pack contains.
     """
     refuse_twins([base, *agents, *adapters])
     model = bare_base(make, base)
@@ -55,11 +55,11 @@ def assemble(
     if base.feature_space == model.former_feature_space.hex() != space:
         raise PackError(
             f"{_where(base)}: was written before feature spaces covered the settings of their parts.\n"
-            "  Way out: heatv2x pack rewrite BASE AGENT ADAPTER ... (the base with all packs that belong to it)"
+            "  Way out: heatv2x pack rewrite BASE AGENT ADAPTER ... (the base and all packs that belong to it)"
         )
     if space != base.feature_space:
         raise PackError(
-            f"{_where(base)}: its tensors give feature space {space}, its manifest says {base.feature_space}"
+            f"{_where(base)}: its tensors yield feature space {space}, but its manifest says {base.feature_space}"
         )
     for pack in _in_order_of_joining(model, agents, adapters):
         if pack.kind == "adapter":
@@ -84,7 +84,7 @@ def bare_base(make: Make, base: Pack) -> Collaboration:
 
 
 def refuse_twins(packs: Sequence[Pack]) -> None:
-    """See that no two packs are of one kind and type.
+    """Check that no two packs have the same kind and type.
 
     Raises:
         PackError: two are; names both files.
@@ -96,15 +96,15 @@ def refuse_twins(packs: Sequence[Pack]) -> None:
             about = f" for agent type '{pack.agent_type}'" if pack.agent_type else ""
             raise PackError(
                 f"two {pack.kind} packs{about} were given: {_where(first)} and {_where(pack)}.\n"
-                "  Way out: leave one of them out, because only one of them can be in use"
+                "  Way out: drop one of them; only one can be used"
             )
 
 
 def _in_order_of_joining(model: Collaboration, agents: Sequence[Pack], adapters: Sequence[Pack]) -> list[Pack]:
-    """The packs in an order in which every newcomer comes after the type that it starts from.
+    """Sort the packs so that every newcomer comes after the type it starts from.
 
     Raises:
-        PackError: a newcomer starts from a type that nobody brings, or newcomers start from one another in a circle.
+        PackError: a newcomer starts from a type that no pack contains, or newcomers start from one another in a circle.
     """
     known = set(model.known_types())
     bare = [pack for pack in agents if pack.agent_type not in {*known, *(each.agent_type for each in adapters)}]
@@ -128,21 +128,21 @@ def _starts_from(pack: Pack) -> str:
 
 
 def _why_none_can_join(waiting: Sequence[Pack]) -> str:
-    """What is wrong with newcomers of which each starts from a type that is not there yet."""
+    """Why none of the remaining newcomers can join: each starts from a type that is not there yet."""
     brought = {pack.agent_type for pack in waiting}
     for pack in waiting:
         if (like := _starts_from(pack)) not in brought:
             if pack.kind == "agent":
                 return (
-                    f"{_where(pack)}: '{pack.agent_type}' is no type of this base, and its adapter pack is not there.\n"
+                    f"{_where(pack)}: '{pack.agent_type}' is not a type of this base and has no adapter pack here.\n"
                     f"  Way out: add the adapter pack with which '{pack.agent_type}' joined this base"
                 )
             return (
                 f"{_where(pack)}: newcomer '{pack.agent_type}' starts from type '{like}', which neither the base nor "
-                f"another pack brings.\n  Way out: add the packs of '{like}'"
+                f"any other pack contains.\n  Way out: add the packs of '{like}'"
             )
     circle = "; ".join(f"'{pack.agent_type}' ({_where(pack)}) starts from '{_starts_from(pack)}'" for pack in waiting)
-    return f"newcomers start from one another in a circle, so that none can be the first to join: {circle}"
+    return f"newcomers start from one another in a circle, so none of them can join first: {circle}"
 
 
 def add_agent(model: Collaboration, pack: Pack) -> None:
@@ -151,11 +151,11 @@ def add_agent(model: Collaboration, pack: Pack) -> None:
     space = model.feature_space.hex()
     if name in model.config.agents and pack.feature_space != space:
         raise PackError(
-            f"{_where(pack)}: was trained with base {pack.feature_space}, this base is {space}.\n"
+            f"{_where(pack)}: was trained with base {pack.feature_space}, but this base is {space}.\n"
             f"  Way out: use the '{name}' agent pack that came with this base"
         )
     if name not in model.agents:
-        log.warning("'%s' joins without an adapter pack: what it sends is not aligned with this base", name)
+        log.warning("'%s' joins without an adapter pack, so what it sends is not aligned with this base", name)
         where = _where(pack)
         with plugins.from_a_pack(where):
             part = build(PartConfig, pack.config, source=where, complete=True)
@@ -166,7 +166,7 @@ def add_agent(model: Collaboration, pack: Pack) -> None:
 
 
 def compare_with_encoder(part: PartConfig, pack: Pack, model: Collaboration) -> None:
-    """See that a pack holds the tensors of the encoder that it describes, before that is built.
+    """Check that a pack holds the tensors of the encoder it describes, before building that encoder.
 
     Raises:
         PackError: it does not, or the encoder is larger than any in use.
@@ -176,7 +176,7 @@ def compare_with_encoder(part: PartConfig, pack: Pack, model: Collaboration) -> 
 
 
 def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES) -> None:
-    """Let a newcomer join with what it trained.
+    """Let a newcomer join with its trained adapters.
 
     Raises:
         PackError: the adapter belongs to another base.
@@ -184,7 +184,7 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
     space = model.feature_space.hex()
     if pack.feature_space != space:
         raise PackError(
-            f"{_where(pack)}: was trained for base {pack.feature_space}, this base is {space}.\n"
+            f"{_where(pack)}: was trained for base {pack.feature_space}, but this base is {space}.\n"
             f"  Way out: use the base pack it was trained with, or adapt '{pack.agent_type}' to this base"
         )
     name = pack.agent_type
@@ -201,7 +201,7 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
 
 
 def _newcomer(model: Collaboration, config: AdapterConfig) -> nn.Module:
-    """All networks that a newcomer brings, apart from a model."""
+    """All networks that a newcomer adds, built outside any model."""
     channels = model.config.channels
     adapters = [part for part in (config.before, config.after, config.received) if part is not None]
     agent = build_part("agents", config.agent, model.grid, channels)

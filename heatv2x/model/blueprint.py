@@ -24,7 +24,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def drawn(build: Callable[[], ModuleT], where: str) -> ModuleT:
-    """What `build` gives, with shapes and without memory.
+    """What `build` returns, on the meta device: shapes, but no memory.
 
     Args:
         where: the pack, for messages.
@@ -39,7 +39,7 @@ def drawn(build: Callable[[], ModuleT], where: str) -> ModuleT:
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise PackError(f"{where}: no network can be built from its settings ({reason})") from error
+        raise PackError(f"{where}: its settings do not describe a network that can be built ({reason})") from error
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _limited(where: str) -> Iterator[None]:
 
 
 def refuse_misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """See that tensors have the names and shapes that a network needs.
+    """Check that tensors have the names and shapes that a network needs.
 
     Raises:
         PackError: they have not; lists what differs.
@@ -77,4 +77,4 @@ def refuse_misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise PackError(f"{where}: does not fit: {'; '.join(wrong[:5])}{more}")
+        raise PackError(f"{where}: its tensors do not fit the network: {'; '.join(wrong[:5])}{more}")

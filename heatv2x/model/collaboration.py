@@ -96,8 +96,8 @@ class Collaboration(Vehicle, nn.Module):
         """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions."""
         if self.exchange.name == "points" and bool((links.senders >= 0).any()):
             raise ConfigError(
-                "early fusion pools points before the encoders, so nothing can be trained between features; a base is "
-                "trained end to end (heatv2x train base), and what joins it is trained alone (heatv2x train encoder)"
+                "early fusion pools points before the encoders, so it has no features to train between; train a "
+                "base end to end (heatv2x train base) and whatever joins it alone (heatv2x train encoder)"
             )
         cells = self.fusion.select(features)
         messages = self._codec.quantise(features if cells is None else features * cells[:, None])
@@ -145,10 +145,10 @@ class Collaboration(Vehicle, nn.Module):
         sent, placement = rows_of(messages, senders.clamp(min=0)), None
         if self.fusion.frame == "ego":
             warped = self.grid.warp(sent, pull, target)
-            if self.fusion.selects:  # before any adapter makes something of the zeros that stand for what was not sent
+            if self.fusion.selects:  # before an adapter turns the zeros of unsent cells into something else
                 visible = visible & (warped != 0).any(dim=1)
             hidden = ~visible[:, None]
-            offered = warped.masked_fill_(hidden, 0.0)  # not a product: 0 times what is not a number is no number
+            offered = warped.masked_fill_(hidden, 0.0)  # not a product: 0 times NaN is NaN
             if not self.receivers.keys().isdisjoint(flat_names):
                 offered = self._adapt_received(offered, flat_names).masked_fill(hidden, 0.0)
         else:
@@ -170,14 +170,14 @@ class Collaboration(Vehicle, nn.Module):
         return self.head(self.neck(fused))  # type: ignore[no-any-return]
 
     def predict_alone(self, features: Tensor, types: Sequence[str]) -> dict[str, Tensor]:
-        """Dense predictions of egos that hear nobody, from their (B, C, Y, X) own features."""
+        """Dense predictions of egos that receive no messages, from their own (B, C, Y, X) features."""
         return self.predict(self.fusion.alone(features, types))
 
     def _adapt_received(self, warped: Tensor, types: Sequence[str]) -> Tensor:
         for name in sorted(set(types) & set(self.receivers)):
             rows = torch.tensor([t == name for t in types], device=warped.device)
             adapter = self.receivers[name]
-            if torch.is_grad_enabled():  # training keeps one shape for all steps: kernels are made anew for others
+            if torch.is_grad_enabled():  # training keeps one shape for all steps: every new shape costs new kernels
                 warped = torch.where(rows[:, None, None, None], adapter(warped), warped)
             else:
                 warped = warped.index_copy(0, rows.nonzero()[:, 0], adapter(warped[rows]).to(warped.dtype))
@@ -217,7 +217,7 @@ class Collaboration(Vehicle, nn.Module):
         return self.config.codec
 
     def use_codec(self, name: str) -> None:
-        """Let features travel in another way from now on; receivers find the codec in each message.
+        """Send features with another codec from now on; receivers read it from each message.
 
         Raises:
             ConfigError: there is no such codec.
@@ -227,7 +227,7 @@ class Collaboration(Vehicle, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks stand."""
+        """The device that the networks are on."""
         return next(self.parameters()).device
 
     @classmethod
@@ -261,7 +261,7 @@ class Collaboration(Vehicle, nn.Module):
             raise PackError("\n".join(lines))
 
     def has_trained(self, parameters: Collection[str]) -> None:
-        """Take note of parameters that were trained, by name: an encoder among them lacks its weights no more."""
+        """Record which parameters were trained, by name; an encoder among them no longer counts as lacking weights."""
         for name, parts in self.lacking.items():
             if any(parameter.startswith(f"agents.{name}.") for parameter in parameters):
                 parts.discard("encoder")
@@ -287,7 +287,7 @@ class Collaboration(Vehicle, nn.Module):
             raise ConfigError(f"agent type '{name}' has already joined")
         if config.like not in self.known_types():
             raise ConfigError(
-                f"like='{config.like}' is not a type that is deployed here; {nearest(config.like, self.known_types())}"
+                f"like='{config.like}' is not a deployed type; {nearest(config.like, self.known_types())}"
             )
         try:
             check_type_name(name)
@@ -326,7 +326,7 @@ class Collaboration(Vehicle, nn.Module):
         return voice_of(parts, about, tuple(f"fusion.types.{name}." for name in self.joined if name != agent_type))
 
     def base_modules(self) -> dict[str, nn.Module]:
-        """What a base pack holds and every message relies on."""
+        """The modules that a base pack holds and that every message relies on."""
         return {"backbone": self.backbone, "fusion": self.fusion, "neck": self.neck, "head": self.head}
 
     def base_state(self) -> dict[str, Tensor]:
@@ -355,7 +355,7 @@ class Collaboration(Vehicle, nn.Module):
                 kind: {"part": part.part, "settings": settings_of_part(kind, part, defaults=False)}
                 for kind, part in parts.items()
             }
-            # the tensors are kept, so that no other one can come to stand where they are
+            # keep the tensors alive, so that no other one can take their addresses
             self._space_of = tensors, state, self._named({"parts": described, "neck": self.config.neck})
         return self._space_of[2]
 
@@ -373,11 +373,11 @@ def _lack(agent_type: str, part: str) -> str:
     """Which weights of a type are missing, and how to get them."""
     if part == "encoder":
         return (
-            f"agent type '{agent_type}' has no encoder weights: its agent pack was not given, so its encoder would see "
-            f"through random weights.\n  Way out: add the agent pack of '{agent_type}' to the packs, or name a type "
+            f"agent type '{agent_type}' has no encoder weights: its agent pack was not given, so its encoder would "
+            f"run with random weights.\n  Way out: add the agent pack of '{agent_type}' to the packs, or name a type "
             "whose agent pack is among them"
         )
     return (
-        f"agent type '{agent_type}' was loaded without the {part} side of its adapter pack, which this needs.\n"
-        f"  Way out: load its adapter pack with sides including '{part}'"
+        f"agent type '{agent_type}' was loaded without the {part} side of its adapter pack, which is needed here.\n"
+        f"  Way out: load its adapter pack with '{part}' among the sides"
     )

@@ -20,15 +20,15 @@ class ModelConfig(Config):
     """Everything that shapes a model; stored in every pack.
 
     Attributes:
-        half_extent_m: how far the shared grid reaches ahead and behind, and to the sides, too, by default.
-        half_extent_y_m: how far it reaches to the left and to the right, where that is not as far.
+        half_extent_m: how far the shared grid reaches ahead and behind; by default also to the sides.
+        half_extent_y_m: how far it reaches to the left and right, if that differs.
         y_right: the networks' own axes are left-handed, as in models imported from HEAL; see `geometry.handedness`.
         cell_m: side of a cell of the shared grid, metres.
         channels: C, the channels of the shared feature.
         backbone_blocks: residual blocks of the shared backbone, on the sender's side.
         neck: on the ego's side, between fusion and head: two_scale (ours), or shrink (HEAL's: two convolutions that
-            bring the fused channels down to `neck_channels`).
-        neck_channels: channels of the two_scale neck's coarse branch; output channels of the other.
+            reduce the fused channels to `neck_channels`).
+        neck_channels: channels of the two_scale neck's coarse branch, or output channels of the shrink neck.
         agents: the base's agent types by name, each with the part that encodes its sensor data.
         fusion: the part that combines the ego's feature with the received ones.
         head: the part that finds boxes in the fused feature.
@@ -55,7 +55,7 @@ class ModelConfig(Config):
     def _fuses(cls, fusion: PartConfig) -> PartConfig:
         if fusion.part in EXCHANGE_OF:
             raise ValueError(
-                f"'{fusion.part}' is not a fusion of features: remove the setting, and set "
+                f"'{fusion.part}' is not a fusion of features: remove this setting and set "
                 f"exchange={EXCHANGE_OF[fusion.part]}"
             )
         return fusion
@@ -80,7 +80,7 @@ class ModelConfig(Config):
 
     @pydantic.model_serializer(mode="wrap")
     def _written(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Models that exchange features are written as they were before there was a choice.
+        """Models that exchange features are written as they were before `exchange` existed.
 
         So packs, records of jobs and cells of studies that were made then stay what they are.
         """
@@ -112,7 +112,7 @@ class AdapterConfig(Config):
 
 
 def check_type_name(name: str) -> None:
-    """A type's name stands in tensor names, file names and in 32 bytes of a message."""
+    """Check a type's name, which is used in tensor names, file names and 32 bytes of a message."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
         raise ValueError(
             f"'{name}' is not a valid type name: start with a lowercase letter, then use lowercase letters, "

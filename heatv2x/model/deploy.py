@@ -1,4 +1,4 @@
-"""A trained model rearranged for use alone: the same messages and boxes in less time.
+"""A trained model rearranged for inference only: the same messages and boxes in less time.
 
     fast = optimised(model)          # or precision="float32", "bfloat16"
     fast.detect(ego_frame, messages)
@@ -56,7 +56,7 @@ def optimised(model: Collaboration, precision: Precision = "auto") -> Deployed:
 
 
 class Deployed(Vehicle):
-    """A vehicle whose networks are rearranged. They cannot be trained, joined or packed any more.
+    """A vehicle with rearranged networks, which can no longer be trained, joined or packed.
 
     Its feature space is that of the model it was made from, so their messages are each other's.
 
@@ -133,7 +133,7 @@ class Deployed(Vehicle):
 
 
 class _Rearranged(Collaboration):
-    """A model whose convolutions want maps cell by cell, and may give them in bfloat16."""
+    """A model whose convolutions take maps cell by cell and may return bfloat16."""
 
     def to_shared_space(self, agent_type: str, encoded: Tensor) -> Tensor:
         """(N, C, Y, X) shared features, in float32 as messages carry them."""
@@ -178,7 +178,7 @@ def _fold_pillars(network: nn.Module, precision: torch.dtype) -> None:
 
 
 def _lay_out(network: nn.Module) -> None:
-    """Convolution weights cell by cell, which makes maps that way, too."""
+    """Lay out convolution weights cell by cell, so that their maps come out that way, too."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -200,7 +200,7 @@ def _narrow(network: nn.Module) -> None:
     for parent in network.modules():
         for module in parent.children():
             if type(module) in _NARROW and module not in exact:
-                # the class alone changes: everything that looks at its weights finds them where they were
+                # only the class changes: code that looks up its weights still finds them in the same place
                 module.__class__ = _NARROW[type(module)]
                 module.to(torch.bfloat16)
                 module.__dict__["gives_back"] = not isinstance(parent, nn.Sequential)
@@ -262,7 +262,7 @@ _NARROW: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _widened_on_a_gpu(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-    """CUDA's normalisations, unlike the CPU's, take an input of another precision than their weights for a mistake."""
+    """CUDA's normalisations, unlike the CPU's, reject an input whose precision differs from that of their weights."""
     return _widened(module, arguments) if arguments[0].is_cuda else arguments
 
 

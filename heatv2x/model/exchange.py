@@ -47,7 +47,7 @@ class Exchange(ABC):
 
     Attributes:
         name: "features", "boxes" or "points".
-        needs_common_base: what is sent means something to agents of the same base only.
+        needs_common_base: only agents with the same base can use what is sent.
         senders_encode: senders need their encoders.
     """
 
@@ -118,7 +118,7 @@ class Features(Exchange):
 
 
 class Boxes(Exchange):
-    """Late fusion: everybody detects alone and sends boxes; the ego merges them and suppresses duplicates."""
+    """Late fusion: every agent detects alone and sends boxes; the ego merges them and suppresses duplicates."""
 
     name = "boxes"
 
@@ -131,7 +131,7 @@ class Boxes(Exchange):
     ) -> Boxes3D:
         for message in (own, *messages):
             if message.boxes is None or message.boxes.scores is None:
-                raise MessageError(f"late fusion needs boxes with scores from agent {message.sender}")
+                raise MessageError(f"late fusion needs boxes with scores, but agent {message.sender} sent none")
         assert own.boxes is not None
         mine = Detections.of(own.boxes)
 
@@ -146,7 +146,7 @@ class Boxes(Exchange):
 
 
 class Points(Exchange):
-    """Early fusion: everybody sends a LiDAR sweep; the ego looks once at all points."""
+    """Early fusion: every agent sends a LiDAR sweep; the ego detects once from all points."""
 
     name = "points"
     senders_encode = False
@@ -187,17 +187,17 @@ def only_lidar(networks: Networks, agent_type: str) -> str:
 
 
 def _pooled_frame(ego: Message, messages: Sequence[Message], lidar: str) -> AgentFrame:
-    """The ego's sweep with everybody's points in it; the senders in the order of their ids."""
+    """The ego's sweep with all agents' points added; senders in the order of their ids."""
     clouds = []
     for message in (ego, *sorted(messages, key=lambda m: (m.sender, m.captured_us))):
         if message.points is None:
-            raise MessageError(f"early fusion needs points from agent {message.sender}")
+            raise MessageError(f"early fusion needs points, but agent {message.sender} sent none")
         clouds.append((message.pose.relative_to(ego.pose), message.points))
     return AgentFrame(ego.sender, "", ego.pose, {lidar: pooled(clouds[0][1], clouds[1:])})
 
 
 def _harmless(spoken: Sequence[T], detect: Callable[[Sequence[T]], Boxes3D], exchanged: str) -> list[T]:
-    """What was said, without that which costs the ego what it detects by itself."""
+    """What was sent, minus whatever would cost the ego its own detections."""
     alone, loss = detect([]), LOSSES[exchanged]
     if not spoken or survives(alone, detect(spoken), loss):
         return list(spoken)
@@ -222,7 +222,7 @@ def _in_egos_frame(ego: Message, message: Message, grid: BevGrid) -> Detections:
 
 
 def _merged(own: Detections, received: Sequence[Detections], guard: bool) -> Boxes3D:
-    """The ego's boxes and those it received without the weaker of two that overlap.
+    """The ego's own and received boxes, keeping the stronger of any two that overlap.
 
     With a guard, what others say neither removes a box that the ego is sure of, nor one that it has reason to believe
     in for one that merely touches it: that is another object, a wrong pose, or a lie.
@@ -238,7 +238,7 @@ def _merged(own: Detections, received: Sequence[Detections], guard: bool) -> Box
 
 
 def _agreeing(own: Detections, theirs: Detections) -> Detections:
-    """Received boxes without those that touch a box of the ego's but are not where it is."""
+    """Received boxes, minus those that touch one of the ego's boxes without agreeing with it."""
     believed = own.boxes[own.scores >= _BELIEVED]
     overlap = rotated_iou_bev(believed, theirs.boxes)
     fine = ~((overlap > _SAME) & (overlap < _AGREE)).any(dim=0)

@@ -56,7 +56,7 @@ def links_of(ego: Message, messages: Sequence[Message], grid: BevGrid) -> Links:
 
 
 def nothing_received(ego: Tensor, links: Links, ego_types: list[str]) -> Received:
-    """What an ego has that hears nobody."""
+    """The received part of an ego that got no messages: every slot empty."""
     batch, _, rows, columns = ego.shape
     edges = Edges(links.T_sender_ego, links.sigma_m, links.sigma_rad, links.age_s)
     visible = torch.zeros(batch, 0, rows, columns, dtype=torch.bool, device=ego.device)

@@ -23,7 +23,7 @@ ENCODES, HEARS = ("encoder", "sender"), ("receiver",)
 
 
 class Networks(ABC):
-    """Everything of a vehicle that takes networks, wherever they run.
+    """Everything a vehicle needs networks for, wherever they run.
 
     Attributes:
         grid: shared by all agents.
@@ -59,7 +59,7 @@ class Networks(ABC):
 
     @abstractmethod
     def require(self, agent_types: Iterable[str], parts: Collection[str]) -> None:
-        """See that the weights of some types were loaded.
+        """Check that the weights of some types were loaded.
 
         Args:
             agent_types: the types that are going to encode or to be heard.
@@ -71,7 +71,7 @@ class Networks(ABC):
 
     @abstractmethod
     def voice(self, agent_type: str) -> str:
-        """A name of everything that decides what a type says: the same name, the same messages.
+        """A digest of everything that decides what a type sends: the same digest means the same messages.
 
         Networks that were trained in between, or those of another model, have another one.
         """
@@ -98,7 +98,7 @@ class Networks(ABC):
 
     @abstractmethod
     def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
-        """Boxes of an agent that hears nobody, from its (1, C, Y, X) feature."""
+        """Boxes of an agent that receives no messages, from its (1, C, Y, X) feature."""
 
     @abstractmethod
     def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
@@ -111,7 +111,7 @@ class Networks(ABC):
         """
 
     def refuse_stranger(self, message: Message, shape: tuple[int, ...]) -> None:
-        """See that a message's feature is of this base, of this shape and of a known type.
+        """Check that a message's feature has this base, this shape and a known type.
 
         Raises:
             MessageError: it is not.
@@ -122,7 +122,7 @@ class Networks(ABC):
         ours, theirs = self.feature_space, message.feature_space
         if theirs != ours:
             raise MessageError(
-                f"agent {message.sender} belongs to base {theirs.hex()}, not {ours.hex()}: load the same base pack"
+                f"agent {message.sender} uses base {theirs.hex()}, not {ours.hex()}: load the same base pack on both"
             )
         if message.agent_type not in (known := self.known_types()):
             raise MessageError(

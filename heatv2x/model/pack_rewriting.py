@@ -18,7 +18,7 @@ from heatv2x.model.packs import read_pack, write_pack
 
 
 def rewrite(paths: Sequence[Path]) -> list[Path]:
-    """Give a base and the packs that belong to it the name that the base has today; gives the files that changed.
+    """Give a base and the packs that belong to it the base's current name; returns the files that changed.
 
     Packs of other bases, and those that are up to date, stay as they are. What was changed is noted in the provenance.
 
@@ -38,7 +38,7 @@ def rewrite(paths: Sequence[Path]) -> list[Path]:
     today, former = model.feature_space.hex(), model.former_feature_space.hex()
     if base.feature_space not in (today, former):
         raise PackError(
-            f"{where}: its tensors do not belong to feature space {base.feature_space}: the pack was changed"
+            f"{where}: its tensors do not match feature space {base.feature_space}, so the pack was changed"
         )
     changed = [path for path, pack in packs.items() if pack.feature_space == former != today]
     for path in changed:

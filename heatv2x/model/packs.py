@@ -102,7 +102,7 @@ def read_pack(path: str | Path, kind: Kind | None = None) -> Pack:
             manifest = json.loads((file.metadata() or {})["manifest"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if manifest["format"] != FORMAT:
-            raise PackError(f"{source}: pack format {manifest['format']}, this version reads {FORMAT}")
+            raise PackError(f"{source}: has pack format {manifest['format']}, but this version reads {FORMAT}")
         pack = Pack(
             manifest["kind"],
             manifest["agent_type"],

@@ -82,6 +82,6 @@ def published_type(name: str, project: str | None = None) -> PublishedType:
             raise ConfigError(f"{project} has no agent type '{name}'; {nearest(name, numbers)}")
         name = numbers[name]
     if name not in TYPES:
-        hint = " (a number alone is ambiguous: say whose it is)" if name[:1] == "m" and name[1:].isdigit() else ""
+        hint = " (a number alone is ambiguous: name its project, too)" if name[:1] == "m" and name[1:].isdigit() else ""
         raise ConfigError(f"unknown published type '{name}'{hint}; {nearest(name, TYPES)}")
     return TYPES[name]

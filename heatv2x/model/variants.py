@@ -1,4 +1,4 @@
-"""The same networks otherwise: with another exchange, another fusion, or on a longer grid."""
+"""Variants of a model with the same networks: another exchange, another fusion, or a longer grid."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def fusing_by(model: Collaboration, fusion: str) -> Collaboration:
     """
     if type(model.fusion).alone is not Fusion.alone:
         raise ConfigError(
-            f"fusion '{model.config.fusion.part}' cannot be exchanged for '{fusion}': neck and head were trained on "
-            "what it computes. Way out: fusion=late or fusion=early, or train a base with the other fusion"
+            f"fusion '{model.config.fusion.part}' cannot be replaced by '{fusion}': neck and head were trained on its "
+            "output. Way out: fusion=late or fusion=early, or train a base with the other fusion"
         )
     part = PartConfig(part=fusion)
     if list(build_part("fusion", part, model.config.channels, list(model.config.agents)).parameters()):
-        raise ConfigError(f"fusion '{fusion}' has parameters, which this base does not hold: train a base with it")
+        raise ConfigError(f"fusion '{fusion}' has parameters that this base does not contain: train a base with it")
     return _same_networks(model, model.config.model_copy(update={"fusion": part}))
 
 
@@ -60,7 +60,7 @@ def reaching(model: Collaboration, half_extent_m: float, half_extent_y_m: float)
 
 
 def _same_networks(model: Collaboration, config: ModelConfig, features: bool = True) -> Collaboration:
-    """A model of another config with all tensors that both have; without features nothing received is adapted."""
+    """A model with another config and all tensors they share; no receiver adapters unless features are exchanged."""
     other = Collaboration(config)
     for name, joining in model.joined.items():
         other.join(name, joining.model_copy(update={} if features else {"received": None}))

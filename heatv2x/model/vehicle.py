@@ -83,7 +83,7 @@ class Vehicle(Networks):
 
     @torch.no_grad()
     def with_boxes(self, message: Message, config: RefinementConfig | None = None) -> Message:
-        """The message with what its sender finds alone, for `refined`; as it is if it holds boxes already.
+        """The message plus the boxes its sender detects alone, for `refined`; unchanged if it has boxes already.
 
         Args:
             message: as `encode` gives it.
@@ -99,7 +99,7 @@ class Vehicle(Networks):
     def refined(
         self, ego: Message, messages: Sequence[Message], config: RefinementConfig | None = None
     ) -> list[Message]:
-        """Copies of the messages with their senders' poses and deviations as the ego knows them from comparing boxes.
+        """Copies of the messages with the senders' poses and deviations as corrected by comparing boxes with the ego's.
 
         Each sender is compared with the ego alone, so order and company do not matter. A message without boxes, of a
         sender that reports no uncertainty, or that shares no box with the ego, stays as it is.
@@ -144,13 +144,14 @@ class Vehicle(Networks):
         if len(fitting) != 1:
             found = ", ".join(fitting) or "none"
             raise ConfigError(
-                f"agent {frame.agent_id}: types that fit its sensors are {found}; pass agent_type to encode()"
+                f"agent {frame.agent_id}: expected one type that fits its sensors, found {found}; "
+                "pass agent_type to encode()"
             )
         return fitting[0]
 
 
 def _corrected(ego: Message, own: Boxes3D, message: Message, config: RefinementConfig | None) -> Message:
-    """A copy of a message with the pose that lays its boxes on the ego's own."""
+    """A copy of a message with the pose that best aligns its boxes with the ego's own."""
     assert message.boxes is not None
     reported = message.pose.relative_to(ego.pose)
     known = refine(own, message.boxes, reported, message.sigma_m, message.sigma_rad, config)

@@ -1,4 +1,4 @@
-"""A name of everything that decides what an agent says, so that the same messages need not be made twice."""
+"""A digest of everything that decides what an agent sends, so that no message needs to be made twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heatv2x.model.packs import tensors_digest
 
 
 def voice_of(parts: Mapping[str, nn.Module], about: Mapping[str, Any], left_out: tuple[str, ...] = ()) -> str:
-    """The same name for the same networks with the same settings.
+    """A digest that is the same for the same networks with the same settings.
 
     It covers the values of all tensors, so that training in place changes it, and the plain attributes of all modules:
     a changed threshold changes what is said.

@@ -26,21 +26,20 @@ def find_device(wanted: Device) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError(
-            "device=cuda, but torch finds no GPU here (`heatv2x doctor` says more); write device=cpu, or leave it out"
+            "device=cuda, but torch finds no GPU here (`heatv2x doctor` says more); set device=cpu, or leave it out"
         )
     place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if place >= there:
         raise ConfigError(
-            f"process {place + 1} of this machine finds no GPU of its own, there are {there}: start at most that "
-            "many processes "
-            "(--nproc-per-node), or set device=cpu"
+            f"process {place + 1} of this machine has no GPU of its own, only {there} exist: start at most that many "
+            "processes (--nproc-per-node), or set device=cpu"
         )
-    torch.cuda.set_device(place)  # what names no number means this one, collectives too
+    torch.cuda.set_device(place)  # a "cuda" without a number now means this one, also in collectives
     return torch.device("cuda", place)
 
 
 def in_precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """In here matrix products on the device are "bfloat16", or "float32" as they are anyway."""
+    """A context in which matrix products on the device are in "bfloat16", or in the usual "float32"."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
@@ -49,7 +48,7 @@ ON_HOST = {"on_host": True}
 
 
 def to_device(content: Any, device: torch.device) -> Any:
-    """Tensors, and lists, dicts and dataclasses of them, on the device; everything else as it is.
+    """Tensors, and lists, dicts and dataclasses of them, on the device; everything else unchanged.
 
     Fields of a dataclass that are marked `ON_HOST` stay. What lies in page-locked memory is not waited for.
     """

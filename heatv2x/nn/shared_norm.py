@@ -64,7 +64,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 @contextmanager
 def shared_norms(model: nn.Module) -> Iterator[None]:
-    """In here the batch normalisations of a model are over all processes; nothing changes where there is one only."""
+    """A context in which a model's batch normalisations span all processes; with one process nothing changes."""
     if distributed.world_size() == 1:
         yield
         return

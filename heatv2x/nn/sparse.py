@@ -203,7 +203,7 @@ class SparseStages(nn.Module):
         self.flatten = SparseBlock(widths[-1], widths[-1], (3, 1, 1), stride=(2, 1, 1))
 
     def heights(self, layers: int) -> int:
-        """How many heights are left of so many layers of voxels.
+        """How many heights remain of a number of voxel layers.
 
         Raises:
             ConfigError: none is left.
@@ -213,7 +213,9 @@ class SparseStages(nn.Module):
             left = (left - 1) // 2 + 1
         left = ((left - 3) // 2 + 1 - 3) // 2 + 1
         if left < 1:
-            raise ConfigError(f"{layers} layers of voxels vanish in {len(self.stages)} stages; take lower voxels")
+            raise ConfigError(
+                f"{layers} layers of voxels are too few for {len(self.stages)} stages; set a smaller height_m"
+            )
         return left
 
     def forward(self, x: SparseMap) -> Tensor:

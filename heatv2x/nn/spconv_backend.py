@@ -24,7 +24,7 @@ def flat_image(stages: SparseStages, x: SparseMap) -> Tensor:
         return stages(x)  # type: ignore[no-any-return]
     spconv = _spconv()
     if torch.is_grad_enabled() and not x.features.is_cuda:
-        raise ConfigError("backend=spconv trains on CUDA only; write backend=torch")
+        raise ConfigError("backend=spconv trains on CUDA only; set backend=torch")
     indices = x.sites.coordinates().int()
     tensor = spconv.SparseConvTensor(x.features, indices, list(x.sites.shape), x.sites.maps)
     for level, stage in enumerate(stages.stages):
@@ -65,6 +65,6 @@ def _spconv() -> Any:
         import spconv.pytorch as spconv  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError(
-            "backend=spconv needs spconv: install it with pip install 'heatv2x[cuda]', or write backend=torch"
+            "backend=spconv needs spconv: install it with pip install 'heatv2x[cuda]', or set backend=torch"
         ) from error
     return spconv

@@ -44,7 +44,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         model.load_state_dict(own)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
-            path, f"cannot be continued from: {error}", way_out="delete it to start this stage again"
+            path, f"training cannot continue from it: {error}", way_out="delete it to start this stage again"
         ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

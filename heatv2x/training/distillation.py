@@ -1,4 +1,4 @@
-"""What the base would have said: features of the base's own encoder as targets for a newcomer (distillation).
+"""Distillation: features of the base's own encoder as targets for a newcomer.
 
 A newcomer with one LiDAR shows the base's encoder its own sweep; no other sensor is needed. A newcomer without LiDAR
 needs a companion while it adapts: a vehicle that carries the base type's sensor besides, as every vehicle of OPV2V-H
@@ -54,7 +54,7 @@ def teacher_for(model: Collaboration, newcomer: str, like: str, wanted: str) -> 
     sensors = [model.agent(name).sensors for name in (newcomer, like)]
     possible = all(len(names) == 1 and next(iter(names)).startswith("lidar") for names in sensors)
     if wanted == "own" and not possible:
-        raise ConfigError(f"teacher=own needs one LiDAR on '{newcomer}' and '{like}'; write teacher=companion or none")
+        raise ConfigError(f"teacher=own needs one LiDAR on '{newcomer}' and '{like}'; set teacher=companion or none")
     return wanted if wanted != "auto" else "own" if possible else "companion"
 
 

@@ -1,4 +1,4 @@
-"""Event files that TensorBoard shows while a run goes on: `tensorboard --logdir runs`."""
+"""Event files that TensorBoard shows during a run: `tensorboard --logdir runs`."""
 
 from __future__ import annotations
 

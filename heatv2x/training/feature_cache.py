@@ -47,7 +47,7 @@ class FeatureCache:
         features: by type, (R, C, Y, X) float16.
         poses: by type, by frame, by agent: the pose that belongs to that type's augmented data.
         first_row: row of agent 0 of each frame.
-        teacher: what the base would have said in the newcomer's place, if asked for.
+        teacher: the features the base would have in the newcomer's place, if asked for.
     """
 
     frames: list[Frame]
@@ -230,7 +230,7 @@ def load_cache(path: Path, pool: Pool, config: SceneConfig, seed: int, about: Ma
     differs = sorted(key for key in {*made_from, *wanted} if made_from.get(key) != wanted.get(key))
     if differs:
         raise ConfigError(
-            f"{path} was made with different {', '.join(differs)}: remove cache=, or use the same settings and data"
+            f"{path} was made with different {', '.join(differs)}: leave out cache=, or use the same settings and data"
         )
     frames, first_row = _frames(pool, config, seed)
     poses: dict[str, list[list[Pose]]] = {}

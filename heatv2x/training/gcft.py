@@ -1,4 +1,4 @@
-"""Global Collaborative Fine-Tuning (GCFT): a newcomer learns to be heard, and to hear, in scenes of mixed types.
+"""Global Collaborative Fine-Tuning (GCFT): a newcomer learns to send and receive in scenes of mixed types.
 
 Its Hetero-Aware Adapters, its typed fusion parameters and its Multi-Cognitive Adapter train together under the
 collaborative detection loss; everything deployed is frozen. Messages of deployed types and encoder outputs of the

@@ -22,19 +22,19 @@ class JobConfig(LoopConfig):
 
     Attributes:
         data: the dataset's folder.
-        dataset: the dataset part that reads it, where the folder is not recognised; dataset.settings.KEY=VALUE are the
+        dataset: the dataset part that reads it, if the folder is not recognised; dataset.settings.KEY=VALUE are the
             part's own settings.
-        hetero_root: where the second download of OPV2V-H lies, if not below `data`.
-        frames: train on so many labelled frames only, spread evenly over the split; None takes all of them.
-        hold_data: keep the frames' sensor data in memory; false reads them from the disk whenever they are drawn, with
+        hetero_root: the folder of OPV2V-H's second download, if it is not inside `data`.
+        frames: train on this many labelled frames only, spread evenly over the split; None takes all of them.
+        hold_data: keep the frames' sensor data in memory; false reads a frame from disk each time it is drawn, with
             the same result.
         out: the run folder: settings, log, record, checkpoint and packs are written here.
         overwrite: replace the results of another run in that folder, its checkpoint included.
-        device: "auto" takes CUDA if there is a GPU.
-        batch_size: scenes (or agents) in one step, of all processes together.
+        device: "auto" uses CUDA if there is a GPU.
+        batch_size: scenes (or agents) per step, over all processes.
         scenes: how training scenes are drawn.
-        validate_frames: so many frames of the validation split are evaluated while it trains; 0 evaluates none. An
-            encoder, and a newcomer in local or backward training, is evaluated alone; else the base hears the others.
+        validate_frames: how many frames of the validation split are evaluated during training; 0 evaluates none. An
+            encoder, or a newcomer in local or backward training, is evaluated alone; else the base hears the others.
         validate_every: steps between those evaluations; the last step is evaluated, too.
         keep: what the packs hold: the weights of the "last" step, or the "best" ones by AP50 on the validation frames.
     """
@@ -56,7 +56,7 @@ class JobConfig(LoopConfig):
     @pydantic.model_validator(mode="after")
     def _best_needs_validation(self) -> Self:
         if self.keep == "best" and not self.validate_frames:
-            raise ValueError("keep=best needs validation: write validate_frames=50, for example, or keep=last")
+            raise ValueError("keep=best needs validation: set validate_frames=50, for example, or keep=last")
         return self
 
 
@@ -78,7 +78,7 @@ class EncoderConfig(JobConfig):
     Attributes:
         name: the name of the new type.
         agent: its kind: the part that encodes its sensor data.
-        model: the sizes of the network; cells and channels must be those of the base that the type will join, whose
+        model: the sizes of the network; cell size and channels must match the base that the type will join, whose
             grid may reach further.
     """
 
@@ -110,10 +110,10 @@ class AdaptConfig(JobConfig):
         received: the adapter that egos apply to what they receive from the newcomer; null leaves it out.
         adapter: the adapter pack to start from: the result of `adapt local`, for `adapt collaborative`.
         window: how much of the map one training step sees.
-        teacher: whose data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
+        teacher: which data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
             the base type's sensor on the same vehicle, or "none"; "auto" is own for a newcomer with one LiDAR, else
             companion.
-        distill: weight of the distance from what the teacher says.
+        distill: loss weight of the distance from the teacher's features.
     """
 
     base: PackPath
@@ -134,9 +134,9 @@ class LocalConfig(AdaptConfig):
     """Local Heterogeneous Fine-Tuning.
 
     Attributes:
-        closed_form: start from the least-squares solution rather than from the identity, if the base teaches.
+        closed_form: start from the least-squares solution instead of the identity, if there is a teacher.
         steps: 0 leaves the adapters at their closed form.
-        keep_cache: leave the encoder outputs as cache.safetensors for `collaborative` to go on with.
+        keep_cache: save the encoder outputs as cache.safetensors, for `collaborative` to use.
     """
 
     out: Path = Path("runs/local")
@@ -151,8 +151,8 @@ class CollaborativeConfig(AdaptConfig):
     """Global Collaborative Fine-Tuning.
 
     Attributes:
-        deployed_share: how likely an agent of a training scene is of the deployed type rather than the newcomer.
-        cache: what `local` kept of the same frames, so that the newcomer's encoder need not run again.
+        deployed_share: probability that an agent of a training scene has the deployed type, not the newcomer's.
+        cache: the cache that `local` saved for the same frames, so that the newcomer's encoder need not run again.
     """
 
     out: Path = Path("runs/collaborative")

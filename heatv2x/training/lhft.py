@@ -32,7 +32,7 @@ class LocalBatch:
         encoded: (N, C, Yw, Xw) encoder outputs.
         boxes: N tensors (M, 7), what each agent sees, in its own frame; stay on the CPU.
         windows: N grids of the crops.
-        teacher: (N, C, Yw, Xw) what the base would have said, if it teaches.
+        teacher: (N, C, Yw, Xw) the base's features in the newcomer's place, if the base teaches.
     """
 
     encoded: Tensor

@@ -39,7 +39,7 @@ class Prepared:
     error: HeatError | None = None
 
     def pin_memory(self) -> Prepared:
-        """In page-locked memory, from where copies to a GPU need not be waited for; `DataLoader` calls it."""
+        """Copy to page-locked memory, so that copies to a GPU need no waiting; `DataLoader` calls this."""
         return replace(self, batch=pinned(self.batch))
 
 
@@ -103,9 +103,9 @@ def batches(
         if "DataLoader worker" not in str(error):
             raise
         raise HeatError(
-            f"A worker process that prepares batches was ended at step {step}: {str(error).splitlines()[0]}\n"
-            "  Way out: most often memory ran out (or /dev/shm, in a container): use fewer workers= or "
-            "hold_data=false, and start the same command again; it goes on from the last checkpoint"
+            f"A worker process that prepares batches died at step {step}: {str(error).splitlines()[0]}\n"
+            "  Way out: the usual cause is lack of memory (or of /dev/shm, in a container): set a smaller workers= or "
+            "hold_data=false, then start the same command again; it continues from the last checkpoint"
         ) from error
 
 
@@ -116,4 +116,4 @@ def _check(workers: int) -> None:
             f"workers={workers}, but only {cores} cores are available to this process: set workers={cores} or fewer"
         )
     if "fork" not in multiprocessing.get_all_start_methods():
-        raise ConfigError(f"workers={workers} needs a system that can fork processes (Linux): write workers=0")
+        raise ConfigError(f"workers={workers} needs a system that can fork processes (Linux): set workers=0")

@@ -40,12 +40,12 @@ class LoopConfig(Config):
     """Attributes:
     steps: optimiser steps.
     lr: peak learning rate; rises over the first 15 % of the steps, then falls along a cosine.
-    weight_decay: of AdamW.
+    weight_decay: AdamW's weight decay.
     clip: largest norm of the gradient.
-    seed: of every draw.
+    seed: seed of every random draw.
     checkpoint_every: steps between checkpoints; 0 writes none.
-    measure_every: steps between points of the curve, and between looks at the loss: only then a GPU is waited for.
-    workers: processes that prepare batches ahead of the steps that need them; the weights are the same for any number.
+    measure_every: steps between points of the curve and between looks at the loss, which wait for the GPU.
+    workers: processes that prepare batches ahead of time; the weights do not depend on how many there are.
     precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
     """
 
@@ -101,7 +101,7 @@ Watch = Callable[[dict[str, float]], None]
 
 
 def _nobody(*_: Any) -> None:
-    """Whoever need not be told."""
+    """Default for a caller that wants no progress reports."""
 
 
 def train(
@@ -213,7 +213,7 @@ class _Clock:
         self.go_on()
 
     def go_on(self) -> None:
-        """What was done since `step_done` does not count."""
+        """Do not count what was done since `step_done`."""
         self.cpu, self.wall = time.process_time(), time.perf_counter()
 
     def batch_arrived(self, cpu_seconds: float) -> None:
@@ -247,7 +247,7 @@ class _Clock:
 
 
 def _keep_best(path: Path | None, record: TrainingRecord, model: nn.Module) -> None:
-    """Write the weights down, if they are wanted and the last point of the curve is the best so far."""
+    """Save the weights, if the best are wanted and the last point of the curve is the best so far."""
     point = record.curve[-1]
     if path is not None and point["ap50"] > record.best.get("ap50", -math.inf):
         record.best = {"step": point["step"], "ap50": point["ap50"]}
@@ -271,8 +271,8 @@ def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[
 
 
 def _everywhere(checkpoint: Path) -> bool:
-    """Whether there is a checkpoint, which all processes must see alike."""
-    otherwise = f"{checkpoint} is seen by some processes only: out= must lie on a disk that all of them share"
+    """Whether there is a checkpoint; all processes must agree on that."""
+    otherwise = f"only some processes can see {checkpoint}: put out= on a disk that all of them share"
     return distributed.agree(checkpoint.exists(), otherwise)
 
 
@@ -308,7 +308,7 @@ def _free(model: nn.Module, names: list[str]) -> list[nn.Parameter]:
         parameter.requires_grad_(name in wanted)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ConfigError("there is nothing to train in this stage: did the new type join with adapters?")
+        raise ConfigError("this stage has nothing to train: did the new type join with adapters?")
     return parameters
 
 
@@ -316,7 +316,7 @@ def _continue(record: TrainingRecord, saved: dict[str, Any], identity: Mapping[s
     if saved.get("identity") != identity:
         before = saved.get("identity") or {}
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
-        raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it, or use another out=")
+        raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it or use another out=")
     for key in ("steps", "cpu_seconds", "wall_seconds", "waiting_seconds", "curve", "best"):
         setattr(record, key, saved[key])
     log.info("continuing %s at step %d from %s", record.stage, record.steps, path)

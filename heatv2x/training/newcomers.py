@@ -34,7 +34,7 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
     for name in newcomers:
         if name not in packs:
             have = ", ".join(packs) or "none"
-            raise ConfigError(f"newcomer='{name}' has no encoder among agents= (there: {have})")
+            raise ConfigError(f"newcomer='{name}' has no encoder among agents=, which holds {have}")
 
     def build_model() -> Collaboration:
         model = assemble(
@@ -52,7 +52,7 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
             if adapter.agent_type != config.newcomer:
                 raise ConfigError(
                     f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
-                    "name the newcomer's own adapter pack"
+                    "give the newcomer's own adapter pack"
                 )
             add_adapter(model, adapter)
         return model

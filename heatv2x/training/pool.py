@@ -1,4 +1,4 @@
-"""A split ready to be drawn from, in memory or on the disk: every agent as every type that may be asked of it."""
+"""A split ready to draw from, in memory or on disk: every agent as every type it may be drawn as."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def finished(config: JobConfig) -> dict[str, Any] | None:
 
 
 def refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
-    """See that the run folder holds no results but those of this very job; with `overwrite` the others go.
+    """Refuse a run folder that holds another job's results; with `overwrite`, delete those.
 
     Raises:
         ConfigError: it does; says what differs and the way out.
@@ -55,7 +55,7 @@ def refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
     if not config.overwrite:
         raise ConfigError(
             f"the results in {config.out} were made with other settings ({', '.join(differs)}).\n"
-            "  Way out: another out=FOLDER, or overwrite=true to replace them"
+            "  Way out: set another out=FOLDER, or overwrite=true to replace them"
         )
     distributed.all_reduce_count(0)  # all processes have looked before anything is deleted
     if distributed.rank() == 0:
@@ -65,7 +65,7 @@ def refuse_to_overwrite(config: JobConfig, identity: dict[str, Any]) -> None:
 
 
 def settled(config: JobConfig) -> JobConfig:
-    """The settings with the name of the part that reads the data, so that what is written down says it."""
+    """The settings with the name of the part that reads the data filled in, so that the record names it."""
     return config.model_copy(update={"dataset": named_dataset(config.dataset, config.data)})
 
 
@@ -100,7 +100,7 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 def portable(config: JobConfig) -> dict[str, Any]:
-    """The settings that decide the weights, for a pack's provenance: no places of files, nothing that only watches."""
+    """The settings that decide the weights, for a pack's provenance: no file paths, nothing that only observes."""
     settings = config.model_dump(mode="json")
     places = {
         "data",

@@ -33,10 +33,10 @@ class SceneConfig(Config):
     """How training scenes are drawn.
 
     Attributes:
-        senders: how many agents an ego hears at most.
-        alone: share of the scenes in which it hears nobody.
+        senders: the most agents an ego hears.
+        alone: share of the scenes in which it receives no messages.
         range_m: communication range, metres.
-        turn_rad: standard deviation of the turn of every agent's frame.
+        turn_rad: standard deviation of the random turn of every agent's frame.
         mirror: mirror half of the scenes.
         thin: greatest share of points dropped from a sweep.
         min_hits: LiDAR returns an object needs to be a training target.
@@ -155,7 +155,7 @@ def draw_types(count: int, types: Mapping[str, float], rng: np.random.Generator,
 def report_poses(
     poses: Sequence[Pose], config: SceneConfig, rng: np.random.Generator
 ) -> list[tuple[Pose, float, float]]:
-    """What each member says of its pose: the ego is exact, senders are noisy and say how much."""
+    """The pose each member reports: exact for the ego, noisy for senders, which also report how noisy."""
     reported = [(poses[0], 0.0, 0.0)]
     for pose in poses[1:]:
         kind = rng.random()
@@ -166,7 +166,7 @@ def report_poses(
 
 
 def only_ego(scene: Scene) -> Scene:
-    """The scene if nobody spoke."""
+    """The scene as if no one had sent anything."""
     first = slice(0, 1)
     parts = (scene.members[first], scene.types[first], scene.agents[first], scene.reported[first])
     return Scene(scene.frame, *parts, scene.where)

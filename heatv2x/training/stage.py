@@ -50,8 +50,8 @@ class Stage(nn.Module, ABC):
         drawn = self.draw(rng)
         if len(drawn) < distributed.world_size():
             raise ConfigError(
-                f"batch_size={len(drawn)} cannot be shared by {distributed.world_size()} processes: take a "
-                "larger batch, or fewer processes"
+                f"batch_size={len(drawn)} cannot be split among {distributed.world_size()} processes: set a "
+                "larger batch_size, or start fewer processes"
             )
         return self.collate(drawn[distributed.own_share(len(drawn))], drawn)
 

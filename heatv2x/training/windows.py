@@ -12,7 +12,7 @@ from heatv2x.geometry.grid import BevGrid
 class WindowConfig(Config):
     """Attributes:
     cells: side of a window in shared cells; even, because the neck halves it.
-    margin: cells at its border whose loss does not count; without it the cut-off context costs accuracy.
+    margin: cells at its border whose loss does not count; without it, the missing context costs accuracy.
     """
 
     cells: int = pydantic.Field(40, gt=0, multiple_of=2)

@@ -321,7 +321,7 @@ class TestJobs:
 
     def test_the_best_needs_validation(self, run: Run, data: Path, tmp_path: Path) -> None:
         ended = run("train", "base", f"data={data}", f"out={tmp_path / 'run'}", "keep=best", *MODEL, *QUICK)
-        assert ended.code == 2 and "keep=best needs validation: write validate_frames=50" in ended.err
+        assert ended.code == 2 and "keep=best needs validation: set validate_frames=50" in ended.err
 
     def test_the_seed_decides(self, run: Run, data: Path, tmp_path: Path) -> None:
         tensors = []

@@ -183,11 +183,11 @@ class TestChannel:
         evaluator = Evaluator(dataset, late, before_first="leave_out")
         with pytest.raises(HeatError, match="has 2 frames, 100 ms apart") as caught:
             evaluator.evaluate(model, ROSTER)
-        assert "Way out: a latency of no more than 100 ms" in str(caught.value)
+        assert "Way out: use a latency of no more than 100 ms" in str(caught.value)
         evaluation = Evaluator(dataset, late).evaluate(model, ROSTER)
         row = {**evaluation.to_row("int8"), "ap_by_scenario": evaluation.by_scenario}
         assert row["frames_clamped"] == row["n_frames"] == 4
-        assert any("no frame heard messages as old as 200 ms" in note for note in notes_of([row], 200))
+        assert any("no frame used messages as old as 200 ms" in note for note in notes_of([row], 200))
 
     @pytest.mark.parametrize(
         ("times", "latency", "sent"),
@@ -614,7 +614,7 @@ class TestAssigned:
 
     def test_settings_of_the_command(self, tmp_path: Path) -> None:
         common: dict[str, Any] = {"data": tmp_path, "packs": ()}
-        with pytest.raises(ConfigError, match="plays and agents need an assignment"):
+        with pytest.raises(ConfigError, match="plays= and agents= need an assignment"):
             _rosters(EvalConfig(**common, agents=(1, 2)))
         (tmp_path / "a.json").write_text('{"clip0": {"1": "m1"}}')
         plays = {"m1": "lidar64", "m2": None}
@@ -668,7 +668,7 @@ class TestCoverage:
         dataset.known = ()
         with pytest.raises(HeatError, match="none of the 4 frames"):
             Evaluator(dataset).evaluate(model, ROSTER)
-        with pytest.raises(HeatError, match="none of the 2 frames that were chosen is labelled"):
+        with pytest.raises(HeatError, match="none of the 2 chosen frames is labelled"):
             Evaluator(Keyframes(frames=4, agents=3), only=[0, 2]).evaluate(model, ROSTER)
 
     @pytest.mark.parametrize("limit", [0, -1])
@@ -678,7 +678,7 @@ class TestCoverage:
 
     def test_without_ground_truth_there_is_no_number(self, model: Collaboration, dataset: SmallScenes) -> None:
         nowhere = replace(HEATV2X, x_range_m=(500.0, 510.0))
-        with pytest.raises(HeatError, match="no labelled object is in the evaluation range in any of the 4 frames"):
+        with pytest.raises(HeatError, match="none of the 4 frames has a labelled object in the evaluation range"):
             Evaluator(dataset, protocol=nowhere).evaluate(model, ROSTER)
 
     def test_a_scenario_without_ground_truth_has_no_number_of_its_own(self, model: Collaboration) -> None:
@@ -731,7 +731,7 @@ class TestCoverage:
             {1: "lidar64", 3: "lidar64"},
             {3: "lidar64", 2: "lidar16"},
         ]
-        with pytest.raises(HeatError, match="no agent of the ego's type is in it"):
+        with pytest.raises(HeatError, match="none of its agents has the ego's type"):
             Evaluator(Leaving(film)).run(model, roster, 3)
         assert Evaluator(Leaving(film)).evaluate(model, roster).coverage.frames_without_ego == 1
 
@@ -799,7 +799,7 @@ class TestCommand:
         (row,) = run_eval(build(EvalConfig, parse_overrides([*words, "channel.latency_ms=100"])))
         written = json.loads((tmp_path / "e" / "metrics.json").read_text())
         assert written["frames_clamped"] == row["frames_clamped"] == 2 and written["frames_left_out"] == 0
-        assert any("2 frames heard younger messages" in note for note in written["notes"])
+        assert any("2 frames used newer messages" in note for note in written["notes"])
 
     def test_other_results_are_not_overwritten(self, words: list[str], tmp_path: Path) -> None:
         def run(*more: str) -> bytes:
@@ -809,7 +809,7 @@ class TestCommand:
         before = run()
         assert run() == before, "the same evaluation may be done again"
         for other in ("frames=2", "channel.loss=0.5", "drop=true"):
-            with pytest.raises(ConfigError, match=r"another (frames|channel|drop)\)\.\n  Way out: another out="):
+            with pytest.raises(ConfigError, match=r"different (frames|channel|drop)\.\n  Way out: set another out="):
                 run(other)
         assert (tmp_path / "e" / "metrics.json").read_bytes() == before
         assert run("frames=2", "overwrite=true") != before

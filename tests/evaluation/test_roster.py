@@ -93,11 +93,11 @@ def test_names_that_the_file_lacks_are_told() -> None:
 
 def test_mistakes() -> None:
     assigned = Assignment.in_order(AGENTS)
-    with pytest.raises(ConfigError, match="ego='radar' is played by no type"):
+    with pytest.raises(ConfigError, match="ego='radar' is not among the types in plays="):
         AssignedRoster(assigned, PLAYS, ("radar",))
     with pytest.raises(ConfigError, match="senders is empty"):
         Roster("lidar64", ())
-    with pytest.raises(ConfigError, match="plays is empty"):
+    with pytest.raises(ConfigError, match="plays= is empty"):
         AssignedRoster(assigned, {})
     with pytest.raises(DataError, match="names no type for agent 9 of scenario s1"):
         assigned.of("s1", 9)

@@ -104,7 +104,7 @@ class TestWatcher:
     def test_nobody_plays_a_type_without_an_encoder(self, scenes: SmallScenes) -> None:
         with pytest.raises(ConfigError, match="no agent pack"):
             Watcher(scenes, build(ViewConfig, {"packs": PACKS[:1]}))
-        with pytest.raises(ConfigError, match=r"'lidar16' takes part.*only lidar64"):
+        with pytest.raises(ConfigError, match=r"'lidar16' takes part.*only for lidar64"):
             Watcher(scenes, build(ViewConfig, {"packs": PACKS, "senders": "lidar16"}))
 
 

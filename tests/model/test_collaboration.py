@@ -236,7 +236,7 @@ class TestEarly:
         assert arrived.points is not None and arrived.size_bytes < 8 * len(arrived.points) + 200
         ego = model.encode(frame.agents[0], "lidar64")
         assert not same_boxes(model.detect(ego, [arrived]), model.detect(ego))
-        with pytest.raises(MessageError, match="needs points from agent 2"):
+        with pytest.raises(MessageError, match="needs points, but agent 2 sent none"):
             model.detect(ego, [replace(sent, points=None)])
 
     def test_boxes_are_what_the_sender_finds_alone(self, frame: Frame) -> None:

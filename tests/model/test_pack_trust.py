@@ -222,7 +222,7 @@ class TestRewriting:
             rewrite([old["adapter"]])
         pack = read_pack(old["base"])
         write_pack(replace(pack, feature_space="ab" * 16), old["base"])
-        with pytest.raises(PackError, match="do not belong to feature space abab"):
+        with pytest.raises(PackError, match="do not match feature space abab"):
             rewrite([old["base"]])
 
 

@@ -287,7 +287,7 @@ class TestOrder:
         base = small_model(agents={"bus": CAMERA})
         packs = [base_pack(base, PROVENANCE), agent_pack(base, "bus", PROVENANCE)]
         files = [write_pack(pack, tmp_path / f"own_{number}.safetensors") for number, pack in enumerate(packs)]
-        with pytest.raises(PackError, match="'lidar16' is no type of this base, and its adapter pack is not there"):
+        with pytest.raises(PackError, match="'lidar16' is not a type of this base and has no adapter pack here"):
             Collaboration.from_packs(*files, paths["lidar16"])
 
 
@@ -425,7 +425,7 @@ class TestDamage:
     def test_a_newer_format(self, pack: bytes, tmp_path: Path) -> None:
         path = tmp_path / "x.safetensors"
         path.write_bytes(pack.replace(f'\\"format\\": {FORMAT}'.encode(), b'\\"format\\": 9'))
-        with pytest.raises(PackError, match=f"pack format 9, this version reads {FORMAT}"):
+        with pytest.raises(PackError, match=f"pack format 9, but this version reads {FORMAT}"):
             read_pack(path)
 
     def test_tensors_of_a_type_that_numpy_lacks(self, tmp_path: Path) -> None:

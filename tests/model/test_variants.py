@@ -53,7 +53,7 @@ def test_a_fusion_of_features_must_fit_what_comes_after_it(model: Collaboration)
         with pytest.raises(ConfigError, match="'disco' has parameters"):
             fusing_by(model, "disco")
         return
-    with pytest.raises(ConfigError, match="'pyramid' cannot be exchanged for 'maximum'") as caught:
+    with pytest.raises(ConfigError, match="'pyramid' cannot be replaced by 'maximum'") as caught:
         fusing_by(model, "maximum")
     assert "fusion=late or fusion=early" in str(caught.value)
 

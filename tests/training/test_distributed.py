@@ -250,7 +250,7 @@ class TestShares:
     def test_more_processes_than_scenes_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         stage = build("base")
         Elsewhere(monkeypatch, 0, 3)
-        with pytest.raises(ConfigError, match="batch_size=2 cannot be shared by 3 processes"):
+        with pytest.raises(ConfigError, match="batch_size=2 cannot be split among 3 processes"):
             stage.batch(np.random.default_rng(0))
 
     def test_one_process_keeps_its_normalisations(self) -> None:

@@ -69,7 +69,7 @@ def test_a_broken_file_is_named(workers: int) -> None:
 
 def test_a_killed_worker_is_explained() -> None:
     stage: Any = _Broken("killed")
-    with pytest.raises(HeatError, match=r"(?s)ended at step \d.*fewer workers= or hold_data=false.*last checkpoint"):
+    with pytest.raises(HeatError, match=r"(?s)died at step \d.*smaller workers= or hold_data=false.*last checkpoint"):
         list(batches(stage, 0, 0, 5, 2))
 
 

@@ -124,7 +124,7 @@ class TestResume:
         else:
             path.write_bytes(damaged[damage])
             stage = build_stage("local")
-        with pytest.raises(DataError, match="cannot be continued from") as caught:
+        with pytest.raises(DataError, match="training cannot continue from it") as caught:
             train(stage, FAST, path)
         assert str(path) in str(caught.value) and "Way out" in str(caught.value)
 

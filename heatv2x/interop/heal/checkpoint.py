@@ -80,16 +80,16 @@ ARCHITECTURES = (
 
 
 class HealImport(Config):
-    """What a checkpoint does not say.
+    """What an import needs to know that the checkpoint does not say.
 
     Attributes:
-        out: folder for the packs; empty: beside the checkpoint, under its name.
-        half_extent_m, half_extent_y_m: how far the shared grid reaches ahead and aside. HEAL evaluates at 102.4 both
-            ways and trains at 102.4 by 51.2.
-        camera_half_extent_m: how far ahead and aside the cameras' own grid reached in training.
-        names: by HEAL's number, what a type is to be called; by default as in `published_types`.
+        out: folder for the packs; by default beside the checkpoint, under its name.
+        half_extent_m, half_extent_y_m: how far the shared grid reaches ahead and to the sides. HEAL evaluates at 102.4
+            both ways and trains at 102.4 by 51.2.
+        camera_half_extent_m: how far ahead and to the sides the cameras' own grid reached in training.
+        names: by HEAL's number, the name to give a type; by default as in `published_types`.
         settings: by HEAL's number, settings of the agent kind that differ from the published ones.
-        codec: how features travel.
+        codec: how features are packed into messages.
     """
 
     out: Path | None = None
@@ -122,7 +122,7 @@ def import_heal(checkpoint: Path, config: HealImport | None = None) -> Imported:
     """Read a checkpoint and write a base pack and an agent pack per type.
 
     Raises:
-        PackError: the file is no checkpoint, or holds more than weights, or networks that are not known here.
+        PackError: the file is not a checkpoint, or holds more than weights, or networks that are not known here.
         ConfigError: a name or setting for a type that the checkpoint does not have.
     """
     config = config or HealImport()
@@ -176,8 +176,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 _SAVE = "Save the state_dict and nothing else: torch.save(model.state_dict(), FILE)"
-_NOT_WEIGHTS = """{path}: is not opened, because it holds {what}, and reading that would run code.
-  Way out: where you trust the file, save its weights alone, in the environment that wrote it:
+_NOT_WEIGHTS = """{path}: was not opened, because it holds {what}, and loading that would run code.
+  Way out: if you trust the file, save its weights alone, in the environment that wrote it:
     model = torch.load({path_text!r}, map_location="cpu", weights_only=False)  # runs the code that the file names
     torch.save(model.state_dict(), {out!r})  # or model["state_dict"], if it is a dict"""
 _READ = "`import heal` reads the pyramid models of HEAL (docs/published_models.md)"
@@ -201,7 +201,7 @@ def convert(weights: Mapping[str, Tensor], config: HealImport, source: str = "ch
         heads = sorted(name for name in shared if re.match(r"(cls|reg|dir)_head_m\d+\.", name))
         kind = f"it is a late-fusion model, with heads for each type ({heads[0]})" if heads else "it has another fusion"
         raise PackError(
-            f"{source}: holds no pyramid fusion (pyramid_backbone): {kind}. {_READ} and no others: take such a "
+            f"{source}: holds no pyramid fusion (pyramid_backbone): {kind}. {_READ} and no others: use such a "
             "checkpoint, or train a base instead (docs/coming_from_opencood.md)"
         )
     _check_known(config, agents, source)
@@ -214,7 +214,7 @@ def convert(weights: Mapping[str, Tensor], config: HealImport, source: str = "ch
         architecture = _recognise(number, own, source)
         name = config.names.get(number, architecture.type_name)
         if name in parts:
-            raise ConfigError(f"{source}: two types are called '{name}'; write names.{number}=ANOTHER_NAME")
+            raise ConfigError(f"{source}: two types are called '{name}'; set names.{number}=ANOTHER_NAME")
         rules = _agent_rules(architecture, number)
         for key, value in own.items():
             new, left = renamed({key: value}, rules)
@@ -348,7 +348,7 @@ def _spconv_layout(name: str, value: Tensor, number: str, notes: list[str]) -> T
         unused = value.numel() - weights.numel()
         notes.append(
             f"{number}: SECOND has 64 input channels where its voxels have 4 (known defect of HEAL's checkpoints); "
-            f"kept the {weights.numel():,} weights that spconv 1.x really used, left out {unused:,} that it never did"
+            f"kept the {weights.numel():,} weights that spconv 1.x really used, dropped {unused:,} that it never used"
         )
     return weights.permute(4, 0, 1, 2, 3).contiguous()
 

@@ -77,13 +77,13 @@ class OnnxCollaboration(Vehicle):
         return self._shapes.agent(name)
 
     def require(self, agent_types: Iterable[str], parts: Collection[str]) -> None:
-        """See that the encoders of some types were exported; everything else always is.
+        """Check that the encoders of some types were exported; everything else always is.
 
         Raises:
             PackError: one was not.
         """
         if "encoder" in parts and (absent := [name for name in agent_types if name not in self.encoded_types()]):
-            raise PackError(f"exported without an encoder: {', '.join(absent)}; such a type can only be listened to")
+            raise PackError(f"exported without an encoder: {', '.join(absent)}; such types can only be listened to")
 
     def voice(self, agent_type: str) -> str:
         return f"onnx {agent_type} {self._files}"

@@ -1,4 +1,4 @@
-"""torch.compile, to be compared with onnxruntime and with torch as it is."""
+"""torch.compile, to be compared with onnxruntime and with plain torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heatv2x.model.collaboration import Collaboration
 
 
 def compile_networks(model: Collaboration) -> None:
-    """Let a model's networks compile when they are first called; their results stay the same but for rounding.
+    """Let a model's networks compile when they are first called; results stay the same except for rounding.
 
     Raises:
         ExportError: there is no C++ compiler, without which torch.compile fails in the middle.
@@ -38,7 +38,7 @@ def networks(model: Collaboration) -> Iterator[nn.Module]:
 
 
 def require_compiler() -> None:
-    """See that there is a C++ compiler.
+    """Check that there is a C++ compiler.
 
     Raises:
         ExportError: there is none.
@@ -46,6 +46,6 @@ def require_compiler() -> None:
     wanted = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if not any(shutil.which(name) for name in wanted):
         raise ExportError(
-            f"compile=true needs a C++ compiler, and there is no {' or '.join(wanted)} here.\n"
+            f"compile=true needs a C++ compiler, but there is no {' or '.join(wanted)} here.\n"
             "  Way out: apt-get install g++, or leave compile=true out"
         )

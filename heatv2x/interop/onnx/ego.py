@@ -198,7 +198,7 @@ class HeadStage(EgoStage):
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """What `fusion` gives, or the ego's own feature if it hears nobody."""
+        """What `fusion` gives, or the ego's own feature if it receives no messages."""
         return (Port("fused", ("egos", self.channels, *self.model.grid.shape), "fused feature, or the ego's own"),)
 
     @property
@@ -221,15 +221,15 @@ class HeadStage(EgoStage):
 
 
 class Unknown:
-    """Stands for what a fusion was expected not to look at."""
+    """A placeholder for inputs that an exported fusion must not use; any use raises an error."""
 
     def __init__(self, part: str) -> None:
         self._part = part
 
     def _refuse(self, *_: object) -> NoReturn:
         raise ExportError(
-            f"{self._part} cannot be exported to ONNX: it looks at the senders' poses or types; of such fusions only "
-            "hetero_graph can"
+            f"{self._part} cannot be exported to ONNX: it uses the senders' poses or types, and of such fusions only "
+            "hetero_graph can be exported"
         )
 
     __getattr__ = __getitem__ = __iter__ = __len__ = _refuse
@@ -255,7 +255,7 @@ def fusion_of(model: Collaboration) -> PlainFusion:
 
 
 def fusion_part(model: Collaboration) -> str:
-    """How messages call it."""
+    """The fusion's name in messages."""
     return f"fusion '{model.config.fusion.part}'"
 
 

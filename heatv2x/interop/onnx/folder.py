@@ -39,14 +39,14 @@ Tell = Callable[[str, int, int], None]
 
 class ExportConfig(Config):
     """Attributes:
-    run: a folder that heatv2x demo, train or adapt has written.
-    packs: instead, the base, agent and adapter packs.
+    run: a folder that heatv2x demo, train or adapt wrote.
+    packs: the base, agent and adapter packs, instead of run.
     allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
     out: the folder for the files; an earlier export in it is replaced.
-    agents: numbers of agents with which every file is checked and measured.
+    agents: the numbers of agents that every file is checked and timed with.
     tolerance: largest difference between onnxruntime and torch, as a share of the largest value (or of 1).
-    repeats: rounds of the measurement; the median counts.
-    compile: measure torch.compile, too; needs a C++ compiler and minutes.
+    repeats: rounds of timing; the median counts.
+    compile: time torch.compile, too; needs a C++ compiler and takes minutes.
     """
 
     run: Path | None = None
@@ -66,7 +66,7 @@ class ExportConfig(Config):
 
 
 def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
-    """Export, check and measure every stage; the files come into place when all of them are right.
+    """Export, check and time every stage; the files are put in place only once all of them are right.
 
     Returns:
         The content of the manifest.
@@ -127,7 +127,7 @@ def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[Export
 def manifest_of(
     model: Collaboration, packs: Sequence[Pack], written: Sequence[Written], tolerance: float
 ) -> dict[str, Any]:
-    """Everything that somebody who runs the files has to know."""
+    """Everything one must know to run the files."""
     config = model.config
     agents = {name: resolved("agents", part) for name, part in config.agents.items()}
     parts = {"fusion": resolved("fusion", config.fusion), "head": resolved("heads", config.head), "agents": agents}
@@ -170,7 +170,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _prepare(out: Path) -> None:
-    """See that the folder can be written before minutes are spent."""
+    """Check that the folder can be written before spending minutes on the export."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -180,7 +180,7 @@ def _prepare(out: Path) -> None:
 
 
 def _place(written: Sequence[Written], out: Path, manifest: dict[str, Any]) -> None:
-    """Put the files in the place of an earlier export; a folder without a manifest is no export."""
+    """Put the files in place of an earlier export; a folder without a manifest is not an export."""
     earlier = {stage["file"] for stage in read_manifest(out)["stages"]} if (out / MANIFEST).exists() else set()
     (out / MANIFEST).unlink(missing_ok=True)
     for file in written:

@@ -130,7 +130,7 @@ def difference(name: str, found: Tensor, expected: Tensor) -> float:
 def measure_session(
     written: Written, numbers: Sequence[int], repeats: int, compiled: ExportStage | None = None, tolerance: float = 0.0
 ) -> None:
-    """Fill in CPU seconds of one call: median of `repeats` rounds in which everybody computes in turn.
+    """Fill in CPU seconds of one call: the median of `repeats` rounds in which each runtime computes in turn.
 
     Args:
         compiled: the same stage of a model whose networks compile when they are first called; how long that takes is
@@ -192,7 +192,7 @@ def session_ports(session: Any) -> dict[str, str]:
 
 
 def require_packages() -> None:
-    """See that the extra is there.
+    """Check that the packages of the extra 'export' are installed.
 
     Raises:
         ExportError: names what to install.
@@ -200,7 +200,7 @@ def require_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(
-            f"exporting needs {', '.join(missing)}, which the extra 'export' brings.\n"
+            f"exporting needs {', '.join(missing)}, which the extra 'export' installs.\n"
             "  Way out: pip install 'heatv2x[export]'"
         )
 
@@ -262,7 +262,7 @@ def _cpu_seconds(call: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says about itself: packages it could have used, its own deprecated calls."""
+    """Silence what torch's exporter says about itself: packages it could have used, its own deprecated calls."""
     loggers = [logging.getLogger(name) for name in _NOISE]
     before = [logger.level for logger in loggers]
     for logger in loggers:

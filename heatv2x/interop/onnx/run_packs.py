@@ -27,14 +27,14 @@ def packs_of(run: Path) -> list[Path]:
     joined: dict[str, tuple[int, Path, dict[str, Any]]] = {}
     for folder in [run, *sorted(path for path in run.glob("*") if path.is_dir())]:
         if not (folder / "adapter.safetensors").exists() or (folder / "base.safetensors").exists():
-            continue  # a base of its own is another alliance: full fine-tuning, the yardstick
+            continue  # it has its own base, so its packs fit no other: full fine-tuning, the yardstick
         settings, stage = read_json(folder / "config.json"), read_json(folder / "record.json")["stage"]
         rank = _STAGES.index(stage) if stage in _STAGES else len(_STAGES)
         if rank >= joined.get(settings["newcomer"], (-1,))[0]:
             joined[settings["newcomer"]] = (rank, folder / "adapter.safetensors", settings)
     if not joined:
         raise ConfigError(
-            f"run={run}: holds no packs.\n  Way out: name a folder that heatv2x demo, train or adapt has written, or "
+            f"run={run}: holds no packs.\n  Way out: name a folder that heatv2x demo, train or adapt wrote, or set "
             "packs=[base.safetensors, ...]"
         )
     bases = {Path(settings["base"]) for _, _, settings in joined.values()}

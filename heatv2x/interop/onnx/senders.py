@@ -101,7 +101,7 @@ class SliceEncoder(Encoder):
         return (Port("slices", ("agents", slices + 2, *self.agent.image_grid.shape), about),)
 
     def tensors(self, batch: Tensor) -> Outputs:
-        """As it is."""
+        """The image, unchanged."""
         return (batch,)
 
     def forward(self, slices: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Codec(ABC):
     Attributes:
         source: the paper, or "ours".
         wire_id: the number in a message's header; unique among codecs and never reused.
-        compact: True if meant for a radio link; the others are for training and files.
+        compact: True if meant for a radio link; other codecs are for training and files.
     """
 
     source: ClassVar[str]

@@ -75,12 +75,12 @@ def unpacked(compressed: bytes, size: int) -> bytes:
     try:
         declared = zstandard.frame_content_size(compressed)
         if declared != size:
-            raise MessageError(f"payload unpacks to {declared} bytes, the feature needs {size}")
+            raise MessageError(f"payload unpacks to {declared} bytes, but the feature needs {size}")
         content: bytes = zstandard.ZstdDecompressor().decompress(
             compressed, max_output_size=size, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise MessageError(f"payload cannot be unpacked: {error}") from error
     if len(content) != size:
-        raise MessageError(f"payload unpacked to {len(content)} bytes, the feature needs {size}")
+        raise MessageError(f"payload unpacked to {len(content)} bytes, but the feature needs {size}")
     return content

@@ -1,4 +1,4 @@
-"""float32 as it is."""
+"""float32, unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def dense_from_bytes(payload: bytes, shape: tuple[int, int, int], dtype: str) ->
     """
     expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if len(payload) != expected:
-        raise MessageError(f"payload has {len(payload)} bytes, a feature of shape {shape} needs {expected}")
+        raise MessageError(f"payload has {len(payload)} bytes, but a feature of shape {shape} needs {expected}")
     values = np.frombuffer(payload, dtype).astype(np.float32)
     if not np.isfinite(values).all():
         raise MessageError("payload holds values that are not finite")

@@ -50,10 +50,10 @@ class Sparse(Codec):
         channels, rows, columns = shape
         scales = scales_from_bytes(payload, channels)
         if len(payload) < 4 * channels + 4:
-            raise MessageError(f"payload of {len(payload)} bytes does not say how many cells it holds")
+            raise MessageError(f"payload of {len(payload)} bytes is too short to say how many cells it holds")
         (count,) = struct.unpack_from("<I", payload, 4 * channels)
         if count > rows * columns:
-            raise MessageError(f"payload claims {count} cells, the map has {rows * columns}")
+            raise MessageError(f"payload claims {count} cells, but the map has {rows * columns}")
         map_bytes = -(-rows * columns // 8)
         content = unpacked(payload[4 * channels + 4 :], map_bytes + channels * count)
         bits = np.unpackbits(np.frombuffer(content, np.uint8, map_bytes))

@@ -65,13 +65,13 @@ class Anchor(Head):
         z: height of their centres, metres.
         positive_iou, negative_iou: thresholds of the assignment, see `nn.anchors.assign`.
         hidden: channels of a convolution before the outputs; 0 leaves it out, as published.
-        prior: probability of an object that the scores start with.
+        prior: object probability that the scores start at.
         score_threshold: detections below it are dropped.
-        nms_iou: boxes that overlap a better one by more are dropped.
+        nms_iou: boxes that overlap a better one by more than this are dropped.
         max_detections: detections kept per scene before suppression.
-        largest_m: boxes that reach further along x or y are dropped; None keeps all. Published: 6.
-        z_range: boxes that reach below or above, metres, are dropped; None keeps all. Published: -3 to 1.
-        whole: drop boxes that reach out of the grid, as published.
+        largest_m: boxes longer than this along x or y are dropped; None keeps all. Published: 6.
+        z_range: boxes that reach below or above it, metres, are dropped; None keeps all. Published: -3 to 1.
+        whole: drop boxes that are not wholly on the grid, as published.
         """
 
         size: tuple[float, float, float] = (3.9, 1.6, 1.56)

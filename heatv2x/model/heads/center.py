@@ -36,9 +36,9 @@ class Center(Head):
         """Attributes:
         upsample: how much finer the output grid is than the shared grid.
         hidden: channels before the output.
-        prior: probability of a centre that the heatmap starts with.
+        prior: probability of an object centre that the heatmap starts at.
         score_threshold: detections below it are dropped.
-        nms_iou: boxes that overlap a better one by more are dropped.
+        nms_iou: boxes that overlap a better one by more than this are dropped.
         max_detections: detections kept per scene before suppression.
         """
 
@@ -137,7 +137,7 @@ def heatmap_targets(
     sigma = (every[:, 3:5] / 6).clamp(min=0.6 * cell)
     value = torch.exp(-0.5 * ((along / sigma[:, 0, None, None]) ** 2 + (across / sigma[:, 1, None, None]) ** 2))
     inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    # what lies outside counts 0 in some cell, which changes nothing: so no size depends on the values
+    # centres outside add 0 to some cell, which changes nothing: so no tensor size depends on the values
     index = (scene[:, None, None] * rows + row.clamp(0, rows - 1)) * columns + column.clamp(0, columns - 1)
     heat = torch.zeros(len(boxes) * rows * columns, device=place)
     heat.scatter_reduce_(0, index.flatten(), (value * inside).to(heat).flatten(), "amax")

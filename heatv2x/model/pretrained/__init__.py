@@ -29,7 +29,7 @@ def pack_path(path: str | Path) -> Path:
         return Path(path)
     known = pretrained()
     if name not in known:
-        raise PackError(f"no pack '{name}' comes with HeatV2X; {nearest(name, known)}")
+        raise PackError(f"HeatV2X ships no pack called '{name}'; {nearest(name, known)}")
     return known[name]
 
 

@@ -259,5 +259,5 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ExportError, match="C\\+\\+ compiler, and there is no no-such-compiler here"):
+    with pytest.raises(ExportError, match="C\\+\\+ compiler, but there is no no-such-compiler here"):
         require_compiler()
