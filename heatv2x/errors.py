@@ -1,4 +1,4 @@
-"""What a user can do wrong. The command line prints these as one message and exits with code 2."""
+"""Errors that a user can fix. The command line prints one as a single message and exits with code 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class HeatError(Exception):
-    """A mistake or a bad input that the user can mend; its text says what, where and the way out."""
+    """A mistake or a bad input that the user can fix; its text says what is wrong, where, and how to fix it."""
 
 
 class ConfigError(HeatError):
@@ -36,7 +36,7 @@ class DataError(HeatError):
         super().__init__(f"{where}: {problem}" + (f"\n  Way out: {way_out}" if way_out else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How worker processes hand it on: the arguments, not the finished text."""
+        """Pickle the arguments, not the finished text, so that worker processes can pass the error on."""
         return functools.partial(DataError, key=self.key, way_out=self.way_out), (self.path, self.problem)
 
 
@@ -49,8 +49,8 @@ class MessageError(HeatError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that helps with an unknown name: the nearest known one, and all of them."""
+    """A hint for an unknown name: the nearest known one, then all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Known: {', '.join(names)}" if names else "nothing is known here"
+    return f"{hint}Known: {', '.join(names)}" if names else "there are none to choose from"

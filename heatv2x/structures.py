@@ -1,7 +1,7 @@
-"""The things that cross module borders: pose, point cloud, camera, boxes, one agent's frame, one scene's frame.
+"""The types that cross module boundaries: pose, point cloud, camera, boxes, one agent's frame, one scene's frame.
 
 Everything here is numpy, right-handed (x forward, y left, z up), metres, radians, seconds; see docs/conventions.md.
-`T_a_b` maps homogeneous column vectors from frame b to frame a. Readers convert at the border, nobody else does.
+`T_a_b` maps homogeneous column vectors from frame b to frame a. Only readers convert, on the way in.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Boxes3D:
 
     @classmethod
     def empty(cls) -> Boxes3D:
-        """No boxes at all."""
+        """An empty set of boxes."""
         return cls(np.zeros((0, 7), np.float32), scores=np.zeros(0, np.float32))
 
 

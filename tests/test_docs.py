@@ -212,7 +212,7 @@ DOCSTRINGS = re.compile(r'""".*?"""', re.DOTALL)
 UNFINISHED: dict[str, tuple[Callable[[str], str], str]] = {
     "no docstring of the file": (lambda text: DOCSTRINGS.sub("", text, count=1), "One LiDAR; a convolution"),
     "an empty one": (lambda text: DOCSTRINGS.sub('"""   """', text, count=1), "One LiDAR; a convolution"),
-    "no docstring at all": (lambda text: DOCSTRINGS.sub("pass", text), "not described"),
+    "no docstring at all": (lambda text: DOCSTRINGS.sub("pass", text), "no description"),
     "no source": (lambda text: text.replace('source = "an example"', "pass"), "Occupancy agent"),
     "another shape": (lambda text: text.replace("Conv2d(1,", "Conv2d(7,"), "cannot be counted: RuntimeError"),
     "a setting without a default": (lambda text: text.replace('str = "lidar32"', "str"), "cannot be counted: "),
@@ -240,7 +240,7 @@ def test_no_kind_of_part_needs_a_docstring(kind: str, monkeypatch: pytest.Monkey
     part = plugins.find(kind, plugins.available(kind)[0])
     monkeypatch.setattr(sys.modules[part.__module__], "__doc__", None)
     monkeypatch.setattr(part, "__doc__", None)
-    assert about_part(part).startswith("not described")
+    assert about_part(part).startswith("no description")
 
 
 def test_the_line_that_the_python_page_expects(tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def _entry(kind: str, name: str, measure: Callable[[str], tuple[int, int]] | Non
 
 
 def about_part(part: type) -> str:
-    """What a part says of itself: the first line of its file's docstring, or else of its class's own."""
+    """A part's description: the first line of its file's docstring, or else of its class's own."""
     texts = (inspect.getdoc(sys.modules[part.__module__]), vars(part).get("__doc__"))
     lines = [text.strip().splitlines()[0] for text in texts if text and text.strip()]
-    return lines[0] if lines else "not described: its file starts without a docstring"
+    return lines[0] if lines else "no description: its file has no docstring"
 
 
 def _reason(error: Exception) -> str:
@@ -108,7 +108,7 @@ class Recipe:
 
 
 def all_recipes() -> list[Recipe]:
-    """The recipes, from the comments at their heads."""
+    """The recipes, described by the comments at the top of their files."""
     return [_recipe(path) for path in sorted(recipes.FOLDER.glob("*.yaml"))]
 
 
@@ -149,7 +149,7 @@ def _agent(name: str) -> tuple[int, int]:
 
 
 def _without_numbers(count: Callable[[torch.device], tuple[int, int]]) -> tuple[int, int]:
-    """A count on tensors without content, or with, where a shape depends on it, as in sparse convolution."""
+    """Count on tensors without values, or with them if a shape depends on the values, as in sparse convolution."""
     try:
         return count(_META)
     except RuntimeError as error:  # torch has no class of its own for an operation that needs the content
@@ -171,7 +171,7 @@ def _head(name: str) -> tuple[int, int]:
 
 
 def _fusion(name: str) -> tuple[int, int]:
-    """The ego of one type, a sender of each; the model itself says what the fusion receives."""
+    """An ego of one type and a sender of each; the model itself determines what the fusion receives."""
     config = ModelConfig(fusion=PartConfig(part=name), agents=dict.fromkeys(_TYPES, PartConfig(part="lidar_pillar")))
     still = torch.zeros(1, _SENDERS)
     T = torch.eye(4, dtype=torch.float64).expand(1, _SENDERS, 4, 4)

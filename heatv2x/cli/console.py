@@ -1,4 +1,4 @@
-"""What a terminal shows: text, progress, tables of results, and how a run ends that cannot go on."""
+"""What a terminal shows: text, progress, tables of results, and the end of a run that cannot continue."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ err = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """One line as it is: no markup (paths may hold brackets), no wrapping (paths are copied)."""
+    """Print one line verbatim: no markup (paths may hold brackets), no wrapping (so that paths can be copied)."""
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def bars(finished_go: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars by name of the work, with time left; plain lines now and then if the output is not a terminal."""
+    """A progress bar per piece of work, with the time left; occasional plain lines if the output is not a terminal."""
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
@@ -79,13 +79,13 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def command() -> str:
-    """The command that makes these numbers: `--finished` only writes them down."""
+    """The command that produces these numbers, without `--finished`, which only writes up results that exist."""
     return shlex.join(["heatv2x", *(word for word in sys.argv[1:] if word != "--finished")])
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Work with the other processes, if torchrun started several; they meet before anything can fail."""
+    """Join the other processes, if torchrun started several, before anything can fail."""
     from heatv2x.core import distributed
 
     distributed.join_processes()
@@ -104,13 +104,13 @@ def fail(message: str) -> NoReturn:
 
 
 def stopped() -> NoReturn:
-    """End as Ctrl-C does."""
+    """End the way Ctrl-C does."""
     if PROCESS == 0:
-        err.print("Stopped. What is finished is kept; the same command continues from there.", style="yellow")
+        err.print("Stopped. Finished work is kept; run the same command again to continue.", style="yellow")
     sys.exit(INTERRUPTED)
 
 
 def _speaks() -> bool:
-    """Whether this process tells of the failure: the first that failed; before they met, the first of all."""
+    """Whether this process reports the failure: the first one to fail; before processes have joined, process 0."""
     distributed = sys.modules.get("heatv2x.core.distributed")
     return bool(distributed.first_to_fail()) if distributed and distributed.is_joined() else PROCESS == 0

@@ -24,7 +24,7 @@ _INDEX: Verb[IndexConfig] = Verb("data index", "heatv2x.data.check:IndexConfig")
 _VIEW: Verb[ViewConfig] = Verb("data view", "heatv2x.evaluation.view_config:ViewConfig")
 FrameAndSettings = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[FRAME] key=value", help="Which frame (the first one), and settings."),
+    typer.Argument(metavar="[FRAME] key=value", help="The frame (by default the first), and settings."),
 ]
 
 
@@ -78,7 +78,7 @@ def data_check(
 
 @app.command("index")
 def data_index(path: Folder, settings: Settings = None) -> None:
-    """Parse all descriptions once, so that later starts are fast."""
+    """Parse descriptive files once, so that later runs start fast."""
     from heatv2x.cli.tables import print_indexes
     from heatv2x.data.check import build_indexes
 

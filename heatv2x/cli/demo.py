@@ -1,9 +1,9 @@
-"""The demo: an alliance of one agent type, a newcomer of another, what its joining brings and costs, controls included.
+"""The demo: a newcomer joins an alliance of another agent type; what that gains and costs, with controls.
 
 Two processes work side by side: in one the newcomer joins (LHFT, then GCFT), in the other everything is fine-tuned as
 the yardstick. Both leave their records in the run folder; what is finished is not done twice.
 
-The yardstick takes longest by far and nobody needs to wait for it: as soon as the newcomer has joined, the report is
+The yardstick takes longest by far but need not be waited for: as soon as the newcomer has joined, the report is
 written without it and the controls, and it is written again whenever one of them is done.
 """
 
@@ -53,7 +53,7 @@ class DemoResult:
     Attributes:
         rows: of metrics.json.
         metrics, report: files.
-        pending: names of the parts that were still being worked on when these results were written.
+        pending: names of the parts that were still running when these results were written.
     """
 
     rows: list[dict[str, Any]]
@@ -99,7 +99,7 @@ def run_demo(config: DemoConfig, tell: Tell, first: Callable[[DemoResult], None]
 
 
 def _tasks(config: DemoConfig) -> list[Task]:
-    """What is done when the world is there, in the order in which it starts."""
+    """The work to do once the world is built, in the order in which it starts."""
     newcomers = [NEWCOMER, CAMERA] if config.full else [NEWCOMER]
     joining = [Task(name, let_newcomer_join, (config, name)) for name in newcomers]
     controls = [Task(f"{prefix_of(n)}controls", evaluate_controls, (config, n), needs=(n,)) for n in newcomers]
@@ -127,7 +127,7 @@ def world_of(config: DemoConfig) -> WorldConfig:
 
 
 def _write(config: DemoConfig, parts: list[Part], pending: tuple[str, ...] = ()) -> DemoResult:
-    """Write metrics.json, scenes.json and the report from the parts that are there."""
+    """Write metrics.json, scenes.json and the report from the parts that are finished."""
     order = ["no_fusion", "unaligned", "late", "lhft", "lhft_gcft", "full_finetune", "homogeneous"]
     order += ["collaborators_dropped", "deployed_after_joining", "deployed_after_full_finetune"]
     rows = [row for part in parts for row in part.rows]

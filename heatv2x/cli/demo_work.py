@@ -1,4 +1,4 @@
-"""What the demo's processes do, each its part: join, measure the controls, fine-tune everything, train from scratch."""
+"""What each of the demo's processes does: join, measure the controls, fine-tune everything, train from scratch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from heatv2x.training.jobs import run_once
 
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
 YARDSTICK_CHECKPOINT_STEPS = 25
-"""Whoever stops the demo while the yardstick is trained loses at most so many of its steps."""
+"""Stopping the demo while the yardstick trains loses at most this many of its steps."""
 
 
 class DemoConfig(Config):
@@ -35,11 +35,11 @@ class DemoConfig(Config):
     seed: of the world and of the newcomer's training.
     adapt_frames: training frames that LHFT and GCFT use, spread evenly; full fine-tuning uses all.
     local_steps, collaborative_steps, full_steps: optimiser steps of LHFT, GCFT and full fine-tuning.
-    collaborative_steps_more: GCFT of the camera newcomer, at a greater rate: LHFT alone aligns it less well.
+    collaborative_steps_more: GCFT steps of the camera newcomer, at a higher rate: LHFT alone aligns it less well.
     base_steps, encoder_steps: of base and encoder training with `--from-scratch`.
     full: the camera newcomer joins, too.
     from_scratch: train base and encoders here instead of using the shipped packs.
-    processes: how many work side by side.
+    processes: how many run in parallel.
     """
 
     out: Path = Path("runs/demo")
@@ -105,7 +105,7 @@ def let_newcomer_join(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 
 
 def evaluate_controls(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
-    """The controls, and the newcomer as the ego: rows that nobody has to wait for."""
+    """The controls, and the newcomer as the ego: rows that the first report does not wait for."""
     joining = _join(config, newcomer, tell)
     rows, _, _ = _evaluate(config, newcomer, joining, False, OneBar(tell, f"{newcomer}: evaluating the controls"))
     return Part(rows)
@@ -181,7 +181,7 @@ def _evaluate(
 
 
 def prefix_of(newcomer: str) -> str:
-    """What stands before the names of a further newcomer's rows."""
+    """The prefix of the row names of a further newcomer."""
     return "" if newcomer == NEWCOMER else f"{newcomer}/"
 
 
@@ -209,7 +209,7 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 
 
 def train_own_base(config: DemoConfig, tell: Tell) -> Part:
-    """A base of our own, for `--from-scratch`."""
+    """Train the base here, for `--from-scratch`."""
     recipe = read_recipe(recipes.FOLDER / "demo_base.yaml")
     settings = {
         **recipe,
@@ -223,7 +223,7 @@ def train_own_base(config: DemoConfig, tell: Tell) -> Part:
 
 
 def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
-    """A newcomer's encoder of our own, for `--from-scratch`."""
+    """Train a newcomer's encoder here, for `--from-scratch`."""
     recipe = read_recipe(recipes.FOLDER / f"demo_{name}.yaml")
     settings = {
         **recipe,

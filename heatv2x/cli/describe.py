@@ -1,4 +1,4 @@
-"""What there is and what it means: `list`, `settings`, `doctor`."""
+"""What is available and what it means: `list`, `settings`, `doctor`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heatv2x.cli.verbs import VERBS
 from heatv2x.core.config import nearest
 from heatv2x.errors import ConfigError
 
-_NO_DEFAULT = "must be given"
+_NO_DEFAULT = "required"
 
 
 def doctor() -> None:
@@ -38,7 +38,7 @@ def list_parts(
 ) -> None:
     """List the names that settings take.
 
-    Parts with their source and cost, by kind; recipes, protocols of average precision, and the packs that come along.
+    Parts with their source and cost, by kind; recipes, protocols of average precision, and the shipped packs.
     """
     from heatv2x.cli import listing
     from heatv2x.core import plugins

@@ -1,4 +1,4 @@
-"""What this machine has, what it lacks, and how to mend it: one finding per question, the command line prints them.
+"""What this machine has, what it lacks, and how to fix that: one finding per question, for the command line to print.
 
 Anything here may be missing or broken: imports happen inside the questions, and what could crash gets its own process.
 """
@@ -54,9 +54,9 @@ class Finding:
     """The answer to one question about this machine.
 
     Attributes:
-        name: what was looked at.
-        state: "ok"; "info" for what is optional and not there; "warn" for what costs speed or a feature; "fail" for
-            what must be mended first.
+        name: what was examined.
+        state: "ok"; "info" for what is optional and missing; "warn" for what costs speed or a feature; "fail" for
+            what must be fixed first.
         detail: what was found, one sentence.
         fix: what to do about it; empty if there is nothing to do.
     """
@@ -68,7 +68,7 @@ class Finding:
 
 
 def examine(folder: str | Path = ".") -> list[Finding]:
-    """Look at this machine; nothing is printed or changed.
+    """Examine this machine; nothing is printed or changed.
 
     Args:
         folder: the working folder, whose disk is looked at.
@@ -103,7 +103,7 @@ def examine_python(version: tuple[int, ...]) -> Finding:
 
 
 def examine_dependencies() -> Iterator[Finding]:
-    """Whether each core dependency is there and new enough."""
+    """Whether each core dependency is installed and new enough."""
     try:
         requirements = importlib.metadata.requires("heatv2x") or []
     except importlib.metadata.PackageNotFoundError:
@@ -166,7 +166,7 @@ def examine_threads(torch: Any) -> Finding:
 def examine_cores(cores: int) -> Finding:
     """How many cores this process may use."""
     if cores < 2:
-        return Finding("cores", "warn", "one core: what runs in two processes elsewhere takes longer here")
+        return Finding("cores", "warn", "one core: work that would run in two processes takes longer here")
     return Finding("cores", "ok", f"{cores}")
 
 
@@ -208,7 +208,7 @@ def examine_disk(folder: Path) -> Finding:
         free = shutil.disk_usage(folder).free / GIB
     except OSError as error:
         return Finding(
-            "disk", "fail", f"{folder} cannot be looked at: {error.strerror}", "choose another working folder"
+            "disk", "fail", f"{folder} cannot be accessed: {error.strerror}", "choose another working folder"
         )
     if not os.access(folder, os.W_OK):
         return Finding("disk", "fail", f"{folder} cannot be written", "choose another working folder")
@@ -221,19 +221,22 @@ def examine_disk(folder: Path) -> Finding:
 
 
 def examine_torchvision(torch: Any) -> Finding:
-    """Whether a torchvision that does not fit this torch is in the way of packages that need one."""
+    """Whether a torchvision that does not match this torch breaks packages that need one."""
     if importlib.util.find_spec("torchvision") is None or isinstance(torch, Exception):
         return Finding("torchvision", "ok", "not installed, not needed")
     trouble = probe("import torchvision")
     if trouble:
         return Finding(
-            "torchvision", "fail", f"does not import beside this torch: {trouble}", "pip uninstall torchvision"
+            "torchvision",
+            "fail",
+            f"cannot be imported together with this torch: {trouble}",
+            "pip uninstall torchvision",
         )
-    return Finding("torchvision", "ok", "imports beside this torch")
+    return Finding("torchvision", "ok", "can be imported together with this torch")
 
 
 def examine_ray_casting() -> Finding:
-    """Whether embreex can cast a ray; the synthetic world is seen through it."""
+    """Whether embreex can cast a ray; the sensors of the synthetic world need it."""
     trouble = probe(RAY_CAST)
     if trouble:
         return Finding(
@@ -243,7 +246,7 @@ def examine_ray_casting() -> Finding:
 
 
 def examine_optional(module: str, package: str, extra: str, purpose: str) -> Finding:
-    """Whether an optional package is there."""
+    """Whether an optional package is installed."""
     if importlib.util.find_spec(module) is not None:
         try:
             return Finding(package, "ok", importlib.metadata.version(package))
@@ -262,7 +265,7 @@ def examine_browser() -> Finding:
 
 
 def probe(code: str) -> str:
-    """Run Python code in a process of its own; the last line of its complaint, empty if it went well."""
+    """Run Python code in a separate process; the last line of its error message, empty if it succeeded."""
     command = [sys.executable, "-c", code]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROBE_SECONDS)
@@ -271,7 +274,7 @@ def probe(code: str) -> str:
     if result.returncode == 0:
         return ""
     if result.returncode < 0:
-        return f"the process died of signal {-result.returncode}"
+        return f"the process was killed by signal {-result.returncode}"
     return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
 
 
@@ -283,7 +286,7 @@ def _import(name: str) -> Any:
 
 
 def _source_of(package: str, extra: str) -> str:
-    """The extra, where this version of heatv2x offers it; else the package itself."""
+    """The extra, if this version of heatv2x offers it; otherwise the package itself."""
     try:
         offered = importlib.metadata.metadata("heatv2x").get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What looks at trained networks: `eval`, `fuzz`, `table`, `report`."""
+"""Verbs that examine trained networks: `eval`, `fuzz`, `table`, `report`."""
 
 from __future__ import annotations
 

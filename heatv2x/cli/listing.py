@@ -56,8 +56,8 @@ def print_reference(out: Console) -> None:
 
 
 def print_published_types(out: Console) -> None:
-    """Agent types of the literature, and what others call them."""
-    table = Table(title="published types of agents", title_justify="left", box=None)
+    """Agent types of the literature, and what other projects call them."""
+    table = Table(title="published agent types", title_justify="left", box=None)
     for heading in ("type", "label", "sensor", "agent kind", "elsewhere"):
         table.add_column(heading, no_wrap=heading == "type")
     for name, about in TYPES.items():
@@ -83,7 +83,7 @@ def print_protocols(out: Console) -> None:
 
 
 def print_packs(out: Console) -> None:
-    """The packs that come along, by the names that settings take instead of a path."""
+    """The shipped packs, by the names that settings take instead of a path."""
     table = _table("packs that come with HeatV2X", "pack", ("kind", 1), ("agent type", 1), ("part", 2))
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("feature space", no_wrap=True)
@@ -99,7 +99,7 @@ COLLECTIONS: dict[str, Callable[[Console], None]] = {
     "protocols": print_protocols,
     "packs": print_packs,
 }
-"""What `heatv2x list` knows besides the kinds of parts."""
+"""What `heatv2x list` can show besides the kinds of parts."""
 
 
 def _table(title: str, first: str, *others: tuple[str, int]) -> Table:

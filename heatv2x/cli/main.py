@@ -58,7 +58,7 @@ def demo(
     settings: Settings = None,
     full: Annotated[bool, typer.Option("--full", help="Let the camera newcomer join as well.")] = False,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the packs that come along.")
+        bool, typer.Option("--from-scratch", help="Train base and encoders instead of using the shipped packs.")
     ] = False,
 ) -> None:
     """Let a newcomer join an alliance and report the gain.
@@ -75,9 +75,9 @@ def demo(
         if written is None:
             print_rows(result.rows)
             say(f"\nFirst report: {result.report}\nStill running: {result.still_running}.")
-            say("The report is written again whenever one of them is done; Ctrl-C stops here and keeps this report.\n")
+            say("The report is rewritten whenever one of them finishes; Ctrl-C stops here and keeps this report.\n")
         else:
-            say(f"Report written again; still running: {result.still_running}")
+            say(f"Report rewritten; still running: {result.still_running}")
         written = result
 
     try:
@@ -85,7 +85,7 @@ def demo(
             result = run_demo(config, report, tell_written)
     except BaseException:
         if written is not None:
-            say(f"{written.report} lacks nothing but {written.still_running}; the same command adds what is missing.")
+            say(f"{written.report} lacks only {written.still_running}; run the same command again to add the rest.")
         raise
     print_rows(result.rows)
     say(f"\nReport: {result.report}\nNumbers: {result.metrics}")
@@ -95,12 +95,12 @@ def demo(
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print more about what is being done.")] = False,
 ) -> None:
     if SEVERAL and context.invoked_subcommand not in (None, *_SHARED):
         raise ConfigError(
             f"'{context.invoked_subcommand}' runs in a single process: start it without torchrun; "
-            f"several share the work of {', '.join(_SHARED)}"
+            f"only {', '.join(_SHARED)} can run in several"
         )
     level = logging.ERROR if FOLLOWS else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from heatv2x.interop.onnx.folder import ExportConfig
 
 app = typer.Typer(help="Inspect and verify packs.", no_args_is_help=True)
-import_ = typer.Typer(help="Import networks of other projects.", no_args_is_help=True)
-export = typer.Typer(help="Export networks to other runtimes.", no_args_is_help=True)
+import_ = typer.Typer(help="Import networks from other projects.", no_args_is_help=True)
+export = typer.Typer(help="Export networks for other runtimes.", no_args_is_help=True)
 _HEAL: Verb[HealImport] = Verb("import heal", "heatv2x.interop.heal.checkpoint:HealImport")
 _ONNX: Verb[ExportConfig] = Verb("export onnx", "heatv2x.interop.onnx.folder:ExportConfig")
 
@@ -44,7 +44,7 @@ def pack_verify(
     paths: list[Path],
     allow_part: Annotated[
         list[str] | None,
-        typer.Option("--allow-part", help="A part from outside that packs may name: package.module:Class"),
+        typer.Option("--allow-part", help="Allow packs to name this part from outside HeatV2X: package.module:Class"),
     ] = None,
 ) -> None:
     """Check packs, and whether they fit together.

@@ -24,7 +24,7 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
     out.print()
     out.print(_files(inspection))
     if absent := [count.kind for count in inspection.files if count.state == "not there"]:
-        out.print(Text(f"not there at all, which is no fault: {', '.join(absent)}", "dim"))
+        out.print(Text(f"absent as a whole, which is not a fault: {', '.join(absent)}", "dim"))
     out.print()
     verdicts = Table(box=None, pad_edge=False, show_header=False)
     for verdict in inspection.verdicts:
@@ -40,7 +40,7 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
     else:
         total = sum(fault.count for fault in inspection.faults)
         out.print(
-            Text(f"{kinds} kind{'s' if kinds > 1 else ''} of fault, {total} in files: mend them first.", "bold red")
+            Text(f"{kinds} kind{'s' if kinds > 1 else ''} of fault, {total} in files: fix them first.", "bold red")
         )
 
 
@@ -118,7 +118,7 @@ def _print_fault(fault: Fault, out: Console) -> None:
 
 
 def print_fuzz(rows: Mapping[str, Row], out: Console) -> None:
-    """What became of hostile messages, a line for every kind."""
+    """What happened to hostile messages, one line per kind."""
     table = Table(box=None, pad_edge=False)
     table.add_column("what was tried", no_wrap=True)
     for heading in ("tried", "refused", "let in", "AP50 alone", "AP50 with them", "most ms", "wrong"):

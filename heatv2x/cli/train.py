@@ -76,7 +76,7 @@ def adapt_collaborative(settings: Settings = None) -> None:
 
 @adapt.command("backward")
 def adapt_backward(settings: Settings = None) -> None:
-    """Backward alignment as in HEAL, a rival of LHFT.
+    """Backward alignment as in HEAL, an alternative to LHFT.
 
     Trains the newcomer's whole encoder against the frozen base. The settings are those of `adapt local`.
     """

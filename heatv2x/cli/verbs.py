@@ -51,7 +51,7 @@ class Verb(Generic[ConfigT]):
         """The verb's settings from `key=value` words, over a recipe if they name one.
 
         Raises:
-            ConfigError: a word is no setting of this verb, or its value cannot be.
+            ConfigError: a word is not a setting of this verb, or its value is invalid.
         """
         typed = parse_overrides(words or [])
         recipe = typed.pop("recipe", None)
@@ -71,7 +71,7 @@ class Verb(Generic[ConfigT]):
         return build(self.config_class, {**values, **(extra or {})}, where, complete=complete)
 
     def run(self, job: Callable[..., Any], words: list[str] | None) -> None:
-        """Do a training job with the verb's settings, and tell what it did."""
+        """Run a training job with the verb's settings and report what it did."""
         with together():
             config = self.read(words)
             with bars() as report:
@@ -80,7 +80,7 @@ class Verb(Generic[ConfigT]):
         say(
             f"{result.record.stage}: {counted(result.record.steps, 'step')}, "
             f"{counted(result.record.trained_parameters, 'trained parameter')}, "
-            f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s on the clock)"
+            f"{result.seconds:.1f} CPU seconds ({result.wall_seconds:.1f} s elapsed)"
             + (f", {frozen} frozen tensors unchanged" if frozen else "")
         )
         for path in result.packs:
@@ -131,11 +131,11 @@ def _names(typed: Mapping[str, Any], key: Sequence[str]) -> bool:
 
 
 def _tell_of_replaced(config_class: type[Config], typed: Mapping[str, Any]) -> None:
-    """Say which entries by name a setting pushed out: model.agents.camera.part= leaves no lidar64."""
+    """Warn about named default entries that a setting removes: model.agents.camera.part= leaves no lidar64."""
     for key, given, gone in replaced(config_class, typed):
         keep = [f"{key}.{name}.part={getattr(entry, 'part', '...')}" for name, entry in gone.items()]
         logging.getLogger("heatv2x").warning(
-            f"{key} now holds {', '.join(given)} alone: naming one replaces the default, {', '.join(gone)}. "
+            f"{key} now holds only {', '.join(given)}: naming one replaces the default, {', '.join(gone)}. "
             f"To keep the default as well, add {' '.join(keep)}"
         )
 

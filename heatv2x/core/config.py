@@ -33,7 +33,7 @@ class Config(pydantic.BaseModel):
         return {**settings, **read} if read else settings
 
     def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings laid over this config as a default: what they do not name stays, in nested configs, too."""
+        """This config with settings laid over it: what they do not name keeps its value, in nested configs, too."""
         filled = self.model_dump(by_alias=True)
         for key, value in settings.items():
             filled[key] = _under_default(getattr(self, str(key), None), value)
@@ -95,7 +95,7 @@ def _spelling(key: str, text: str) -> str:
 def build(
     config_class: type[ConfigT], settings: Mapping[str, Any], source: Source = "command line", *, complete: bool = False
 ) -> ConfigT:
-    """Build a config; every complaint names the key, where it came from, and the nearest known key.
+    """Build a config; every error names the key, where it came from, and the nearest known key.
 
     Args:
         settings: what a user sets; a nested config that is named in part keeps its other defaults.
@@ -137,7 +137,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     ) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise DataError(source, f"is not valid {'JSON' if is_json else 'YAML'}: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(source, "does not hold settings by name", way_out="write key: value lines")
+        raise DataError(source, "is not a mapping of settings by name", way_out="write key: value lines")
     odd = [key for key in content if not isinstance(key, str)]
     if odd:
         raise DataError(source, f"the key {odd[0]!r} is not text", way_out="write key: value lines")
@@ -145,7 +145,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def replaced(config_class: type[Config], settings: Mapping[str, Any]) -> list[tuple[str, list[str], dict[str, Any]]]:
-    """Entries by name that a config has by default and that settings push out by naming others.
+    """Named default entries of a config that settings remove by naming others.
 
     Returns:
         For each such key of the config or of a config inside it: the key, the names that are given, and the default
@@ -169,7 +169,7 @@ def _default(about: pydantic.fields.FieldInfo) -> Any:
 
 
 def _under_default(default: Any, value: Any) -> Any:
-    """A value as it stands over its default; entries by name that are not given are not kept, see `replaced`."""
+    """A value laid over its default; named entries that it does not give are dropped, see `replaced`."""
     if isinstance(default, Config) and isinstance(value, Mapping):
         return default.under(value)
     if isinstance(default, Mapping) and isinstance(value, Mapping):

@@ -77,7 +77,7 @@ class _Place:
 
 
 def _chosen(config_class: type[pydantic.BaseModel], error: pydantic.ValidationError, given: Any) -> list[Any]:
-    """The faults, but where settings were given in parts, only those of the parts: not "this is no name" as well."""
+    """The faults; for settings that were given in parts only those of the parts, without "must be a name" on top."""
     details: list[Any] = error.errors(include_url=False)
     places = [_place(config_class, detail["loc"], given) for detail in details]
     deeper = {place.keys for place in places}

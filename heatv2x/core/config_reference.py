@@ -78,7 +78,7 @@ def _inner(
     default = ", ".join(f"{name}: {as_typed(value)}" for name, value in getattr(given, "settings", {}).items())
     part = getattr(given, "part", None) or ("" if option.model_fields["part"].is_required() else "null")
     yield f"{above}part", part, f"the part's name{f' (heatv2x list {kind})' if kind else ''}"
-    yield f"{above}settings.KEY", default or "of the part", f"the part's own settings{where}"
+    yield f"{above}settings.KEY", default or "the part's", f"the part's own settings{where}"
 
 
 def _is_part(option: type[pydantic.BaseModel]) -> bool:

@@ -29,21 +29,21 @@ _stores: list[Any] = []  # one of every meeting, the last one counts
 
 
 class LostProcessError(HeatError):
-    """Another process of this run is gone."""
+    """Another process of this run has ended early."""
 
 
 def world_size() -> int:
-    """How many there are."""
+    """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which one this is, 0 to `number() - 1`; process 0 writes and speaks."""
+    """The number of this process, from 0; process 0 writes files and messages."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def own_share(length: int) -> slice:
-    """This process's part of so many things: all parts follow one another and differ by one at most."""
+    """This process's share of `length` things: the shares are consecutive and differ in size by one at most."""
     here, all_ = rank(), world_size()
     return slice(here * length // all_, (here + 1) * length // all_)
 
@@ -52,7 +52,7 @@ def own_share(length: int) -> slice:
 
 
 def join_processes() -> None:
-    """Meet the other processes that torchrun started, if it did. CPU tensors travel by gloo, CUDA tensors by NCCL."""
+    """Join the other processes, if torchrun started several. CPU tensors travel by gloo, CUDA tensors by NCCL."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         return
     store, own_rank, world = next(rendezvous("env://"))
@@ -65,18 +65,18 @@ def join_processes() -> None:
 
 
 def leave_processes() -> None:
-    """Part from the others."""
+    """Leave the other processes."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def is_joined() -> bool:
-    """Whether there are others that `join_processes` has met."""
+    """Whether `join_processes` has joined other processes."""
     return distributed.is_initialized() and bool(_stores)
 
 
 def first_to_fail() -> bool:
-    """Whether no other process has failed before: one failure ends all, and only its cause is worth a message."""
+    """Whether this process is the first to fail: one failure ends all, and only its cause is worth a message."""
     try:
         return bool(_stores[-1].add("failed", 1) == 1)
     except RuntimeError:  # whoever kept the store is gone, and told nothing
@@ -116,7 +116,7 @@ def all_reduce_with_gradient(value: Tensor) -> Tensor:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """In here this process adds nothing to any sum, but takes part: others have something that it has not."""
+    """Inside, this process takes part in every sum but adds nothing, because only others have something to add."""
     token = _counts.set(False)
     try:
         yield
@@ -160,10 +160,10 @@ def all_gather_objects(content: Any) -> list[Any]:
 
 
 def agree(here: bool, otherwise: str) -> bool:
-    """What all processes say alike.
+    """The answer of all processes, which must be the same.
 
     Raises:
-        ConfigError: they do not; its message is `otherwise`.
+        ConfigError: it is not; its message is `otherwise`.
     """
     yes = all_reduce_count(int(here))
     if 0 < yes < world_size():
@@ -195,6 +195,6 @@ def _others_there() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            "another process of this run ended before its work was done; the same command goes on from the last "
+            "another process of this run ended early; run the same command again to continue from the last "
             f"checkpoint, if there is one ({str(error).splitlines()[0]})"
         ) from error

@@ -83,7 +83,7 @@ def read_bytes(path: str | Path, max_bytes: int, *, missing: str = "is missing",
             if not stat.S_ISREG(state.st_mode):
                 raise DataError(source, "cannot be read: it is not a file", way_out="remove it, or put the file there")
             if state.st_size > max_bytes:
-                problem = f"has {state.st_size:,} bytes, more than the {max_bytes:,} that are read"
+                problem = f"has {state.st_size:,} bytes, more than the limit of {max_bytes:,}"
                 raise DataError(source, problem, way_out="download or write the file again")
             content: bytes = file.readall()
     except FileNotFoundError as error:
@@ -97,7 +97,7 @@ def read_bytes(path: str | Path, max_bytes: int, *, missing: str = "is missing",
 
 
 def refuse_stand_in(path: Path) -> None:
-    """Look at the beginning of a file that another library will read; a file that cannot be read is left to it.
+    """Check the start of a file that another library will read; if it cannot be read, that library reports it.
 
     Raises:
         DataError: it is only a pointer to the file (Git LFS, git-annex), or the web page of a failed download.
@@ -111,7 +111,7 @@ def refuse_stand_in(path: Path) -> None:
 
 
 def _refuse_stand_in(content: bytes, source: Path) -> None:
-    """Refuse what downloads leave in place of a file: a pointer to it, or the web page of an error."""
+    """Refuse what a download may leave instead of the file: a pointer to it, or the web page of an error."""
     start = content[:200].lstrip().lower()
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         problem = "is a Git LFS pointer, not the file itself: its content was never downloaded"
@@ -129,7 +129,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _way_out_of(error: OSError) -> str:
-    hints = {errno.EACCES: "give yourself the right to read it", errno.ELOOP: "mend the link: it leads back to itself"}
+    hints = {errno.EACCES: "give yourself permission to read it", errno.ELOOP: "fix the link: it points back to itself"}
     return hints.get(error.errno or 0, "")
 
 
@@ -144,10 +144,10 @@ def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def parse_json(content: bytes, source: Path, way_out: str = "") -> Any:
-    """The same from bytes that were read already.
+    """Parse JSON from bytes that were already read.
 
     Raises:
-        DataError: not JSON, nested too deep, or a key is there twice.
+        DataError: not JSON, nested too deep, or a key appears twice.
     """
     try:
         if not content.strip():

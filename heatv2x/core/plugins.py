@@ -1,4 +1,4 @@
-"""Find a part by its file name, or by "package.module:Class" from outside.
+"""Find a part by its file name, or one from outside by "package.module:Class".
 
 A part named `hetero_graph` of kind `fusion` is the one class in `heatv2x/fusion/hetero_graph.py` that fulfils the
 contract `Fusion` of `heatv2x/fusion/base.py`. There is nothing to register.
@@ -78,7 +78,7 @@ def _built_in(kind: str, name: str) -> Any:
 
 @contextmanager
 def allowing(names: Iterable[str]) -> Iterator[None]:
-    """In here packs may name these parts from outside ("package.module:Class"), whose code is then imported."""
+    """Inside, packs may name these parts from outside ("package.module:Class"), whose code is then imported."""
     token = _allowed.set(_allowed.get() | frozenset(names))
     try:
         yield
@@ -88,7 +88,7 @@ def allowing(names: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def from_a_pack(where: str) -> Iterator[None]:
-    """In here names come from somebody's pack: only built-in parts are found, and those of `allowing`.
+    """Inside, names come from someone else's pack: only built-in parts and those of `allowing` are found.
 
     Args:
         where: the pack, for messages.
@@ -105,8 +105,8 @@ def _see_that_it_is_allowed(kind: str, name: str) -> None:
     if where is not None and name not in _allowed.get():
         raise PackError(
             f"{where}: names the {kind} part '{name[:80]}', code from outside HeatV2X that would be imported and run.\n"
-            f"  Way out: if you trust it, allow_parts=[{name[:80]}] (in Python: `with plugins.allowing([...])`,\n"
-            "  of heatv2x.core)"
+            f"  Way out: if you trust it, set allow_parts=[{name[:80]}] (in Python: `with plugins.allowing([...])`,\n"
+            "  from heatv2x.core)"
         )
 
 
@@ -156,7 +156,7 @@ def settings_of_part(kind: str, part: PartConfig, defaults: bool = True) -> dict
 
 
 def build_part(kind: str, part: PartConfig, *arguments: Any) -> Any:
-    """A part of one kind, its settings checked; `arguments` are what the kind's contract asks for besides."""
+    """Build a part of one kind with checked settings; `arguments` are what else the kind's contract requires."""
     part_class = find(kind, part.part)
     settings = build(part_class.Config, part.settings, source=f"{kind} part '{part.part}'")
     return part_class(settings, *arguments)

@@ -1,4 +1,4 @@
-"""Work in several processes of one thread each, some of it only after other work is done."""
+"""Run tasks in several single-threaded processes; a task may wait for others to finish."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from heatv2x.errors import HeatError
 
 
 class Tell(Protocol):
-    """Progress: what is being done, done, in all."""
+    """A progress callback: the current work, how much of it is done, and the total."""
 
     def __call__(self, what: str, done: int, total: int, /) -> None:
-        """Take note."""
+        """Receive progress."""
         ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something to do in a process of its own.
+    """Something to do in a separate process.
 
     Attributes:
         name: of this task.
         work: a function of a module, called with `arguments` and a `Tell`.
         arguments: what it is called with; must be picklable by the standard library, between processes of ours only.
-        needs: names of tasks that must be done before.
+        needs: names of tasks that must finish first.
     """
 
     name: str
@@ -85,7 +85,7 @@ def run_tasks(
                     results[name] = _result(name, running.pop(name))
                     if done is not None:
                         done(name, results[name])
-        except BaseException:  # nobody waits for work that no longer counts
+        except BaseException:  # do not wait for work that no longer counts
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             raise
@@ -95,10 +95,10 @@ def run_tasks(
 
 
 class _Process(SpawnProcess):
-    """A process that ends without a word when its pool was given up while it waited for work."""
+    """A process that exits silently if its pool is abandoned while it waits for work."""
 
     def run(self) -> None:
-        """Work until there is no more; what goes wrong inside a task is that task's result."""
+        """Run tasks until none are left; an error inside a task is that task's result."""
         try:
             super().run()
         except EOFError:  # what a pool that breaks sends to those that wait
@@ -120,7 +120,7 @@ def _result(name: str, future: Future[Any]) -> Any:
 
 
 def _prepare() -> None:
-    """One thread; Ctrl-C is for the process that started this one, which then ends it in an orderly way.
+    """Use one thread, and leave Ctrl-C to the parent process, which then ends this one in an orderly way.
 
     Leaving by an exception removes the temporary file of anything half-written.
     """

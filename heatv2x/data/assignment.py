@@ -61,7 +61,7 @@ class Assignment:
         return cls(types)
 
     def knows(self, names: Iterable[str]) -> None:
-        """See that some types are assigned to anybody.
+        """Check that each of these types is assigned to some agent.
 
         Raises:
             ConfigError: one is not; lists those that are.
@@ -69,7 +69,7 @@ class Assignment:
         known = sorted({name for agents in self.types.values() for name in agents.values()})
         if unknown := [name for name in names if name not in known]:
             raise ConfigError(
-                f"plays names {', '.join(unknown)}, but {self.source} assigns only {', '.join(known) or 'nothing'}.\n"
+                f"plays= names {', '.join(unknown)}, but {self.source} assigns only {', '.join(known) or 'nothing'}.\n"
                 f"  Way out: write plays.{known[0] if known else 'TYPE'}=OUR_TYPE, and so on, for these types"
             )
 
@@ -80,6 +80,6 @@ class Assignment:
             DataError: the assignment does not name it.
         """
         if scenario not in self.types or agent_id not in self.types[scenario]:
-            problem = f"names no type for agent {agent_id} of scenario {scenario}"
+            problem = f"assigns no type to agent {agent_id} of scenario {scenario}"
             raise DataError(self.source, problem, way_out="use the assignment that belongs to this dataset and split")
         return self.types[scenario][agent_id]

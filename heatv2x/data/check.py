@@ -1,4 +1,4 @@
-"""Look through a dataset before training: what it is, what is missing, broken or cannot be true.
+"""Check a dataset before training: what it is, and what in it is missing, broken or impossible.
 
 `inspect` walks the survey of whatever dataset recognises the folder (`datasets/base.py`), reads what is
 there, and sums it up.
@@ -35,10 +35,10 @@ _NO_SENSORS = frozenset({"visibility raster", "hit counts"})
 
 class _SplitsConfig(Config):
     """Attributes:
-    dataset: the dataset part that reads the folder, where it is not recognised; dataset.settings.KEY=VALUE are the
+    dataset: the dataset part that reads the folder, if it is not recognised; dataset.settings.KEY=VALUE are the
         part's own settings.
-    splits: only these; all by default.
-    split: only this one.
+    splits: check or index only these; by default all.
+    split: check or index only this one.
     """
 
     dataset: str | DatasetConfig | None = None
@@ -53,14 +53,14 @@ class _SplitsConfig(Config):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The splits that were asked for; empty for all."""
+        """The requested splits; empty for all."""
         return self.splits if self.split is None else (self.split,)
 
 
 class CheckConfig(_SplitsConfig):
     """Attributes:
     sensors: "lidar" or "camera" checks the files of that sensor only.
-    every: sensor files of every n-th frame are read, the others only looked for; descriptions are always read.
+    every: read the sensor files of every n-th frame and only look for the others; descriptions are always read.
     json: also write the result to this file.
     """
 
@@ -70,7 +70,7 @@ class CheckConfig(_SplitsConfig):
 
 
 class IndexConfig(_SplitsConfig):
-    """What is indexed: the folder's dataset and its splits."""
+    """What to index: the folder's dataset and its splits."""
 
 
 def recognise(
@@ -86,7 +86,7 @@ def build_indexes(root: Path, config: IndexConfig, tell: Tell) -> list[Indexed]:
     """Open every split of a dataset twice: the first time parses what is not indexed yet.
 
     Raises:
-        DataError: the folder is no dataset, or a descriptive file is missing or corrupt.
+        DataError: the folder is not a dataset, or a descriptive file is missing or corrupt.
         ConfigError: a setting names what is not there.
     """
     part, _, tree = recognise(root, config.dataset)
@@ -111,10 +111,10 @@ def _chosen(root: Path, tree: Recognised, splits: tuple[str, ...]) -> tuple[str,
 
 
 def inspect(root: Path, config: CheckConfig | None = None, tell: Tell | None = None) -> Inspection:
-    """Look through a dataset.
+    """Check a dataset.
 
     Raises:
-        DataError: the folder is no dataset at all; faults inside one are part of the result.
+        DataError: the folder is not a dataset at all; faults inside one are part of the result.
         ConfigError: a setting names what is not there.
     """
     config = config or CheckConfig()
@@ -144,7 +144,7 @@ def _silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class _Lacking:
-    """A file that could not be found, or not be read where only reading tells."""
+    """A file that could not be found, or not be read if only reading shows whether it exists."""
 
     split: str
     scenario: str
@@ -248,7 +248,7 @@ class _Inspector:
             self.evidence.add_camera(split, frame, file, camera)
 
     def settle(self) -> None:
-        """What is lacking is a fault where others have it: of a part that nobody has, nothing is expected."""
+        """A missing file is a fault if others have it; a kind of file that no agent has is not expected."""
         for each in self.lacking:
             file = each.file
             nobody = not file.needed and (each.split, file.kind) not in self.kinds_of_split
@@ -279,13 +279,13 @@ class _Inspector:
         if not self.posed:
             return Verdict("poses and objects", "note", "not judged: no frame could be read")
         objects = sum(split.objects for split in self.splits)
-        seen = f"{counted(self.posed, 'pose')} and {counted(objects, 'object')} looked at"
+        seen = f"{counted(self.posed, 'pose')} and {counted(objects, 'object')} checked"
         if self.absurd:
             return Verdict("poses and objects", "fault", f"{self.absurd} cannot be true; {seen}")
         return Verdict("poses and objects", "ok", seen)
 
     def sensing(self) -> Iterator[Verdict]:
-        """Whether every agent has sensor data, and what nobody has."""
+        """Whether every agent has sensor data, and which agents have none."""
         bare = sorted(key for key, kinds in self.kinds_of_agent.items() if not kinds - _NO_SENSORS)
         if not self.kinds_of_agent:
             yield Verdict("sensors", "note", "not judged: no frame was found")

@@ -1,4 +1,4 @@
-"""What a look through a dataset found: counts, faults of files, and verdicts."""
+"""What a check of a dataset found: counts, faults of files, and verdicts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fault:
     """All faults of one kind; the first stands for them.
 
     Attributes:
-        kind: of file, "32-beam cloud", or what cannot be true, "pose".
+        kind: the kind of file ("32-beam cloud"), or what is impossible ("pose").
         what: "missing", "broken" or "absurd".
         path: the first file at fault.
         problem: what is wrong with it, with its key and the way out.

@@ -29,7 +29,7 @@ _ONLY_ADDITIONS = (
 )
 _ADDITIONS = ("*_32.pcd", "*_16.pcd", "*_depth0.png")
 _ELSEWHERE = (
-    "the additions of OPV2V-H were found and checked in {0}; rename it to OPV2V_Hetero, or say "
+    "the additions of OPV2V-H were found and checked in {0}; rename it to OPV2V_Hetero, or set "
     "dataset.settings.hetero_root={0} wherever the dataset is read"
 )
 _UNPACK = "download OPV2V and unpack it beside OPV2V_Hetero, then give the folder that holds both"
@@ -93,8 +93,8 @@ class Wanted:
     Attributes:
         hetero_root: the folder of 16- and 32-beam clouds and depth images; by default the one beside OPV2V.
         exclude: scenarios that are left out.
-        max_agents: agents of a frame after so many are left out.
-        present_cameras: images that are not there are not missed, as long as an agent has one.
+        max_agents: how many agents of a frame to keep.
+        present_cameras: missing images are not reported as long as an agent has one.
         depth: whether depth images are looked for.
     """
 

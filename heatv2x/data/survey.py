@@ -1,4 +1,4 @@
-"""What a dataset tells about its own tree, frame by frame, so that it can be looked through before training."""
+"""What a dataset says about its own tree, frame by frame, so that it can be checked before training."""
 
 from __future__ import annotations
 

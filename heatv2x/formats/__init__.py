@@ -1,1 +1,1 @@
-"""File formats of the field: the border where other conventions are converted to ours."""
+"""File formats of the field: here other conventions are converted to ours."""

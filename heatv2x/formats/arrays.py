@@ -21,7 +21,7 @@ from heatv2x.structures import Float32, PointCloud
 
 MAX_COLUMNS = 16
 _MISSING, _COMPLETE = "the point cloud is missing", "complete the recording"
-_WAY_OUT = "write the file again: one row a point, its columns x, y, z, intensity"
+_WAY_OUT = "write the file again: one row per point, its columns x, y, z, intensity"
 _HEADER_ERRORS = (
     *(ValueError, TypeError, KeyError, SyntaxError, TokenError),
     *(EOFError, OSError, OverflowError, MemoryError, RecursionError),
@@ -88,7 +88,7 @@ def read_bin_cloud(path: str | Path, *, intensity_max: float | None = None, colu
         problem = f"is {counted(len(content), 'byte')}, expected {size} for each of at most {MAX_POINTS:,} points"
         fits = [str(each) for each in (3, 4, 5, 6) if each != columns and len(content) % (4 * each) == 0]
         way_out = (
-            f"say how many float32 numbers a point has, if it is {' or '.join(fits)}: dataset.settings.bin_columns"
+            f"if a point has {' or '.join(fits)} float32 numbers, set dataset.settings.bin_columns to that"
             if fits
             else "write the file again: float32 numbers, x, y, z and intensity of one point after the other"
         )
@@ -102,7 +102,7 @@ def read_bin_cloud(path: str | Path, *, intensity_max: float | None = None, colu
 
 
 def _array(content: bytes, source: Path) -> npt.NDArray[Any]:
-    """The array, as a view of the bytes: its header decides nothing before it is known to be true."""
+    """The array, as a view of the bytes: nothing in its header is trusted before it is checked."""
     if not content:
         raise DataError(source, "is empty", way_out=_WAY_OUT)
     stream = io.BytesIO(content)
@@ -121,7 +121,7 @@ def _array(content: bytes, source: Path) -> npt.NDArray[Any]:
         kind = "a zip archive (.npz?), not a .npy array" if content.startswith(b"PK") else "not a readable .npy array"
         raise DataError(source, f"is {kind}", way_out=_WAY_OUT) from error
     if dtype.hasobject:
-        problem = "holds Python objects, which are pickled; nothing is unpickled here"
+        problem = "holds pickled Python objects, which are never unpickled here"
         raise DataError(
             source, problem, key="dtype", way_out="write an array of numbers: np.save(path, array.astype('f4'))"
         )
@@ -129,7 +129,7 @@ def _array(content: bytes, source: Path) -> npt.NDArray[Any]:
     needed = math.prod(shape) * dtype.itemsize
     held = len(content) - stream.tell()
     if held < needed:
-        problem = f"is truncated: an array of shape {shape} takes {counted(needed, 'byte')}, and {held:,} are there"
+        problem = f"is truncated: an array of shape {shape} takes {counted(needed, 'byte')}, but only {held:,} follow"
         raise DataError(source, problem, key="shape", way_out=_WAY_OUT)
     flat = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -141,13 +141,13 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], source: Path) -> 
     fits = len(shape) in ((1, 2) if structured else (2, 3)) and min(shape) >= 0
     if not fits or not (structured or 3 <= shape[-1] <= MAX_COLUMNS):
         turned = len(shape) == 2 and shape[0] in (3, 4, 5) and not structured
-        way_out = "transpose it: one row a point" if turned else _WAY_OUT
+        way_out = "transpose it: one row per point" if turned else _WAY_OUT
         raise DataError(source, f"has the shape {_shown(shape)}, expected {expected}", key="shape", way_out=way_out)
     if not structured and dtype.kind not in "fiu":
         raise DataError(source, f"holds values of type {dtype}, expected numbers", key="dtype", way_out=_WAY_OUT)
     points = math.prod(shape if structured else shape[:-1])
     if points > MAX_POINTS:
-        problem = f"declares {_shown(points)} points, more than the {MAX_POINTS:,} that are read"
+        problem = f"declares {_shown(points)} points, more than the limit of {MAX_POINTS:,}"
         raise DataError(source, problem, key="shape", way_out=_WAY_OUT)
 
 
@@ -168,7 +168,7 @@ def _structured(records: npt.NDArray[Any], intensity_max: float | None, source: 
             raise DataError(source, problem, key=name, way_out=_WAY_OUT)
         values = records[name]
         if values.dtype.kind not in "fiu" or values.ndim != 1:
-            problem = f"holds {_shown(records.dtype[name])}, expected one number a point"
+            problem = f"holds {_shown(records.dtype[name])}, expected one number per point"
             raise DataError(source, problem, key=name, way_out=_WAY_OUT)
         with np.errstate(over="ignore", invalid="ignore"):
             points[:, column] = values

@@ -1,4 +1,4 @@
-"""The point-cloud files of a dataset: each kind by its suffix, and one warning for what is true of all of them."""
+"""The point-cloud files of a dataset: each kind by its suffix, and one warning for what applies to all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CloudFiles:
     """Reads point clouds, and says once what is special about them.
 
     Args:
-        intensity_max: the intensity in the files that means 1; larger ones are clipped. None: see `read_pcd_cloud`.
+        intensity_max: value in the files that means intensity 1; larger ones are clipped. None: see `read_pcd_cloud`.
         bin_columns: float32 numbers of a point in `.bin` files; None: 5 for nuScenes' `.pcd.bin`, otherwise 4.
     """
 
@@ -55,7 +55,7 @@ class CloudFiles:
             self._once(
                 "intensity",
                 logging.WARNING,
-                f"{path}: has no intensity; it is taken to be 0 here and in every other file without it",
+                f"{path}: has no intensity; 0 is used here and in every other file without one",
             )
         if cloud.clipped:
             share = cloud.clipped / max(len(cloud), 1)
@@ -63,7 +63,7 @@ class CloudFiles:
                 "clipped",
                 logging.WARNING,
                 f"{path}: {share:.1%} of intensities lie above intensity_max={self.intensity_max:g} and count as 1; "
-                "choose another dataset.settings.intensity_max if that is too many (said once for all files)",
+                "choose another dataset.settings.intensity_max if that is too many (reported once for all files)",
             )
         if cloud.left_out:
             total = cloud.left_out + len(cloud)

@@ -119,12 +119,12 @@ class DairLayout:
         The complemented labels replace the originals, which they keep as `..._backup`.
 
         Raises:
-            DataError: the complemented ones are wanted, and they are not there.
+            DataError: the complemented ones are requested, but they are missing.
         """
         backup = self.root / "vehicle-side" / "label" / "lidar_backup"
         found: Literal["complemented", "original"] = "complemented" if backup.is_dir() else "original"
         if wanted == "complemented" and found == "original":
-            way_out = "add the complemented annotations (docs/datasets/dair_v2x.md), or say annotations=original"
+            way_out = "add the complemented annotations (docs/datasets/dair_v2x.md), or set annotations=original"
             raise DataError(backup, "is missing: the labels in place are the original ones", way_out=way_out)
         return found if wanted == "auto" else wanted
 
@@ -144,7 +144,7 @@ class DairLayout:
         listed = self._listed()
         wanted = self._stems(split, splits)
         if missing := [stem for stem in wanted if stem not in listed]:
-            problem = f"{len(missing)} frames of split '{split}' are not listed"
+            problem = f"{len(missing)} frames of split '{split}' are not listed here"
             raise DataError(self.root / "cooperative" / "data_info.json", problem, key=missing[0], way_out=_WAY_OUT)
         pairs = []
         occurrences: Counter[str] = Counter()
@@ -161,10 +161,17 @@ class DairLayout:
         kept = [pair for pair in pairs if pair is not None]
         if len(kept) < len(pairs):
             _log.info(
-                "%d of %d pairs have no infrastructure frame %d earlier", len(pairs) - len(kept), len(pairs), delay
+                "%d of %d pairs have no infrastructure frame %d frames earlier",
+                len(pairs) - len(kept),
+                len(pairs),
+                delay,
             )
         if not kept:
-            raise DataError(self.root, f"split '{split}' holds no pairs", way_out="choose another split or less delay")
+            raise DataError(
+                self.root,
+                f"split '{split}' holds no pairs",
+                way_out="choose another split or a smaller infrastructure_delay",
+            )
         return sorted(kept, key=lambda pair: (len(pair.batch), pair.batch, pair.vehicle, pair.occurrence))
 
     def sensor_file(self, side: str, kind: str, stem: str) -> Path:
@@ -189,9 +196,9 @@ class DairLayout:
         return found
 
     def not_merged(self, side: str, kind: str, folder: Path) -> DataError:
-        """What to say of such a folder."""
+        """The error for such a folder."""
         target = self.root / side / kind
-        problem = f"holds the files of {side}/{kind}, beside the dataset instead of in it"
+        problem = f"holds the files of {side}/{kind}, but lies beside the dataset instead of inside it"
         return DataError(folder, problem, way_out=f"move them: mkdir -p '{target}' && mv '{folder}'/* '{target}'/")
 
     def _pair(
@@ -252,13 +259,13 @@ class DairLayout:
     def _stems(self, split: str, splits: Splits) -> list[str]:
         known = ("train", "validate") if splits == "coalign" else ("train", "validate", "test")
         if split not in (*known, "val"):
-            reason = "; DAIR-V2X has no labelled test split in CoAlign's files, the field reports validate"
+            reason = "; CoAlign's files of DAIR-V2X have no labelled test split, and papers report validate"
             problem = f"has no split '{split}'{reason if split == 'test' else ''}"
             raise DataError(self.root, problem, way_out=f"choose one of {', '.join(known)}")
         name = _FILE_OF_SPLIT[split]
         path = self.root / (f"{name}.json" if splits == "coalign" else OFFICIAL_FILE)
         other = "official" if splits == "coalign" else "coalign"
-        way_out = f"put the {splits} split file there (docs/datasets/dair_v2x.md), or say splits={other}"
+        way_out = f"put the {splits} split file there (docs/datasets/dair_v2x.md), or set splits={other}"
         data = parse_json(read_bytes(path, MAX_JSON_BYTES, way_out=way_out), path, way_out)
         if splits == "official":
             data = data.get("cooperative_split") if isinstance(data, dict) else None

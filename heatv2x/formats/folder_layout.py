@@ -145,7 +145,7 @@ def read_recordings(root: str | Path, split: str) -> tuple[list[Recording], str]
     if ignored := [path for recording in recordings for agent in recording.agents for path in agent.ignored()]:
         names = ", ".join(sorted({path.name for path in ignored}))
         _log.warning(
-            "%s: ignored sensor folders: %s (first: %s); LiDARs are called %s, and cameras by calibration.json",
+            "%s: ignored sensor folders: %s (first: %s); LiDAR folders are named %s, cameras as in calibration.json",
             folder,
             names,
             ignored[0],
@@ -163,7 +163,7 @@ def _recording(path: Path, split: Path, digest: Any) -> Recording:
     ids = {name: agent_id(name) for name in names}
     for name, number in ids.items():
         if same := [other for other in names if other != name and ids[other] == number]:
-            problem = f"its agent folders {name} and {same[0]} stand for the same id, {number}"
+            problem = f"its agent folders {name} and {same[0]} both stand for the id {number}"
             raise DataError(path, problem, way_out="rename one")
     if made := [f"{name} is agent {number}" for name, number in ids.items() if not is_integer(name)]:
         _log.info("%s: %s", path, ", ".join(made))
@@ -207,7 +207,7 @@ def _time_s(row: Mapping[str, str], line: int, source: Path) -> float:
     if abs(time_s) > _LATEST_S:
         digits = abs(time_s)
         unit = "nanoseconds" if digits > 1e17 else "microseconds" if digits > 1e14 else "milliseconds"
-        problem = f"'{row[name][:40]}' is no time in seconds; it looks like {unit}"
+        problem = f"'{row[name][:40]}' is not a time in seconds; it looks like {unit}"
         column = {"nanoseconds": "time_ns", "microseconds": "time_us", "milliseconds": "time_ms"}[unit]
         way_out = f"write seconds, or name the column {column}"
         raise DataError(source, problem, key=f"line {line}, {name}", way_out=way_out)
@@ -232,7 +232,7 @@ def _pose(row: Mapping[str, str], line: int, source: Path) -> Pose:
         return Pose(matrix)
     roll, pitch, yaw = (_number(row, name, line, source) for name in _ANGLES)
     if max(abs(roll), abs(pitch), abs(yaw)) > 7:
-        raise DataError(source, "an angle is beyond 7", key=f"line {line}", way_out="write radians, not degrees")
+        raise DataError(source, "an angle is larger than 7", key=f"line {line}", way_out="write radians, not degrees")
     (cr, cp, cy), (sr, sp, sy) = np.cos([roll, pitch, yaw]), np.sin([roll, pitch, yaw])
     about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
     about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
@@ -241,7 +241,7 @@ def _pose(row: Mapping[str, str], line: int, source: Path) -> Pose:
 
 
 def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path, agents: Mapping[str, int]) -> dict[str, RecordedBoxes]:
-    """The boxes by frame. A line of which only the frame is written says that the frame was labelled and is empty."""
+    """The boxes by frame. A line with nothing but the frame says that the frame was labelled and is empty."""
     by_frame: dict[str, dict[int, list[float]]] = {}
     empty: dict[str, int] = {}
     for line, row in rows:
@@ -257,7 +257,7 @@ def _boxes(rows: list[tuple[int, dict[str, str]]], source: Path, agents: Mapping
         if row["id"] not in agents and not is_integer(row["id"]):
             problem = f"'{row['id'][:40]}' is neither an integer id nor the folder of an agent"
             raise DataError(
-                source, problem, key=f"line {line}, id", way_out="give every object an integer that it keeps"
+                source, problem, key=f"line {line}, id", way_out="give every object an integer id that stays the same"
             )
         number = agents[row["id"]] if row["id"] in agents else int(row["id"])
         if number in boxes:

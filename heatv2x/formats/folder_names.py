@@ -13,7 +13,7 @@ FRAME_NAMES = (
     'name frames by their files without the suffix: printable characters, none of them / \\ " $ [ ] < > | ? *, '
     "and no dot at the beginning"
 )
-"""The way out where a frame's name is none."""
+"""The way out for an invalid frame name."""
 _MAX_FRAME_NAME = 200
 _NOT_IN_FRAME_NAMES = re.compile(r'[/\\"$\[\]<>|?*]')
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
@@ -56,9 +56,9 @@ def sensor_file(folder: Path, frame: str, suffixes: Sequence[str]) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        problem = f"is there {len(found)} times: {', '.join(path.name for path in found)}"
+        problem = f"exists {len(found)} times: {', '.join(path.name for path in found)}"
         raise DataError(folder / frame, problem, way_out="remove all but one")
-    way_out = f"write one of {', '.join(suffixes)}, or take the frame out of poses.csv"
+    way_out = f"write one of {', '.join(suffixes)}, or remove the frame from poses.csv"
     if example := _example(folder):
         way_out += f"; the folder holds files such as {example}, which poses.csv must name without the suffix"
     raise DataError(folder / frame, "is missing", way_out=way_out)

@@ -89,7 +89,7 @@ def open_records(
     records = [_current(root, frame, old, indexed_at, read) for frame, old in zip(frames, olds, strict=True)]
     fresh = sum(record is not old for record, old in zip(records, olds, strict=True))
     if fresh or known is None or len(known) != len(records):
-        _log.info("indexed %s, %s: %d frames, %d of them new or touched", root, label, len(records), fresh)
+        _log.info("indexed %s, %s: %d frames, %d of them new or changed", root, label, len(records), fresh)
         _save(path, records, started_at)
     return records
 

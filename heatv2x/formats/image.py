@@ -71,7 +71,7 @@ def read_depth(path: str | Path, size: tuple[int, int] | None = None, *, K: Floa
 
 
 def intrinsics_fault(K: Float64, size: tuple[int, int], *, simulated: bool = False) -> str | None:
-    """What is wrong if intrinsics and images of a size do not belong together; None if they can.
+    """What is wrong if intrinsics do not match images of a size; None if they can.
 
     The principal point (cx, cy) of a simulated camera is the middle of its image. A real camera's lies near it; only
     cropping moves it, and resizing an image without its intrinsics moves it in x and y by the same factor.
@@ -150,7 +150,7 @@ def _read_image(
                 raise DataError(source, fault, key="size", way_out=SAME_SIZE)
             return np.array(image.convert(wanted) if image.mode != wanted else image, np.uint8)
     except _BOMBS as error:
-        problem = f"has more pixels than the {MAX_PIXELS:,} that are read"
+        problem = f"has more pixels than the limit of {MAX_PIXELS:,}"
         raise DataError(source, problem, key="size", way_out="write a smaller image") from error
     except (OSError, SyntaxError, ValueError, zlib.error) as error:
         kind = f"is not a readable {' or '.join(formats)} image"
@@ -170,14 +170,14 @@ _KINDS = {
 
 
 def _other_kind(content: bytes, wanted: tuple[str, ...]) -> str | None:
-    """What kind of file it is by its first bytes, if it is one that was not asked for."""
+    """What kind of file it is by its first bytes, if that is known and not the wanted one."""
     kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
     return None if kind is None or kind in wanted else f"a {kind} file"
 
 
 def _check(source: Path, image: Image.Image, size: tuple[int, int] | None, modes: tuple[str, ...]) -> None:
     if size is None and image.width * image.height > MAX_PIXELS:
-        problem = f"has {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} that are read"
+        problem = f"has {image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}"
         raise DataError(source, problem, key="size", way_out="write a smaller image")
     if size is not None and image.size != size:
         problem = f"is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}"

@@ -108,6 +108,6 @@ def _hits(ids: Int64, agent: AgentRecord, sidecar: dict[int, Seen] | None, root:
     if sidecar is None:
         return listed.astype(np.int32)
     if missing := [int(i) for i in agent.ids if int(i) not in sidecar]:
-        path, way_out = root / str(files.hits), "write the sidecar again, or delete it to do without hit counts"
+        path, way_out = root / str(files.hits), "write the sidecar again, or delete it to go without hit counts"
         raise DataError(path, f"lacks objects that {Path(files.yaml).name} lists", key=str(missing[0]), way_out=way_out)
     return np.array([sidecar[int(i)].hits if here else 0 for i, here in zip(ids, listed, strict=True)], np.int32)

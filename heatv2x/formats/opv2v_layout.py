@@ -45,7 +45,7 @@ class AgentFiles:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The files that are there."""
+        """The files that exist."""
         return tuple(path for path in (self.yaml, self.hits, self.visibility) if path is not None)
 
 
@@ -64,7 +64,7 @@ class FrameFiles:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The files of all agents that are there."""
+        """The existing files of all agents."""
         return tuple(path for agent in self.agents for path in agent.present)
 
 
@@ -131,7 +131,7 @@ class Layout:
             complain(DataError(path, problem, way_out="remove it or complete it"))
             return []
         if len({int(agent) for agent in agents}) != len(agents):
-            problem = f"two agent folders are the same number: {', '.join(agents)}"
+            problem = f"several agent folders have the same number: {', '.join(agents)}"
             complain(DataError(path, problem, way_out="rename one"))
             return []
         names = {agent: _names(path / agent) for agent in agents}
@@ -162,7 +162,7 @@ def _common_stems(path: Path, stems: dict[str, set[str]], complain: Complaint) -
     every = set().union(*stems.values())
     for agent, own in stems.items():
         for stem in sorted(every - own):
-            problem = "is missing: all agents of a scenario have the same frames"
+            problem = "is missing: all agents of a scenario must have the same frames"
             way_out = "complete the download, or remove that frame from all agents"
             complain(DataError(path / agent / f"{stem}.yaml", problem, way_out=way_out))
     if not every:
@@ -184,8 +184,8 @@ def _folders(path: Path, complain: Complaint | None = None) -> list[Path]:
     entries = sorted(entry for entry in _entries(path) if not entry.name.startswith("."))
     for entry in entries:
         if complain is not None and entry.is_symlink() and not entry.exists():
-            problem = "is a link that leads nowhere, or back to itself"
-            complain(DataError(entry, problem, way_out="mend the link, or remove it"))
+            problem = "is a link that points nowhere, or back to itself"
+            complain(DataError(entry, problem, way_out="fix the link, or remove it"))
     return [entry for entry in entries if entry.is_dir()]
 
 
@@ -209,7 +209,7 @@ def _is_agent(folder: Path, complain: Complaint) -> bool:
             DataError(folder, problem, way_out="name it by an integer, negative for a roadside unit, or move it away")
         )
     else:
-        _log.warning("%s is ignored: an agent's folder is named by an integer id", folder)
+        _log.warning("%s is ignored: an agent's folder must be named by an integer id", folder)
     return False
 
 

@@ -77,7 +77,7 @@ def read_agent_yaml(path: str | Path) -> AgentRecord:
 
 
 def parse_agent_yaml(content: bytes, source: Path) -> AgentRecord:
-    """The same from bytes that were read already, labelled or not; `source` is for messages."""
+    """Parse bytes that were already read, labelled or not; `source` is for messages."""
     data = load_yaml(content, source)
     pose = from_carla(_numbers(data, "lidar_pose", 6, source))
     # no objects: a writer may leave nothing behind the colon, or write an empty list
@@ -107,7 +107,7 @@ def parse_hits(content: bytes, source: Path) -> dict[int, Seen]:
     """
     data = parse_json(content, source, _WAY_OUT)
     if not isinstance(data, dict):
-        raise DataError(source, "does not hold one mapping of object ids", way_out=_WAY_OUT)
+        raise DataError(source, "is not a mapping by object id", way_out=_WAY_OUT)
     return {_object_id(key, "", source): _seen(entry, key, source) for key, entry in data.items()}
 
 
@@ -123,7 +123,7 @@ def assignment(path: str | Path) -> dict[str, dict[int, str]]:
     source = Path(path)
     data = read_json(source)
     if not isinstance(data, dict):
-        raise DataError(source, "does not hold a mapping of scenarios", way_out="write {scenario: {agent id: type}}")
+        raise DataError(source, "is not a mapping by scenario", way_out="write {scenario: {agent id: type}}")
     types: dict[str, dict[int, str]] = {}
     for scenario in data:
         agents = _mapping(data, scenario, source)
@@ -180,7 +180,7 @@ def _seen(entry: Any, key: str, source: Path) -> Seen:
     if type(hits) is not int or not 0 <= hits < 2**31 or type(visible) is not bool:
         problem = f'expected {{"hits": count, "camera_visible": true or false}}, got {str(entry)[:80]}'
         raise DataError(
-            source, problem, key=key, way_out="write the sidecar again, or delete it to do without hit counts"
+            source, problem, key=key, way_out="write the sidecar again, or delete it to go without hit counts"
         )
     return Seen(hits, visible)
 

@@ -149,7 +149,7 @@ class IndexedRecords(Sequence[FrameRecord]):
 
 
 def _check_lengths(arrays: Arrays) -> None:
-    """Whatever lies in an index, the flat arrays must be as long as the counts say."""
+    """Check that the flat arrays of an index are as long as its counts say."""
     frames = {
         name: arrays[f"frame_{name}"]
         for name in ("agents", "objects", "files", "without_center", "counted", "labelled")

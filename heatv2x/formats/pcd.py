@@ -59,7 +59,7 @@ def read_pcd_cloud(path: str | Path, *, intensity_max: float | None = None) -> P
 
     Raises:
         DataError: the file is missing, truncated or corrupt, has no point with a position, or intensities whose scale
-            nobody knows.
+            is unknown.
     """
     source = Path(path)
     content = read_bytes(source, MAX_BYTES, missing="the point cloud is missing", way_out=_COMPLETE)
@@ -173,7 +173,7 @@ def _compressed(content: bytes, header: Header, wanted: Mapping[str, str], sourc
         problem = (
             f"{_declared(header, 'byte', point_bytes(header.fields))}, and a block of {packed:,} bytes that unpacks to"
         )
-        problem += f" {size:,}; {max(len(content) - start, 0):,} bytes are there"
+        problem += f" {size:,}; {max(len(content) - start, 0):,} bytes follow"
         raise DataError(source, problem, key="DATA", way_out=WAY_OUT)
     try:
         unpacked = lzf.decompress(content[start : start + packed], size)

@@ -48,7 +48,9 @@ class Field:
             DataError: such a type does not exist, or the field has several values.
         """
         if self.size not in _SIZES.get(self.kind, ()) or self.count != 1:
-            problem = f"is a field of type {self.kind}, size {self.size}, count {self.count}, which is no single number"
+            problem = (
+                f"is a field of type {self.kind}, size {self.size}, count {self.count}, which is not a single number"
+            )
             raise DataError(source, problem, key=self.name, way_out=WAY_OUT)
         return np.dtype(f"<{_KINDS[self.kind]}{self.size}")
 
@@ -125,7 +127,7 @@ def _points(lines: dict[str, list[str]], source: Path) -> int:
         problem = f"WIDTH times HEIGHT is {area:,}, not POINTS ({points:,})"
         raise DataError(source, problem, key="POINTS", way_out=WAY_OUT)
     if points > MAX_POINTS:
-        problem = f"declares {points:,} points, more than the {MAX_POINTS:,} that are read"
+        problem = f"declares {points:,} points, more than the limit of {MAX_POINTS:,}"
         raise DataError(source, problem, key="POINTS", way_out=WAY_OUT)
     return points
 
@@ -153,10 +155,10 @@ def _fields(lines: dict[str, list[str]], encoding: Encoding, source: Path) -> tu
     fields = []
     for name, kind, size, count in zip(names, types, sizes, counts, strict=True):
         if not (_NUMBER.fullmatch(size) and _NUMBER.fullmatch(count)):
-            problem = f"is a field of size {size[:20]} and count {count[:20]}, which are no whole numbers"
+            problem = f"is a field of size {size[:20]} and count {count[:20]}, which are not whole numbers"
             raise DataError(source, problem, key=name, way_out=WAY_OUT)
         fields.append(Field(name, kind.upper(), int(size), int(count)))
     if (size_of_point := point_bytes(tuple(fields))) > MAX_POINT_BYTES:
-        problem = f"declares {size_of_point:,} bytes for one point, more than the {MAX_POINT_BYTES:,} that are read"
+        problem = f"declares {size_of_point:,} bytes for one point, more than the limit of {MAX_POINT_BYTES:,}"
         raise DataError(source, problem, key="SIZE", way_out=WAY_OUT)
     return tuple(fields)

@@ -64,7 +64,7 @@ def usable(
             f"holds {counted(given, 'point')}, none of them with a position: x, y, z or intensity is NaN, infinite or "
             f"beyond {REACH_M / 1000:.0f} km"
         )
-        way_out = "write metres in the LiDAR's own frame, or take the frame out if the sensor saw nothing"
+        way_out = "write metres in the LiDAR's own frame, or remove the frame if the sensor saw nothing"
         raise DataError(source, problem, key="x", way_out=way_out)
     clipped = 0 if full is None else _scale(points[:, 3], source, intensity_max, full)
     return PointCloud(points, left_out=given - len(points), clipped=clipped)
@@ -78,15 +78,15 @@ def _scale(intensity: Float32, source: Path, intensity_max: float | None, full: 
     lowest, highest = float(intensity.min()), float(intensity.max())
     if lowest < -ROUNDING * maximum:
         problem = f"has intensities from {lowest:g} to {highest:g}; they cannot be negative"
-        way_out = "write intensities from 0 up, and check that the file has the columns that it should have"
+        way_out = "write intensities from 0 up, and check that the file has the right columns"
         raise DataError(source, problem, key="intensity", way_out=way_out)
     limit = (1 + ROUNDING) * maximum
     if highest > limit and intensity_max is None:
-        problem = f"has intensities up to {highest:g}, but the value that means full intensity is taken to be {full:g}"
+        problem = f"has intensities up to {highest:g}, but full intensity is taken to be {full:g}"
         usual = float(np.percentile(intensity, 90))
         scale = 255 if usual <= 255 else 65535 if usual <= 65535 else f"{usual:.0f}"
         way_out = (
-            f"say which value means full intensity, for example dataset.settings.intensity_max={scale}; "
+            f"set the value of full intensity, for example dataset.settings.intensity_max={scale}; "
             "larger ones are then clipped"
         )
         raise DataError(source, problem, key="intensity", way_out=way_out)

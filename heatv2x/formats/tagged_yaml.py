@@ -89,7 +89,7 @@ class _Reader:
                 self.fail("a key is itself a list or a mapping")
             parent.key = value
             if value in parent.content:
-                self.fail("is there twice")
+                self.fail("appears twice")
         else:
             parent.content[parent.key] = value
             parent.key = _NO_KEY
@@ -106,7 +106,7 @@ def load_yaml(content: bytes, source: Path) -> dict[Any, Any]:
         DataError: not one YAML mapping, a tag other than python/tuple, a key twice, or beyond the size limits.
     """
     if len(content) > MAX_BYTES:
-        raise DataError(source, f"is larger than {MAX_BYTES // 1_000_000} MB, no frame's description is")
+        raise DataError(source, f"is larger than {MAX_BYTES // 1_000_000} MB, more than any frame's description")
     reader = _Reader(source)
     try:
         for event in _events(content):
@@ -116,7 +116,7 @@ def load_yaml(content: bytes, source: Path) -> dict[Any, Any]:
     if not content.strip():
         raise DataError(source, "is empty, not YAML", way_out="download or write the file again")
     if len(reader.documents) != 1 or not isinstance(reader.documents[0], dict):
-        raise DataError(source, "does not hold one mapping of keys", way_out="download or write the file again")
+        raise DataError(source, "is not a mapping of keys to values", way_out="download or write the file again")
     return reader.documents[0]
 
 

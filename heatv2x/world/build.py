@@ -55,7 +55,7 @@ def build_world(config: WorldConfig, progress: Progress | None = None) -> WorldS
 
     Args:
         config: what to build and where.
-        progress: called with (labelled frames done, labelled frames in all), first with what is there already.
+        progress: called with (labelled frames done, labelled frames in all), first with what already exists.
 
     Raises:
         ConfigError: `out` holds a world with other settings.
@@ -138,7 +138,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _claim(config: WorldConfig) -> None:
-    """Write the manifest of a new world, or check that the one that is there has the same settings."""
+    """Write the manifest of a new world, or check that an existing one has the same settings."""
     path = config.out / "manifest.json"
     if not path.exists():
         if (config.out / "OPV2V").exists() or (config.out / "OPV2V_Hetero").exists():

@@ -28,7 +28,7 @@ _FIRST_ID, _LAST_ID = 100, 9999
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """What a clip shall be.
+    """The specification of a clip.
 
     Attributes:
         seed: words that seed everything in it.
@@ -37,7 +37,7 @@ class ClipPlan:
         stride: 10 Hz frames from one labelled frame to the next.
         agents: smallest and largest number of connected agents, roadside unit included.
         roadside: chance of a roadside unit.
-        sensors: which sensors are built.
+        sensors: which sensors to simulate.
         azimuth_steps: LiDAR rays per turn and ring.
         resolution: width and height of the cameras' ray grid.
     """

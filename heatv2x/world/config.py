@@ -1,4 +1,4 @@
-"""What a synthetic world shall be."""
+"""The settings of a synthetic world."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class WorldConfig(Config):
     """Settings of a synthetic world.
 
     Attributes:
-        out: folder that gets OPV2V/, OPV2V_Hetero/, the assignments and the manifest.
+        out: folder to write OPV2V/, OPV2V_Hetero/, the assignments and the manifest to.
         frames: labelled frames per split.
-        train, validate, test: labelled frames of one split, if not `frames`; 0 leaves the split out.
+        train, validate, test: labelled frames of one split, instead of `frames`; 0 leaves the split out.
         seed: same seed, same bytes.
-        workers: processes; does not change the result.
-        sensors: which are built; the 64-beam LiDAR always is, because labels come from it.
-        min_agents, max_agents: connected agents per clip, a roadside unit included.
+        workers: number of processes; does not change the result.
+        sensors: which to simulate; the 64-beam LiDAR always is, because labels come from it.
+        min_agents, max_agents: fewest and most connected agents per clip, a roadside unit included.
         roadside: chance that a clip has a roadside unit.
         render_resolution: rays per camera, width and height, 4:3; images are upsampled to 800 x 600.
         clip_frames: labelled frames per clip (scenario); few, because neighbouring frames are near-duplicates.

@@ -65,11 +65,11 @@ class ScenarioTask:
 
     @property
     def finished(self) -> bool:
-        """Whether it is there; it is moved there only when it is complete."""
+        """Whether its folder exists, which is moved into place only when complete."""
         return self.folder.is_dir()
 
     def plan(self) -> ClipPlan:
-        """What its clip shall be."""
+        """The specification of its clip."""
         config = self.config
         return ClipPlan(
             seed=(config.seed, SPLITS.index(self.split), self.clip),
@@ -107,7 +107,7 @@ def make_scenario(task: ScenarioTask) -> int | DataError:
         _publish(task, staging)
     except OSError as error:
         problem = f"cannot be written: {error.strerror or error}"
-        return DataError(task.folder, problem, way_out="free some space, then run the same command to go on")
+        return DataError(task.folder, problem, way_out="free some space, then run the same command again to continue")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return task.frames

@@ -1,7 +1,7 @@
 """Traffic that keeps to its lanes: car following by the Intelligent Driver Model, junctions by reservation.
 
 IDM: Treiber, Hennecke, Helbing, Phys. Rev. E 62 (2000), eq. 2-3. The reservation rule is our own: a vehicle stops
-before a junction until no vehicle from another approach is, or is about to be, in its way; so nobody ever overlaps.
+before a junction until no vehicle from another approach is, or is about to be, in its way; so vehicles never overlap.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Traffic:
         return np.minimum(gap, 1e3), np.where(np.isfinite(gap), closing, 0.0)
 
     def _reserve(self) -> None:
-        """Grant the junction to waiting drivers, nearest first, where nobody is in their way."""
+        """Grant the junction to waiting drivers, nearest first, if no vehicle is in their way."""
         route = self.route
         to_go = self.enter_m[route] - (self.s + self.length / 2)
         waiting = np.flatnonzero((self.connector[route] >= 0) & ~self.held & (to_go > -1.0) & (to_go < ASK_M))

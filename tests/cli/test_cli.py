@@ -243,7 +243,7 @@ class TestMistakes:
 
         monkeypatch.setattr(jobs, "train_base", interrupted)
         ended = run("train", "base", "data=d")
-        assert ended.code == 130 and "the same command continues" in ended.err
+        assert ended.code == 130 and "run the same command again to continue" in ended.err
 
     def test_a_defect_of_ours_is_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object) -> None:
@@ -501,7 +501,7 @@ class TestRecipes:
 
     def test_a_type_that_pushes_out_the_default_one_is_told(self, run: Run, caplog: pytest.LogCaptureFixture) -> None:
         run("train", "base", "data=nowhere", "model.agents.camera.part=camera_lss")
-        assert "model.agents now holds camera alone: naming one replaces the default, lidar64" in caplog.text
+        assert "model.agents now holds only camera: naming one replaces the default, lidar64" in caplog.text
         assert "add model.agents.lidar64.part=lidar_pillar" in caplog.text
         caplog.clear()
         run("train", "base", "data=nowhere", "model.agents.lidar64.settings.sensor=lidar")
@@ -548,7 +548,7 @@ class TestData:
 
     def test_check_of_no_dataset_is_one_message(self, run: Run, tmp_path: Path) -> None:
         ended = run("data", "check", tmp_path)
-        assert ended.code == 2 and "is not in a layout of" in ended.err and "Traceback" not in ended.err
+        assert ended.code == 2 and "is not in the layout of" in ended.err and "Traceback" not in ended.err
 
     def test_index_and_view(self, run: Run, small: Path, tmp_path: Path) -> None:
         assert "train" in run("data", "index", small).out

@@ -156,7 +156,7 @@ class TestBuild:
 
 def test_nearest_names_one_and_all() -> None:
     assert nearest("lidar46", ["lidar64", "camera"]) == "did you mean 'lidar64'? Known: camera, lidar64"
-    assert nearest("x", []) == "nothing is known here"
+    assert nearest("x", []) == "there are none to choose from"
 
 
 def test_merge_goes_key_by_key() -> None:

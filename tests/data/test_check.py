@@ -158,7 +158,7 @@ ABSURD = {
     "elsewhere": (
         lambda c: [v.__setitem__("location", [5000.0, 0.0, 0.0]) for v in c["vehicles"].values()],
         "object",
-        "whose LiDAR is said to see it",
+        "whose LiDAR supposedly sees it",
     ),
 }
 
@@ -220,7 +220,7 @@ def test_the_downloads_of_opv2v_h_without_opv2v(tree: Path) -> None:
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "music").mkdir()
-    with pytest.raises(DataError, match="is not in a layout of dair_v2x or folder or opv2v; it holds nothing"):
+    with pytest.raises(DataError, match="is not in the layout of dair_v2x or folder or opv2v; it holds nothing"):
         inspect(tmp_path / "music")
     with pytest.raises(DataError, match="is not a folder"):
         inspect(tmp_path / "nothing")

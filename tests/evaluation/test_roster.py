@@ -87,7 +87,7 @@ def test_types_stay_when_others_come_and_go() -> None:
 def test_names_that_the_file_lacks_are_told() -> None:
     assigned = Assignment({"s1": {1: "m1", 2: "m3"}}, Path("types.json"))
     assigned.knows(["m1", "m3"])
-    with pytest.raises(ConfigError, match=r"plays names m2, M1, but types\.json assigns only m1, m3\.\n.*plays\.m1="):
+    with pytest.raises(ConfigError, match=r"plays= names m2, M1, but types\.json assigns only m1, m3\.\n.*plays\.m1="):
         assigned.knows(["m2", "m3", "M1"])
 
 
@@ -99,7 +99,7 @@ def test_mistakes() -> None:
         Roster("lidar64", ())
     with pytest.raises(ConfigError, match="plays= is empty"):
         AssignedRoster(assigned, {})
-    with pytest.raises(DataError, match="names no type for agent 9 of scenario s1"):
+    with pytest.raises(DataError, match="assigns no type to agent 9 of scenario s1"):
         assigned.of("s1", 9)
 
 

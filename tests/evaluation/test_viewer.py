@@ -131,7 +131,7 @@ class TestPicture:
         axes = Figure().add_subplot()
         draw_from_above(view, axes, sight)
         assert not {FALSE, MISSED} & {to_hex(line.get_color()) for line in axes.lines}
-        assert "nothing labelled" in axes.get_title()
+        assert "no labels to judge them by" in axes.get_title()
 
     def test_detections_have_the_corners_of_their_boxes(self, scenes: SmallScenes) -> None:
         view = view_with(scenes, [0.0])

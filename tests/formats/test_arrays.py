@@ -116,7 +116,9 @@ def test_bin_of_any_number_of_columns(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.points, POINTS * np.float32([1, 1, 1, columns > 3]))
         assert read.has_intensity == (columns > 3)
     path.write_bytes(MORE[:23, :5].tobytes())
-    with pytest.raises(DataError, match=r"is 460 bytes, expected 16 .*\n.* if it is 5: dataset\.settings\.bin_columns"):
+    with pytest.raises(
+        DataError, match=r"is 460 bytes, expected 16 .*\n.* has 5 float32 numbers, set dataset\.settings\.bin_columns"
+    ):
         read_bin(path)
     path.write_bytes(b"123")
     with pytest.raises(DataError, match="is 3 bytes, expected 16 for each"):
@@ -124,8 +126,8 @@ def test_bin_of_any_number_of_columns(tmp_path: Path) -> None:
 
 
 BAD = {
-    "objects": (np.array([[{"a": 1}] * 4], object), "holds Python objects.*nothing is unpickled"),
-    "objects in a field": (np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "O")]), "holds Python objects"),
+    "objects": (np.array([[{"a": 1}] * 4], object), "holds pickled Python objects, .*never unpickled"),
+    "objects in a field": (np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "O")]), "holds pickled Python objects"),
     "one number": (np.array(3.0), "has the shape"),
     "one row": (np.zeros(4), "has the shape"),
     "two columns": (np.zeros((5, 2)), "expected .P, C. or .H, W, C. with 3 to 16 columns"),
@@ -137,7 +139,7 @@ BAD = {
     "bool": (np.zeros((2, 4), bool), "expected numbers"),
     "times": (np.zeros((2, 4), "M8[s]"), "expected numbers"),
     "no z": (structured(POINTS)[["x", "y", "ring"]], "has no field z"),
-    "field of several": (np.zeros(3, [("x", "f4", 2), ("y", "f4"), ("z", "f4")]), "expected one number a point"),
+    "field of several": (np.zeros(3, [("x", "f4", 2), ("y", "f4"), ("z", "f4")]), "expected one number per point"),
     "negative": (POINTS - np.float32([0, 0, 0, 0.5]), "cannot be negative"),
 }
 
@@ -160,7 +162,7 @@ def test_bad_files(tmp_path: Path) -> None:
         (content[:40], "is not a readable .npy array"),
         (b"PK\3\4" + content, "a zip archive"),
         (b"\x80\4" + content, "is not a readable .npy array"),
-        (content[:-1], "is truncated: an array of shape .24, 4. takes 384 bytes, and 383 are there"),
+        (content[:-1], "is truncated: an array of shape .24, 4. takes 384 bytes, but only 383 follow"),
         (content.replace(b"(24, 4)", b"(9999999999999, 4)"), "is not a readable|declares 9999999999999 points"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 9\n", "a Git LFS pointer"),
     ):

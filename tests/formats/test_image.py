@@ -70,7 +70,7 @@ BAD = {
     "jpeg": (jpeg(), "not a readable PNG image: it is a JPEG file"),
     "web page": (b"\n<!doctype html>", "is a web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n", "is a Git LFS pointer"),
-    "bomb": (bomb(), "has more pixels than the 40,000,000 that are read"),
+    "bomb": (bomb(), "has more pixels than the limit of 40,000,000"),
 }
 
 

@@ -119,7 +119,7 @@ BAD = {
     "width": (edited(rb"WIDTH 40", b"WIDTH 41"), "POINTS", "WIDTH times HEIGHT"),
     "height": (edited(rb"HEIGHT 1", b"HEIGHT x"), "HEIGHT", "needs 'HEIGHT <whole number>'"),
     "nothing says how many": (edited(rb"WIDTH 40\n(?s:.*)DATA", b"DATA"), "POINTS", "neither POINTS nor WIDTH"),
-    "count is a word": (edited(rb"COUNT 1 1 1 1", b"COUNT 1 1 1 one"), "rgb", "no whole numbers"),
+    "count is a word": (edited(rb"COUNT 1 1 1 1", b"COUNT 1 1 1 one"), "rgb", "not whole numbers"),
     "small colours": (edited(rb"SIZE 4 4 4 4", b"SIZE 4 4 4 2"), "rgb", "holds colours of 2 bytes"),
     "a pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"7" * 64 + b"\nsize 206144\n",

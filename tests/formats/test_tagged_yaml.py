@@ -61,16 +61,16 @@ BAD = {
     "deep lists": (b"a: " + b"[" * 100_000, None, "nested more than|maximum nesting depth"),
     "deep mappings": (b"? " * 100_000, None, "nested more than|not valid YAML|itself a list"),
     "deep blocks": (b"- " * 50_000 + b"1", None, "nested more than"),
-    "key twice": (b"a: 1\nb: {c: 1, c: 2}", "b.c", "there twice"),
-    "id twice": (b"a:\n  7: 1\n  7: 2\n", "a.7", "there twice"),
+    "key twice": (b"a: 1\nb: {c: 1, c: 2}", "b.c", "appears twice"),
+    "id twice": (b"a:\n  7: 1\n  7: 2\n", "a.7", "appears twice"),
     "list as key": (b"? [1, 2]\n: 3", None, "itself a list"),
     "syntax": (b"a: [1, 2\nb: 3", "a.2", "not valid YAML"),
     "tab": (b"a:\n\t- 1\n", "a", "not valid YAML"),
     "binary": (bytes(range(256)), None, "not valid YAML"),
     "zeros": (b"\0" * 100, None, "not valid YAML"),
     "empty": (b"", None, "is empty"),
-    "a list": (b"- 1\n- 2\n", None, "one mapping"),
-    "two documents": (b"a: 1\n---\nb: 2\n", None, "one mapping"),
+    "a list": (b"- 1\n- 2\n", None, "is not a mapping of keys"),
+    "two documents": (b"a: 1\n---\nb: 2\n", None, "is not a mapping of keys"),
 }
 
 

@@ -269,5 +269,5 @@ class TestPlaced:
 
     @pytest.mark.parametrize("other", [BevGrid(-2.0, 2.0, -1.0, 1.0, 0.25), BevGrid(-2.2, 1.8, -1.0, 1.0, 0.5)])
     def test_cells_must_lie_on_one_another(self, other: BevGrid) -> None:
-        with pytest.raises(ConfigError, match="do not lie"):
+        with pytest.raises(ConfigError, match="do not align"):
             self.SMALL.placed(torch.ones(1, *self.SMALL.shape), other)

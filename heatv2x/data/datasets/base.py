@@ -35,7 +35,7 @@ class Dataset(ABC):
 
     Attributes:
         source: who published it.
-        expected_layout: what its folder holds, for a user whose folder is not recognised.
+        expected_layout: what its folder holds, shown if a user's folder is not recognised.
         stem_step: how much the time stem of a frame grows in 100 ms, where stems are numbers and nothing else tells
             when a frame was captured.
     """
@@ -49,7 +49,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of frames, those that nobody labelled included (see `labelled`)."""
+        """Number of frames, unlabelled ones included (see `labelled`)."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -82,7 +82,7 @@ class Dataset(ABC):
         """When an agent captured what it senses in a frame, microseconds on the recording's clock.
 
         Raises:
-            ConfigError: the time stem is no number, and the dataset knows no better.
+            ConfigError: the time stem is not a number, and the dataset has no other clock.
         """
         stem = self.name(index).rpartition("/")[2]
         if not stem.isdigit():
@@ -222,14 +222,14 @@ def labelled_frames(dataset: Dataset) -> list[int]:
     if not found:
         raise HeatError(
             f"none of the {len(dataset)} frames ({dataset.name(0)} to {dataset.name(len(dataset) - 1)}) is labelled, "
-            "so there is nothing to score or to learn from.\n  Way out: label some of them (own recordings: boxes.csv, "
+            "so there is nothing to score or to train on.\n  Way out: label some of them (own recordings: boxes.csv, "
             "docs/datasets/folder.md), or choose another split"
         )
     return found
 
 
 def _jitter_ms(step_ms: float) -> float:
-    """How far capture times may be off in frames that are so far apart."""
+    """How far capture times may be off in frames that are `step_ms` apart."""
     return min(20.0, step_ms / 4)
 
 
@@ -237,7 +237,7 @@ class DatasetConfig(config.Config):
     """Which part reads a dataset, and the settings of that part, which its own `Config` checks.
 
     Attributes:
-        part: file name in `heatv2x/data/datasets/`, or "package.module:Class"; without it the folder is recognised.
+        part: file name in `heatv2x/data/datasets/`, or "package.module:Class"; null recognises the folder.
         settings: what differs from the part's defaults.
     """
 
@@ -263,14 +263,14 @@ class Reader:
 
 
 def recognise(root: Path, wanted: str | DatasetConfig | None = None) -> Reader:
-    """The part that reads a folder: the one that is wanted, or else the only one that recognises it.
+    """The part that reads a folder: the requested one, or else the only one that recognises it.
 
     Args:
         root: the dataset's folder.
         wanted: the part's name, or its settings with or without a name.
 
     Raises:
-        DataError: no such folder, or nobody recognises it.
+        DataError: no such folder, or no part recognises it.
         ConfigError: no such part, or several recognise the folder; says how to choose.
     """
     if not root.is_dir():
@@ -289,9 +289,9 @@ def recognise(root: Path, wanted: str | DatasetConfig | None = None) -> Reader:
 
 
 def _unrecognised(root: Path, parts: Mapping[str, type[Dataset]]) -> DataError:
-    """What a folder holds, what the known datasets hold, and the folder above or below that was meant."""
+    """Say what a folder holds, what the known datasets hold, and which folder above or below was meant."""
     inside = sorted(entry.name for entry in root.iterdir())
-    problem = f"is not in a layout of {' or '.join(parts)}; it holds {', '.join(inside[:8]) or 'nothing'}"
+    problem = f"is not in the layout of {' or '.join(parts)}; it holds {', '.join(inside[:8]) or 'nothing'}"
     near = [root / name for name in inside[:50] if (root / name).is_dir()]
     near += [root.parent] if root.name in _SPLITS else []  # not any parent: it may be the root of a disk
     for folder in near:

@@ -81,9 +81,9 @@ class DairV2x(Dataset):
             correction: what is added to the roadside unit's position: "system_error_offset" of the pair (HEAL), or
                 "relative_error" of its calibration (official tool). The official tool ignores the former, HEAL the
                 latter. The numbers differ.
-            infrastructure_delay: the roadside unit's data are so many frames of 100 ms old (VIC-Async-k).
-            lidar_as: names under which each agent's only LiDAR is delivered.
-            intensity_max: the intensity in the files that means 1; HEAL divides by 256.
+            infrastructure_delay: age of the roadside unit's data, in frames of 100 ms (VIC-Async-k).
+            lidar_as: sensor names that each agent's only LiDAR answers to.
+            intensity_max: the value in the files that means intensity 1; HEAL divides by 256.
             remove_body: drop points in the rectangle of OPV2V's vehicles from both agents, as HEAL does; they are
                 real points here.
         """

@@ -57,7 +57,7 @@ class Folder(Dataset):
         """What is read.
 
         Attributes:
-            intensity_max: the intensity in the files that means 1; larger ones are clipped. Null takes 255 for
+            intensity_max: the value in the files that means intensity 1; larger ones are clipped. Null takes 255 for
                 intensities of one byte and 1 for all others, and refuses larger ones.
             lidar_as: read the sensor folder `lidar` as this sensor, such as lidar64, which types ask for by name.
             bin_columns: how many float32 numbers a point has in `.bin` files: x, y, z, intensity and more that are not
@@ -216,9 +216,9 @@ class Folder(Dataset):
         if name not in agent.lidars:
             have = ", ".join(agent.lidars) or "no LiDAR"
             way_out = (
-                f"this agent has {have}. To read its folder lidar as {name}: dataset.settings.lidar_as={name}"
+                f"this agent has {have}. To read its folder lidar as {name}, set dataset.settings.lidar_as={name}"
                 if "lidar" in agent.lidars and name != "lidar"
-                else f"this agent has {have}: use a type whose sensor is among them, or read other recordings"
+                else f"this agent has {have}: use a type with such a sensor, or other recordings"
             )
             raise DataError(agent.folder / name, "is missing: the agent has no such LiDAR", way_out=way_out)
         folder = "lidar" if name == self.settings.lidar_as else name
@@ -226,8 +226,10 @@ class Folder(Dataset):
 
     def _cameras(self, agent: RecordedAgent, frame: str) -> tuple[Camera, ...]:
         if not agent.cameras:
-            way_out = "write it (docs/datasets/folder.md), or do not ask this agent for cameras"
-            raise DataError(agent.folder / "calibration.json", "is missing: cameras were asked for", way_out=way_out)
+            way_out = "write it (docs/datasets/folder.md), or do not request cameras of this agent"
+            raise DataError(
+                agent.folder / "calibration.json", "is missing, but cameras were requested", way_out=way_out
+            )
         return tuple(self._camera(agent, camera, frame) for camera in agent.cameras)
 
     def _camera(self, agent: RecordedAgent, camera: FolderCamera, frame: str) -> Camera:
@@ -244,7 +246,7 @@ def _sensor_file(
     what: str,
     read: Callable[[], PointCloud | Camera],
 ) -> SensorFile:
-    """A file of a recording; one that is not there once is read all the same, because reading says what is wrong."""
+    """A file of a recording; it has no path if there is not exactly one, and reading it then says what is wrong."""
     path = None
     with contextlib.suppress(DataError):
         path = agent.sensor_file(sensor, frame, suffixes)

@@ -34,7 +34,7 @@ class Opv2v(Dataset):
     Args:
         root: the parent of `OPV2V/` and `OPV2V_Hetero/`, or the OPV2V folder itself.
         split: "train", "validate", "test", ...
-        hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is elsewhere.
+        hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is not beside OPV2V.
         cache_dir: where the index is kept; by default `~/.cache/heatv2x/index`.
         depth, exclude, cameras, camera_truth, max_agents: see `Config`.
 
@@ -49,15 +49,15 @@ class Opv2v(Dataset):
         """What is read.
 
         Attributes:
-            hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is elsewhere.
-            depth: whether cameras come with depth; null takes it where `hetero_root` has it for the agent.
+            hetero_root: the folder of 16- and 32-beam clouds and depth images, if it is not beside OPV2V.
+            depth: whether to read depth for cameras; null reads it where `hetero_root` has it for the agent.
             exclude: scenarios that are left out, such as V2XSet's 2021_09_09_13_20_58, which has three cameras only.
             cameras: "complete" refuses an agent that lacks an image, "present" takes the cameras that have one.
-            camera_truth: an object is visible to cameras by the "raster", or if it is "near": labelled by the agent and
-                within 45 m in x and y, which HEAL takes where V2XSet has no rasters.
-            roadside_ego: whether a roadside unit may be the ego of a training scene; false for V2XSet as HEAL means it.
-            intensity_max: the value that means 1 in clouds with an intensity of their own; colours have 255 always.
-            max_agents: agents after so many in the order of `Frame.agents` are left out, with what only they label.
+            camera_truth: which objects count as visible to cameras: those in the "raster", or those "near", that is
+                labelled by the agent and within 45 m in x and y, as HEAL does where V2XSet has no rasters.
+            roadside_ego: whether a roadside unit may be the ego of a training scene; false treats V2XSet as HEAL does.
+            intensity_max: the value that stands for 1 in clouds with an intensity field; for colours it is always 255.
+            max_agents: keep only the first N agents of `Frame.agents`; objects that only others label are dropped.
         """
 
         hetero_root: Path | None = None
@@ -175,7 +175,7 @@ class Opv2v(Dataset):
         folder, cameras = record.folders[number], record.cameras[number]
         if not cameras:
             path = self.layout.sensor_file(scenario, folder, f"{timestamp}.yaml", hetero=False)
-            raise DataError(path, "describes no cameras", key="camera0", way_out="do not ask this agent for cameras")
+            raise DataError(path, "describes no cameras", key="camera0", way_out="do not request cameras of this agent")
         if self.settings.cameras == "present":
             there = tuple(camera for camera in cameras if self._image(scenario, folder, timestamp, camera).exists())
             cameras = there or cameras  # without any image the first one is missed aloud
@@ -200,7 +200,7 @@ def _camera(camera: CameraRecord, image_file: Path, depth_file: Path | None) -> 
 
 
 def _first_agents(record: FrameRecord, count: int | None) -> FrameRecord:
-    """The record with no more than so many agents; objects that only the others list have no hits left."""
+    """The record with at most `max_agents` agents; objects that only the others list have no hits left."""
     if count is None or len(record.folders) <= count:
         return record
     objects = record.objects

@@ -1,4 +1,4 @@
-"""Poses and objects that cannot be, each judged by itself."""
+"""Impossible poses and objects, each judged by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_SPEED = 100.0
 
 @dataclass(frozen=True)
 class Absurdity:
-    """Something in one frame that cannot be.
+    """Something impossible in one frame.
 
     Attributes:
         kind: "pose" or "object".
@@ -38,7 +38,7 @@ class Absurdity:
 
 
 def absurd_poses(frame: Frame, before: Frame | None) -> Iterator[Absurdity]:
-    """Poses of agents that cannot be.
+    """Impossible poses of agents.
 
     Args:
         before: the frame before it in the same scenario.
@@ -56,11 +56,16 @@ def absurd_poses(frame: Frame, before: Frame | None) -> Iterator[Absurdity]:
             if apart > MAX_APART_M:
                 yield Absurdity("pose", agent.agent_id, "pose", f"is {apart:,.0f} m away from agent {other.agent_id}")
             elif apart < MIN_APART_M:
-                yield Absurdity("pose", agent.agent_id, "pose", f"is where agent {other.agent_id} is ({apart:.2f} m)")
+                yield Absurdity(
+                    "pose",
+                    agent.agent_id,
+                    "pose",
+                    f"is at the position of agent {other.agent_id} ({apart:.2f} m apart)",
+                )
 
 
 def absurd_objects(frame: Frame) -> Iterator[Absurdity]:
-    """Labelled objects that cannot be, or cannot be seen from where the agents are."""
+    """Labelled objects that are impossible, or that cannot be seen from where the agents are."""
     objects = frame.objects
     if not len(objects):
         return
@@ -80,7 +85,7 @@ def absurd_objects(frame: Frame) -> Iterator[Absurdity]:
         for column in seers:
             if away[row, column] > MAX_REACH_M:
                 agent_id = frame.agents[int(column)].agent_id
-                problem = f"is {away[row, column]:,.0f} m away from agent {agent_id}, whose LiDAR is said to see it"
+                problem = f"is {away[row, column]:,.0f} m away from agent {agent_id}, whose LiDAR supposedly sees it"
                 yield Absurdity("object", agent_id, key, problem)
 
 

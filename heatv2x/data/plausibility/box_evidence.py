@@ -33,7 +33,7 @@ FITTING = 0.6
 ENOUGH_BOXES = 8
 _TOLD_APART = 0.25
 _HANDED = (MIRRORED, "left-handed pose", "left-handed boxes")
-_UNKNOWN = "labels and points do not belong together; none of the common mistakes explains it"
+_UNKNOWN = "labels and points do not match, and none of the common mistakes explains it"
 _SAME_SHIFT_M = 0.8
 _STRONG = 0.75
 _MANY_BOXES = 6
@@ -85,7 +85,7 @@ def _summary(findings: list[Finding], seen: Sight, fit: Fit, told_apart: int) ->
     yield from verdicts_of("handedness", [each for each in findings if each.key in _HANDED])
     yield from verdicts_of("points and labels", [each for each in findings if each.key not in _HANDED])
     if not findings and fit.boxes < ENOUGH_BOXES:
-        few = f"not judged: {fit.boxes} labelled boxes within {NEAR_M:.0f} m of a sweep are too few to tell"
+        few = f"not judged: {fit.boxes} labelled boxes within {NEAR_M:.0f} m of a sweep are too few to judge"
         yield Verdict("points and labels", "note", few)
         yield Verdict("handedness", "note", few)
         return
@@ -99,7 +99,7 @@ def _summary(findings: list[Finding], seen: Sight, fit: Fit, told_apart: int) ->
     if told_apart:
         yield Verdict("handedness", "ok", "labels fit the points clearly worse with left and right swapped")
     else:
-        yield Verdict("handedness", "note", "not told: labels fit the points as well with left and right swapped")
+        yield Verdict("handedness", "note", "undecided: labels fit the points equally well with left and right swapped")
 
 
 def _judge(sweeps: list[Sweep], actual: Tried, known: set[str]) -> tuple[Tried, str] | None:
@@ -115,7 +115,7 @@ def _judge(sweeps: list[Sweep], actual: Tried, known: set[str]) -> tuple[Tried, 
     seen = _told(now)
     if best is not None:
         then = best.sight(own)
-        return best, f"{seen}; {then.hold} of {then.boxes} would hold points if it were right"
+        return best, f"{seen}; {then.hold} of {then.boxes} would hold points if corrected"
     unheld = now.boxes >= 2 * ENOUGH_BOXES and not now.hold
     if unheld or (now.empty >= ENOUGH_BOXES // 2 and now.empty > now.hold):
         return Tried("points and labels", _UNKNOWN), seen
@@ -163,9 +163,9 @@ def _judge_labels_of_others(sweeps: list[Sweep], actual: Tried) -> tuple[Tried, 
     best = better(attempt(few, as_labelled, others)["as labelled"], attempt(few, _relative_poses, others), others)
     seen = f"of the objects that only other agents label: {_told(now)}"
     if best is None:
-        return Tried("labels of others", "the poses of the agents do not belong together"), seen
+        return Tried("labels of others", "the poses of the agents do not match"), seen
     then = best.sight(others)
-    return best, f"{seen}; {then.hold} of {then.boxes} would hold points if it were right"
+    return best, f"{seen}; {then.hold} of {then.boxes} would hold points if corrected"
 
 
 def _relative_poses(sweep: Sweep) -> Iterator[Explanation]:

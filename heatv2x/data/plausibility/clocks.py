@@ -62,7 +62,7 @@ class Clocks:
         if wrong or unusual:
             return
         if not self.apart:
-            yield Verdict("clocks", "note", "not compared: no frame of several agents that have times of their own")
+            yield Verdict("clocks", "note", "not compared: no frame has several agents with times of their own")
             return
         most = max(abs(float(np.median(apart))) for apart in self.apart.values())
         yield Verdict("clocks", "ok", f"the agents of a frame are at most {most:.3f} s apart (medians)")

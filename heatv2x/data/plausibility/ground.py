@@ -84,7 +84,7 @@ def judge_ground(groups: dict[Group, list[Sweep]], silent: set[Group]) -> Iterat
 
 
 def _steep(group: Group, grounds: list[tuple[Sweep, tuple[float, Float64]]], slope: float) -> Finding:
-    seen = f"the ground as its points and its pose place it slopes by {slope:.0f}° ({len(grounds)} sweeps)"
+    seen = f"the ground, as placed by its points and its pose, slopes by {slope:.0f}° ({len(grounds)} sweeps)"
     slopes: dict[str, tuple[str, list[float]]] = {}
     for sweep, (_, normal) in grounds:
         for each in pose_mistakes(sweep.T_world_agent):
@@ -92,7 +92,7 @@ def _steep(group: Group, grounds: list[tuple[Sweep, tuple[float, Float64]]], slo
     level = [(cause, float(np.median(found))) for cause, found in slopes.values() if np.median(found) < _LEVEL_DEG]
     if level:
         cause, then = level[0]
-        return Finding("steep", *group, f"{seen}, by {then:.0f}° if it were right", cause)
+        return Finding("steep", *group, f"{seen}, by {then:.0f}° if corrected", cause)
     return Finding("steep", *group, seen, "roll or pitch of the pose, or the axes of the points, are wrong")
 
 

@@ -78,15 +78,13 @@ class Identities:
         for where, kept in self.kept.items() if tracked else ():
             if len(kept) >= _ENOUGH and np.mean(kept) < 0.5:
                 lost = len(kept) - sum(kept)
-                seen = f"{lost} of {len(kept)} objects that stay in their place have another id in the next frame"
+                seen = f"{lost} of {len(kept)} objects that do not move have a different id in the next frame"
                 found.append(
-                    Finding(
-                        "ids", *where, None, seen, "ids are numbered anew in every frame, expected one id per object"
-                    )
+                    Finding("ids", *where, None, seen, "ids are renumbered in every frame, expected one id per object")
                 )
         for where, resized in self.resized.items() if tracked else ():
             if len(resized) >= _ENOUGH and np.mean(resized) > 0.3:
-                seen = f"{sum(resized)} of {len(resized)} ids have another size in the next frame"
+                seen = f"{sum(resized)} of {len(resized)} ids have a different size in the next frame"
                 found.append(Finding("ids", *where, None, seen, "ids are given to other objects in every frame"))
         yield from verdicts_of("objects", found)
 
@@ -98,7 +96,7 @@ class Identities:
             late = apart[moving] / speed[moving]
             far = float(np.median(apart)) if len(apart) else 0.0
             seen = (
-                f"places the {len(apart)} objects that agent {other} labels, too, {far:.1f} m away from there (median)"
+                f"places the {len(apart)} objects that agent {other} also labels {far:.1f} m away from there (median)"
             )
             if (
                 moving.sum() >= _ENOUGH // 2
@@ -118,5 +116,5 @@ class Identities:
                     scenario,
                     agent,
                     seen,
-                    "the labels of one of them are in another frame, or those of another time",
+                    "the labels of one of them are in another frame, or from another time",
                 )

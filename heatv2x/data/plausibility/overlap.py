@@ -67,7 +67,7 @@ def judge_overlap(groups: dict[Group, list[Sweep]], silent: set[Group], proven: 
         more = f"{np.median(found):.0%} more than by chance (median)"
         yield Verdict("agents together", "ok", f"what stands around the agents overlaps in the world: {more}")
     elif not findings:
-        reason = "not judged: no two sweeps that show the same things from different places"
+        reason = "not judged: no two sweeps show the same things from different places"
         yield Verdict("agents together", "note", reason)
 
 
@@ -95,7 +95,7 @@ def _judge_pairs(pairs: list[tuple[_Shape, _Shape]], accused: set[Group], found:
         which = "of another frame" if other.group == best[2] else f"of agent {other.agent_id}"
         seen = (
             f"its points and those {which} overlap by {actual:+.0%} more than by chance where the poses put them, "
-            f"and by {means[best]:+.0%} if it were right"
+            f"and by {means[best]:+.0%} if corrected"
         )
         yield Finding(best[0], *best[2], seen, best[1])
 

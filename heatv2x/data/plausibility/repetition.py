@@ -143,7 +143,7 @@ class Repetitions:
                 "copied",
                 *stream[:3],
                 f"{count} of its {stream[3]} files equal those of agent {other[2]} of {other[0]}/{other[1]}",
-                "files were copied to the wrong place, or the same recording is there twice",
+                "files were copied to the wrong place, or the same recording exists twice",
             )
             for (other, stream), count in self.copied.items()
         ]

@@ -1,4 +1,4 @@
-"""What point-cloud files hold that is no usable point."""
+"""What point-cloud files hold that is not a usable point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heatv2x.structures import PointCloud
 
 @dataclass
 class Returns:
-    """What the files of point clouds hold that is no usable point, gathered over a dataset."""
+    """What point-cloud files hold that is not a usable point, gathered over a dataset."""
 
     clouds: int = 0
     points: int = 0

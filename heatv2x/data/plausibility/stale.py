@@ -56,7 +56,7 @@ def judge_moments(groups: dict[Group, list[Sweep]]) -> Iterator[Verdict]:
     if voted and not told:
         yield Verdict("moments", "ok", "moving objects are where the points of the same frame are")
     elif not told:
-        yield Verdict("moments", "note", "not told: too few labelled objects move near an agent")
+        yield Verdict("moments", "note", "undecided: too few labelled objects move near an agent")
 
 
 def _votes(sweeps: list[Sweep], steps: int, fixed: bool) -> _Votes:

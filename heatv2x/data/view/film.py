@@ -25,7 +25,7 @@ _SHORTEST_MS, _LONGEST_MS, _UNKNOWN_MS = 50, 1000, 100
 
 
 def clip_from(dataset: Dataset, index: int, frames: int) -> list[int]:
-    """So many frames from this one on, as far as its scenario goes."""
+    """A number of frames from this one on, at most to the end of its scenario."""
     scenario = dataset.name(index).rpartition("/")[0]
     clip = [index]
     while len(clip) < frames and clip[-1] + 1 < len(dataset):
@@ -36,7 +36,7 @@ def clip_from(dataset: Dataset, index: int, frames: int) -> list[int]:
 
 
 def durations_ms(dataset: Dataset, clip: Sequence[int]) -> list[int]:
-    """How long each frame stands: as long as in life, but neither a flicker nor a halt; 100 ms if nothing is known."""
+    """How long each frame is shown: in real time, but never too short or too long to watch; 100 ms if unknown."""
     try:
         times = [dataset.capture_us(index, dataset.agent_ids(index)[0]) for index in clip]
     except ConfigError:

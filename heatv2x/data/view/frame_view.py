@@ -48,7 +48,7 @@ class Sight:
         """In words: found, missed, false alarms."""
         hits, shown = int(self.judged.hit.sum()), len(self.judged.detections)
         if not self.labelled:
-            return f"{shown} detections, nothing labelled to judge them by"
+            return f"{shown} detections, no labels to judge them by"
         return f"{hits} of {len(self.judged.truth)} found, {shown - hits} false"
 
 

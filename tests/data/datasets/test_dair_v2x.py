@@ -123,7 +123,7 @@ class TestFrames:
         )
         with caplog.at_level("INFO"):
             assert len(opened(written, infrastructure_delay=3)) == 4
-        assert "1 of 5 pairs have no infrastructure frame 3 earlier" in caplog.text
+        assert "1 of 5 pairs have no infrastructure frame 3 frames earlier" in caplog.text
         with pytest.raises(DataError, match="holds no pairs"):
             opened(written, infrastructure_delay=30)
 
@@ -324,7 +324,9 @@ class TestSplits:
         assert len(opened(written, "validate")) == len(opened(written, "val")) == 3
         # two of the five vehicle frames have two pairs
         assert len(opened(written, splits="official")) == 7 and len(opened(written, "validate", splits="official")) == 2
-        with pytest.raises(DataError, match="has no split 'test'; DAIR-V2X has no labelled test split"):
+        with pytest.raises(
+            DataError, match="has no split 'test'; CoAlign's files of DAIR-V2X have no labelled test split"
+        ):
             opened(written, "test")
         with pytest.raises(DataError, match="does not list a frame of the split"):
             opened(written, "test", splits="official")

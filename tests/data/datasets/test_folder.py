@@ -215,13 +215,13 @@ def test_sensor_files(own: Path) -> None:
     dataset, recording = opened(own), own / "train" / "monday"
     with pytest.raises(DataError, match=r"1/lidar16: is missing: the agent has no such LiDAR"):
         dataset.read(0, {1: ["lidar16"]})
-    with pytest.raises(DataError, match=r"2/calibration\.json: is missing: cameras were asked for"):
+    with pytest.raises(DataError, match=r"2/calibration\.json: is missing, but cameras were requested"):
         dataset.read(0, {2: ["camera"]})
     shutil.copy(recording / "2" / "lidar" / "1000.npy", recording / "2" / "lidar" / "1000.bin")
-    with pytest.raises(DataError, match="is there 2 times"):
+    with pytest.raises(DataError, match="exists 2 times"):
         dataset.read(0, ["lidar"])
     (recording / "1" / "lidar" / "1001.pcd").unlink()
-    with pytest.raises(DataError, match=r"lidar/1001: is missing\n.*out of poses\.csv; .* such as 1000\.pcd"):
+    with pytest.raises(DataError, match=r"lidar/1001: is missing\n.*from poses\.csv; .* such as 1000\.pcd"):
         dataset.read(1, ["lidar"])
     with pytest.raises(DataError, match="choose one of test, train, validate"):
         opened(own, "val")
@@ -269,7 +269,7 @@ class TestNames:
         (own / "train/monday/2/lidar/1000.NPY").rename(own / "train/monday/2/lidar/1000.Npy")
         assert len(opened(own).read(0, {2: ["lidar"]}).agents[1].lidars["lidar"]) > 1000
         shutil.copy(own / "train/monday/1/lidar/1000.PCD", own / "train/monday/1/lidar/1000.pcd")
-        with pytest.raises(DataError, match=r"is there 2 times: 1000\.pcd, 1000\.PCD"):
+        with pytest.raises(DataError, match=r"exists 2 times: 1000\.pcd, 1000\.PCD"):
             opened(own).read(0, ["lidar"])
 
     def test_agents_by_name(self, own: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -299,7 +299,7 @@ class TestNames:
 
     def test_two_names_of_one_id(self, own: Path) -> None:
         shutil.copytree(own / "train/monday/1", own / "train/monday/01")
-        with pytest.raises(DataError, match="stand for the same id, 1"):
+        with pytest.raises(DataError, match="both stand for the id 1"):
             opened(own)
 
     def test_a_folder_that_is_an_agent_without_poses(self, own: Path, caplog: pytest.LogCaptureFixture) -> None:

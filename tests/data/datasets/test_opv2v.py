@@ -403,7 +403,7 @@ class TestBadInput:
     def test_a_missing_frame_of_one_agent_is_named(self, scenario: Path, agent: int) -> None:
         (scenario / str(agent) / "000070.yaml").unlink()
         with pytest.raises(
-            DataError, match=rf"{agent}/000070\.yaml: is missing: all agents of a scenario have the same"
+            DataError, match=rf"{agent}/000070\.yaml: is missing: all agents of a scenario must have the same"
         ):
             opened(scenario)
 
@@ -462,7 +462,7 @@ class TestBadInput:
 
     def test_two_folders_of_one_agent(self, scenario: Path) -> None:
         shutil.copytree(scenario / "641", scenario / "0641")
-        with pytest.raises(DataError, match="two agent folders are the same number"):
+        with pytest.raises(DataError, match="several agent folders have the same number"):
             opened(scenario)
 
 

@@ -278,7 +278,7 @@ MISTAKES: dict[str, tuple[Change, dict[str, str]]] = {
     "times in milliseconds": (in_milliseconds, {"": "times are in milliseconds", "opv2v": ""}),
     "time that stands still": (standing_still, {"": "time does not advance", "opv2v": ""}),
     "frames of one agent apart": (one_frame_apart, {"": "agent 1 .*s apart", "folder": "", "dair": ""}),
-    "ids that change": (renumbered, {"": "another id|another size", "dair": ""}),
+    "ids that change": (renumbered, {"": "different id|different size", "dair": ""}),
     "intrinsics of a larger image": (for_larger_images, {"": "intrinsics, which are for about"}),
     "inverse camera pose": (camera_inverted, {"": "T_agent_camera is inverted"}),
     "camera axes": (camera_as_body, {"": "x forward, y left, z up"}),
