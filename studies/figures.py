@@ -57,6 +57,9 @@ LOOKS = {
     "homogeneous_boxes": Look("base type, boxes", GREY, "p"),
     "homogeneous_late": Look("all base type, late", GREY, "H"),
     "heatv2x": Look("HeatV2X, poses corrected by boxes", "#0072B2", "o"),
+    "read": Look("HeatV2X", "#0072B2", "o"),
+    "points": Look("points (early fusion)", "#009E73", "^"),
+    "features_boxes": Look("features, boxes merged", "#D55E00", "D"),
     "graph": Look("HeatV2X without boxes", "#56B4E9", "s"),
     "maximum_refined": Look("maximum fusion, poses corrected", "#000000", "P", True),
     "late_refined": Look("late fusion, poses corrected", "#CC79A7", "X", True),
@@ -209,17 +212,27 @@ class FigurePanel:
     alone: float | None = None
 
 
-def curves(panels: Sequence[FigurePanel], path: Path, y_label: str = "AP50", columns: int = 2) -> Path:
+def curves(
+    panels: Sequence[FigurePanel],
+    path: Path,
+    y_label: str = "AP50",
+    columns: int = 2,
+    log_x: bool = False,
+    share_y: bool = True,
+) -> Path:
     """AP against disturbances: a line per method with the spread over seeds as a band, the ego alone dashed."""
     looks = _looks(list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves)))
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
-    figure, grid = _figure(lines, columns, 0.5 + 2.15 * lines, sharey=True)
+    figure, grid = _figure(lines, columns, 0.5 + 2.15 * lines, sharey=share_y)
     for place, (axes, panel) in enumerate(zip(grid[: len(panels)], panels, strict=True)):
         for curve in panel.curves:
             _draw_band(axes, curve, looks[curve.label])
         axes.set_title(panel.title, loc="left", fontsize=SMALL, fontweight="bold")
         axes.set_xlabel(panel.x_label, fontsize=SMALL)
+        if log_x:
+            axes.set_xscale("log")
+            _log_ticks(axes)
         if place % columns == 0:
             axes.set_ylabel(y_label, fontsize=SMALL)
         if panel.alone is not None:

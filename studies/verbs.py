@@ -11,6 +11,7 @@ from heatv2x.cli.console import bars, command, out, print_rows, say
 from heatv2x.cli.verbs import Settings, Verb
 
 if TYPE_CHECKING:
+    from studies.bandwidth import BandwidthConfig
     from studies.config import AdaptationConfig
     from studies.data import DataBenchConfig
     from studies.parameters import ParametersConfig
@@ -22,6 +23,7 @@ app = typer.Typer(help="Run the studies whose results are in docs/benchmarks.", 
 _ADAPTATION: Verb[AdaptationConfig] = Verb("bench adaptation", "studies.config:AdaptationConfig")
 _PARAMETERS: Verb[ParametersConfig] = Verb("bench parameters", "studies.parameters:ParametersConfig")
 _SCALING: Verb[ScalingConfig] = Verb("bench scaling", "studies.scaling:ScalingConfig")
+_BANDWIDTH: Verb[BandwidthConfig] = Verb("bench bandwidth", "studies.bandwidth:BandwidthConfig")
 _DATA: Verb[DataBenchConfig] = Verb("bench data", "studies.data:DataBenchConfig")
 _SPEED: Verb[SpeedConfig] = Verb("bench speed", "studies.speed:SpeedConfig")
 _ROBUSTNESS: Verb[RobustnessConfig] = Verb("robustness", "studies.robustness:RobustnessConfig")
@@ -93,6 +95,24 @@ def scaling_study(settings: Settings = None, quick: Quick = False) -> None:
     page = write_page(summary, study.docs)
     for line in summary["targets"]:
         say(f"{line['what']}: {line['measured']} (target: {line['target']})")
+    say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
+
+
+@app.command("bandwidth")
+def bandwidth_study(settings: Settings = None, quick: Quick = False) -> None:
+    """Run the bandwidth study: what a message is worth.
+
+    AP against measured bytes for every kind of ego and sender, beside late fusion, merged boxes and points.
+    """
+    from studies import bandwidth
+    from studies.bandwidth_page import summarise, write_page
+
+    study = _BANDWIDTH.read(settings)
+    study = bandwidth.quick(study) if quick else study
+    made_by = command()
+    with bars(finished_go=True) as report:
+        contents = bandwidth.run_bandwidth(study, report)
+    page = write_page(summarise(contents, study, made_by), study)
     say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
 
 

@@ -24,6 +24,8 @@ from heatv2x.training import job_config, jobs, newcomers, recipes
 from heatv2x.training.jobs import run_once
 
 BASE, NEWCOMER, CAMERA = "lidar64", "lidar16", "camera"
+READER_FRAMES = 200
+"""Training frames that a reader is trained on."""
 YARDSTICK_CHECKPOINT_STEPS = 25
 """Stopping the demo while the yardstick trains loses at most this many of its steps."""
 
@@ -36,7 +38,7 @@ class DemoConfig(Config):
     adapt_frames: training frames that LHFT and GCFT use, spread evenly; full fine-tuning uses all.
     local_steps, collaborative_steps, full_steps: optimiser steps of LHFT, GCFT and full fine-tuning.
     collaborative_steps_more: GCFT steps of the camera newcomer, at a higher rate: LHFT alone aligns it less well.
-    base_steps, encoder_steps: of base and encoder training with `--from-scratch`.
+    base_steps, reader_steps, encoder_steps: of base, reader and encoder training with `--from-scratch`.
     full: the camera newcomer joins, too.
     from_scratch: train base and encoders here instead of using the shipped packs.
     processes: how many run in parallel.
@@ -53,6 +55,7 @@ class DemoConfig(Config):
     collaborative_steps_more: int = pydantic.Field(100, gt=0)
     full_steps: int = pydantic.Field(300, gt=0)
     base_steps: int = pydantic.Field(1000, gt=0)
+    reader_steps: int = pydantic.Field(600, gt=0)
     encoder_steps: int = pydantic.Field(600, gt=0)
     full: bool = False
     from_scratch: bool = False
@@ -209,7 +212,7 @@ def full_finetune(config: DemoConfig, newcomer: str, tell: Tell) -> Part:
 
 
 def train_own_base(config: DemoConfig, tell: Tell) -> Part:
-    """Train the base here, for `--from-scratch`."""
+    """Train the base and its reader here, for `--from-scratch`."""
     recipe = read_recipe(recipes.FOLDER / "demo_base.yaml")
     settings = {
         **recipe,
@@ -219,7 +222,17 @@ def train_own_base(config: DemoConfig, tell: Tell) -> Part:
         "seed": config.seed,
     }
     record = run_once(job_config.BaseConfig(**settings), jobs.train_base, tell, "base: training")
-    return Part(stages=[stage_of("base", record)])
+    reader = job_config.TrainReaderConfig(
+        data=config.out / "world",
+        base=config.out / "base" / "base.safetensors",
+        agents=(config.out / "base" / f"{BASE}.safetensors",),
+        frames=READER_FRAMES,
+        out=config.out / "reader",
+        steps=config.reader_steps,
+        seed=config.seed,
+    )
+    reader_record = run_once(reader, jobs.train_reader, tell, "base: reader")
+    return Part(stages=[stage_of("base", record), stage_of("reader", reader_record)])
 
 
 def train_own_encoder(config: DemoConfig, name: str, tell: Tell) -> Part:
@@ -243,7 +256,7 @@ def _packs(config: DemoConfig) -> dict[str, Path]:
     """Base and encoders: the shipped ones, or those of `--from-scratch`."""
     if not config.from_scratch:
         return {name: pretrained.FOLDER / f"{name}.safetensors" for name in ("base", BASE, NEWCOMER, CAMERA)}
-    own = {"base": config.out / "base" / "base.safetensors", BASE: config.out / "base" / f"{BASE}.safetensors"}
+    own = {"base": config.out / "reader" / "base.safetensors", BASE: config.out / "base" / f"{BASE}.safetensors"}
     return own | {name: config.out / name / f"{name}.safetensors" for name in (NEWCOMER, CAMERA)}
 
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
         EncoderConfig,
         FullConfig,
         LocalConfig,
+        TrainReaderConfig,
     )
 
-app = typer.Typer(help="Train a base, or pretrain a newcomer's encoder.", no_args_is_help=True)
+app = typer.Typer(help="Train a base, its reader, or a newcomer's encoder.", no_args_is_help=True)
 adapt = typer.Typer(help="Let a new agent type join a frozen base.", no_args_is_help=True)
 _JOBS = "heatv2x.training.job_config:"
 _BASE: Verb[BaseConfig] = Verb("train base", f"{_JOBS}BaseConfig")
 _ENCODER: Verb[EncoderConfig] = Verb("train encoder", f"{_JOBS}EncoderConfig")
+_READER: Verb[TrainReaderConfig] = Verb("train reader", f"{_JOBS}TrainReaderConfig")
 _LOCAL: Verb[LocalConfig] = Verb("adapt local", f"{_JOBS}LocalConfig")
 _COLLABORATIVE: Verb[CollaborativeConfig] = Verb("adapt collaborative", f"{_JOBS}CollaborativeConfig")
 _BACKWARD: Verb[BackwardConfig] = Verb("adapt backward", f"{_JOBS}BackwardConfig")
@@ -49,6 +51,17 @@ def train_encoder(settings: Settings = None) -> None:
     from heatv2x.training import jobs
 
     _ENCODER.run(jobs.train_encoder, settings)
+
+
+@app.command("reader")
+def train_reader(settings: Settings = None) -> None:
+    """Train a base's reader: boxes on messages correct the features.
+
+    For example: data=FOLDER base=runs/base/base.safetensors agents=[runs/base/lidar64.safetensors] out=runs/reader
+    """
+    from heatv2x.training import jobs
+
+    _READER.run(jobs.train_reader, settings)
 
 
 @adapt.command("local")

@@ -308,7 +308,7 @@ class Evaluator:
         packed = self._sent.get(key)
         if packed is None:
             message = self._say(voices, turn, turn.sent, agent_id)
-            bare = replace(message, feature=None, boxes=None, points=None, cells=None)
+            bare = replace(message, feature=None, boxes=None, points=None, cells=None, codes=None)
             packed = PackedMessage(pack(message), bare)
             self._sent.put(key, packed)
         pose, sigma_m, sigma_rad = self.channel.reported_pose(frame, agent_id, packed.message.pose)

@@ -126,7 +126,11 @@ def _feature(scene: Scene, rng: np.random.Generator) -> bytes:
         "empty": torch.zeros_like(feature),
     }
     codec = str(rng.choice(["int8", "raw", "half", "sparse"]))
-    said = replace(message, feature=hostile[str(rng.choice(list(hostile)))], codec=codec, cells=None)
+    said = replace(message, feature=hostile[str(rng.choice(list(hostile)))], codec=codec, cells=None, codes=None)
+    if message.codes is not None and rng.random() < 0.5:
+        any_code = torch.randint(1, 256, message.codes.shape, generator=generator).float()
+        one_code = torch.full_like(message.codes, float(rng.integers(1, 256)))
+        said = replace(message, codes=any_code if rng.random() < 0.5 else one_code, cells=None)
     return pack(replace(said, pose=scene.ego.pose) if rng.random() < 0.5 else said)
 
 
@@ -145,7 +149,7 @@ def _boxes(scene: Scene, rng: np.random.Generator) -> bytes:
     if way == "extreme":
         column, value = int(rng.integers(8)), float(rng.choice([np.nan, np.inf, 1e38, -1e38, 0.0, 9.0, -9.0, 1e4]))
         rows[rng.random(count) < 0.5, column] = value
-    data = pack(replace(message, feature=None, points=None, boxes=Boxes3D.empty()))
+    data = pack(replace(message, feature=None, codes=None, points=None, boxes=Boxes3D.empty()))
     head = bytearray(data[:_HEADER])
     if way == "riding" and message.feature is not None:  # as many as may ride on a feature
         data, rows = pack(replace(message, boxes=None)), rows[:64]
@@ -163,7 +167,9 @@ def _points(scene: Scene, rng: np.random.Generator) -> bytes:
     if rng.random() < 0.5:  # a wall around the ego
         angle = rng.uniform(0, 2 * np.pi, count)
         points[:, :2] = np.column_stack([np.cos(angle), np.sin(angle)]) * rng.uniform(3, 30)
-    message = replace(_some(scene, rng), feature=None, boxes=None, points=PointCloud(points.astype(np.float32)))
+    message = replace(
+        _some(scene, rng), feature=None, codes=None, boxes=None, points=PointCloud(points.astype(np.float32))
+    )
     return pack(replace(message, pose=scene.ego.pose))
 
 

@@ -28,7 +28,7 @@ from heatv2x.link.channel import ChannelConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import EXCHANGE_OF
 from heatv2x.model.pretrained import PackPath
-from heatv2x.model.variants import exchanging, fusing_by, reaching
+from heatv2x.model.variants import exchanging, fusing_by, reaching, without_reader
 from heatv2x.nn.move import Device, find_device
 
 _NOT_ABOUT_RESULTS = {"out", "overwrite", "device", "scenes", "detections"}
@@ -62,6 +62,9 @@ class EvalConfig(Config):
             has no parameters, such as "maximum".
         share: senders send only this share of their cells, those they are most confident about; several numbers give a
             row each.
+        budget_bytes: how long a message with a feature may be; its most relevant cells go first. Several numbers give a
+            row each; by default what the base says.
+        read_boxes: false sends no boxes and leaves the base's reader out.
         codec: how features are packed into messages; by default the base's codec.
         protocol: the rules by which average precision is computed (docs/protocols.md).
         half_extent_m, half_extent_y_m: how far the grid reaches ahead and to the sides; by default as far as in
@@ -96,6 +99,8 @@ class EvalConfig(Config):
     guard: bool = False
     fusion: str | None = None
     share: float | tuple[float, ...] = ()
+    budget_bytes: int | tuple[int, ...] = ()
+    read_boxes: bool = True
     codec: str | None = None
     protocol: str = HEATV2X.name
     half_extent_m: float | None = pydantic.Field(None, gt=0)
@@ -172,10 +177,14 @@ def run_eval(
     rows: list[dict[str, Any]] = []
     found: list[tuple[str, Mapping[str, Any], list[FoundFrame]]] = []
     shares = config.share if isinstance(config.share, tuple) else (config.share,)
-    for (who, roster), share in itertools.product(rosters.items(), shares or (None,)):
+    budgets = config.budget_bytes if isinstance(config.budget_bytes, tuple) else (config.budget_bytes,)
+    for (who, roster), share, budget in itertools.product(rosters.items(), shares or (None,), budgets or (None,)):
         name = who if share is None else f"{who}/{100 * share:g}%"
+        name = name if budget is None else f"{name}/{budget / 1000:g}kB"
         if share is not None:
             model.fusion.sends_at_most(share)
+        if budget is not None:
+            model.use_budget(budget)
         evaluation = evaluator.evaluate(model, roster, tell)
         row: dict[str, Any] = {"name": name, "newcomer": None, "ego_type": config.ego, "seed": config.channel.seed}
         row |= {**evaluation.to_row(model.payload), "trained_parameters": None, "train_seconds": None}
@@ -249,6 +258,8 @@ def _model(config: EvalConfig) -> Collaboration:
         model = Collaboration.from_packs(*config.packs)
     if config.codec is not None:
         model.use_codec(config.codec)
+    if not config.read_boxes:
+        model = without_reader(model)
     if config.half_extent_m is not None or config.half_extent_y_m is not None:
         own = model.grid
         model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)

@@ -109,7 +109,7 @@ class OwnMessage:
         """Take the tensors of a message off their device."""
         feature, cells = message.feature, message.cells
         return cls(
-            replace(message, feature=None, cells=None),
+            replace(message, feature=None, cells=None, codes=None),
             None if feature is None else feature.float().cpu().numpy().tobytes(),
             () if feature is None else tuple(feature.shape),
             None if cells is None else cells.cpu().numpy().tobytes(),

@@ -141,6 +141,15 @@ class Fusion(nn.Module, ABC):
         """
         return None
 
+    def relevance(self, features: Tensor) -> Tensor:
+        """(N, Y, X) which cells of (N, C, Y, X) features are sent first where not all can be.
+
+        The confidence that a cell holds an object, or how active it is where the fusion has none.
+        """
+        logits = self.occupancy(features.detach())
+        active = features.detach().abs().mean(dim=1)
+        return active if logits is None else smoothed(logits)
+
     def select(self, features: Tensor) -> Tensor | None:
         """(N, Y, X) bool, the cells that an agent sends, from its own (N, C, Y, X) feature alone; None sends all."""
         if self.budget is None:
@@ -184,12 +193,22 @@ def most_confident(logits: Tensor, share: float, smooth: float = 1.0) -> Tensor:
     Args:
         smooth: standard deviation of a Gaussian filter that gives chosen cells some context, cells; 0 leaves it out.
     """
-    kernel = _gaussian(smooth).to(logits.device)
+    return largest_share(smoothed(logits, smooth), share)
+
+
+def smoothed(logits: Tensor, smooth: float = 1.0) -> Tensor:
+    """(N, Y, X) confidence after a Gaussian filter, from (N, 1, Y, X) logits."""
     confidence = logits.detach().sigmoid().float()
-    smoothed = functional.conv2d(confidence, kernel, padding=kernel.shape[-1] // 2).flatten(1)
-    count = max(1, int(share * smoothed.shape[1]))
-    chosen = torch.zeros_like(smoothed, dtype=torch.bool).scatter_(1, smoothed.topk(count, dim=1).indices, True)
-    return chosen.view(len(logits), *logits.shape[2:])
+    kernel = _gaussian(smooth).to(confidence)
+    return functional.conv2d(confidence, kernel, padding=kernel.shape[-1] // 2)[:, 0]
+
+
+def largest_share(values: Tensor, share: float) -> Tensor:
+    """(N, Y, X) bool, the share of cells with the greatest values; one cell at least."""
+    flat = values.flatten(1)
+    count = max(1, int(share * flat.shape[1]))
+    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, flat.topk(count, dim=1).indices, True)
+    return chosen.view_as(values)
 
 
 def _gaussian(sigma: float) -> Tensor:

@@ -157,7 +157,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_candidates: int
         boxes: (N, 7).
         scores: (N,).
         iou_threshold: a box goes if its overlap with a kept one is greater than this.
-        max_candidates: only so many of the best-scored boxes are looked at.
+        max_candidates: how many of the best-scored boxes to consider.
 
     Returns:
         (K,) int64 indices of the kept boxes in descending score; of equal scores the lower index comes first.

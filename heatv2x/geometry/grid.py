@@ -57,7 +57,7 @@ class BevGrid:
                 )
         if (count := self.shape[0] * self.shape[1]) > MAX_CELLS:
             raise ConfigError(
-                f"a grid of {count:,} cells is larger than the largest supported one ({MAX_CELLS:,}): take larger cells"
+                f"a grid of {count:,} cells is larger than the largest supported one ({MAX_CELLS:,}): use larger cells"
             )
 
     @property
@@ -119,7 +119,7 @@ class BevGrid:
             return features
         offsets = [(self.y_min - target.y_min) / self.cell, (self.x_min - target.x_min) / self.cell]
         if self.cell != target.cell or any(abs(offset - round(offset)) > _TOLERANCE_CELLS for offset in offsets):
-            raise ConfigError(f"cells of {self.extent} at {self.cell} m do not lie on those of {target.extent}")
+            raise ConfigError(f"cells of {self.extent} at {self.cell} m do not align with those of {target.extent}")
         placed = features.new_zeros(*features.shape[:-2], *target.shape)
         here, there = [], []
         for offset, cells, all_cells in zip(map(round, offsets), self.shape, target.shape, strict=True):
@@ -181,7 +181,7 @@ class BevGrid:
 
     def _positions(self, T_source_target: Tensor, target: BevGrid) -> Tensor:
         """(N, Yt, Xt, 2) float64 normalised positions of the target's cell centres in this grid."""
-        # affine_grid would do the same, but it refuses an empty batch: nobody sent anything.
+        # affine_grid would do the same, but it refuses an empty batch, as when no agent sent anything.
         theta = self.sampling_matrix(T_source_target, target)
         half_size, centre = target._normalisation(theta)
         cells = ((target.centres(theta.device) - centre) / half_size).flatten(0, 1)
@@ -192,3 +192,8 @@ class BevGrid:
         """Half sizes (2,) and centre (2,) in metres: a normalised coordinate is (metric - centre) / half size."""
         half_size = like.new_tensor(((self.x_max - self.x_min) / 2, (self.y_max - self.y_min) / 2))
         return half_size, like.new_tensor(((self.x_max + self.x_min) / 2, (self.y_max + self.y_min) / 2))
+
+
+def at_origin(grid: BevGrid) -> BevGrid:
+    """A grid of the same shape whose corner is the origin."""
+    return BevGrid(0.0, grid.x_max - grid.x_min, 0.0, grid.y_max - grid.y_min, grid.cell)

@@ -1,4 +1,4 @@
-"""The border of a grid whose y points to the right.
+"""Conversion to and from a grid whose y points to the right.
 
 Everything in this project is right-handed (y to the left). Networks that were trained in CARLA's left-handed axes, such
 as HEAL's, keep their axes: their grid says so (`BevGrid.y_right`), and what goes in and comes out is mirrored here and

@@ -36,7 +36,7 @@ class Judged:
 
     @property
     def missed(self) -> Bool:
-        """(G,) which labels nobody found."""
+        """(G,) which labels no detection found."""
         missed = np.ones(len(self.truth), bool)
         missed[self.label[self.hit]] = False
         return missed

@@ -6,10 +6,11 @@ head, grid) the feature belongs to; a receiver with another base refuses it.
 
   0 magic 'HV2M' | 4 version u8 | 5 header length u8
   6 kind u8 (1 feature, 2 boxes, 3 a feature, then boxes, 4 points, 5 points, then boxes)
-  7 codec u8 | 8 total length u32
+  7 codec u8 (1 int8, 4 sparse, 5 codes of the base's codebook, 128 raw, 129 half) | 8 total length u32
  12 sender i64 | 20 capture time u64, microseconds | 28 feature space 16 bytes
  44 agent type 32 bytes, UTF-8, zero padded | 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32
-132 C, Y, X u16 (boxes alone: their number, 0, 0; points: their number's upper and lower 16 bits, 0)
+132 C, Y, X u16 (codes: their number per cell instead of C; boxes alone: their number, 0, 0; points: the upper and lower
+    16 bits of their number, 0)
 138 number of boxes behind a feature or points u16, at most 64
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
@@ -28,6 +29,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -47,6 +49,8 @@ _FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES = 1, 2, 3, 4, 5
 _BOX_BYTES = 32
 MAX_BYTES = 64 * 2**20
 """No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
+CODES = "codes"
+"""The codec whose maps are codes of the base's codebook, not features."""
 MAX_BOXES = 64
 """So many boxes may ride on a feature or on points."""
 
@@ -70,6 +74,8 @@ class Message:
             the sender: an arrived message has none.
         codec: the feature's codec by part name; "boxes" or "points" for those.
         size_bytes: length of the packed bytes; 0 for a message that has not been packed.
+        codes: (S, Y, X) the feature in the codes of the base's codebook (`model.codebook`), which travel in its place;
+            an arrived message has only them.
     """
 
     sender: int
@@ -85,6 +91,12 @@ class Message:
     cells: Tensor | None = None
     codec: str = "int8"
     size_bytes: int = 0
+    codes: Tensor | None = None
+
+    @property
+    def map(self) -> Tensor | None:
+        """What travels of the feature: its codes if it has any, or the feature itself."""
+        return self.feature if self.codes is None else self.codes
 
 
 def pack(message: Message) -> bytes:
@@ -98,12 +110,14 @@ def pack(message: Message) -> bytes:
     behind = 0
     message = _sendable(message)
     check_header(message)
-    if message.feature is not None and message.points is not None:
+    if message.map is not None and message.points is not None:
         raise MessageError("a message carries a feature or points, not both")
-    if message.feature is not None:
+    if message.map is not None:
+        if (message.codec == CODES) != (message.codes is not None):
+            raise MessageError("a message has codes if its codec is codes, and only then")
         codec = _codec(message.codec)
-        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(_sent(message.feature, message.cells))
-        shape = tuple(message.feature.shape)
+        kind, codec_id, payload = _FEATURE, codec.wire_id, codec.to_bytes(_sent(message.map, message.cells))
+        shape = tuple(message.map.shape)
     elif message.points is not None:
         count, payload = point_bytes.to_bytes(message.points)
         kind, codec_id, shape = _POINTS, 0, (count >> 16, count & 0xFFFF, 0)
@@ -179,7 +193,7 @@ def unpack(data: bytes, feature_space: bytes | None = None) -> Message:
     check_name(agent_type)
     contents = _contents(kind, codec_id, (shape[0], shape[1], shape[2]), behind, payload)
     about = (sender, agent_type, captured, _pose(pose), sigma[0], sigma[1], space)
-    message = Message(*about, *contents, size_bytes=len(data))
+    message = Message(*about, **contents, size_bytes=len(data))
     check_contents(message)
     return message
 
@@ -200,8 +214,8 @@ def check_contents(message: Message) -> None:
     Raises:
         MessageError: one of them is beyond the limits; says which.
     """
-    if message.feature is not None:
-        largest = float(message.feature.detach().abs().amax()) if message.feature.numel() else 0.0
+    if message.map is not None:
+        largest = float(message.map.detach().abs().amax()) if message.map.numel() else 0.0
         if not largest <= LIMITS.feature:
             raise MessageError(f"the feature holds {largest:g}; no honest one goes beyond {LIMITS.feature:g}")
     if message.points is not None and not np.isfinite(message.points.points).all():
@@ -225,7 +239,7 @@ def _sendable(message: Message) -> Message:
     if boxes is None:
         return message
     fine = credible(boxes)
-    alone = message.feature is None and message.points is None
+    alone = message.map is None and message.points is None
     if alone and fine.sum() > LIMITS.boxes and boxes.scores is not None:
         best = np.argsort(-np.where(fine, boxes.scores, -1), kind="stable")[: LIMITS.boxes]
         return replace(message, boxes=boxes[np.sort(best)])
@@ -240,28 +254,27 @@ def with_reported_pose(data: bytes, pose: Pose, sigma_m: float, sigma_rad: float
     return head + struct.pack("<I", zlib.crc32(head)) + data[_HEADER.size :]
 
 
-def _contents(
-    kind: int, codec_id: int, shape: tuple[int, int, int], behind: int, payload: bytes
-) -> tuple[Tensor | None, Boxes3D | None, PointCloud | None, None, str]:
-    """Feature, boxes, points, no cells, and codec name of a payload with `behind` boxes at its end."""
+def _contents(kind: int, codec_id: int, shape: tuple[int, int, int], behind: int, payload: bytes) -> dict[str, Any]:
+    """What a payload with `behind` boxes at its end holds, by the names of a message's attributes."""
     if kind not in (_FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES):
         raise MessageError(f"unknown kind of message {kind}")
     followed = kind in (_FEATURE_AND_BOXES, _POINTS_AND_BOXES)
     if behind > (MAX_BOXES if followed else 0):
         raise MessageError(f"a message of kind {kind} cannot have {behind} boxes behind a feature or points")
     if kind == _BOXES:
-        return None, _boxes_from_bytes(payload, shape[0]), None, None, "boxes"
+        return {"boxes": _boxes_from_bytes(payload, shape[0]), "codec": "boxes"}
     end = max(len(payload) - behind * _BOX_BYTES, 0)
     boxes = _boxes_from_bytes(payload[end:], behind) if followed else None
     if kind in (_POINTS, _POINTS_AND_BOXES):
         count = (shape[0] << 16) + shape[1]
         if shape[2] or point_bytes.POINT_BYTES * count > MAX_BYTES:
             raise MessageError(f"{count} points are more than any receiver unpacks, or their number is not written so")
-        return None, boxes, point_bytes.from_bytes(payload[:end], count), None, "points"
+        return {"boxes": boxes, "points": point_bytes.from_bytes(payload[:end], count), "codec": "points"}
     codec_name, codec = _codec_by_id(codec_id)
     if 4 * math.prod(shape) > MAX_BYTES:
         raise MessageError(f"a feature of shape {shape} is larger than any receiver unpacks")
-    return codec.from_bytes(payload[:end], shape), boxes, None, None, codec_name
+    content = "codes" if codec_name == CODES else "feature"
+    return {content: codec.from_bytes(payload[:end], shape), "boxes": boxes, "codec": codec_name}
 
 
 def _sent(feature: Tensor, cells: Tensor | None) -> Tensor:

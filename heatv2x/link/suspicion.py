@@ -65,7 +65,7 @@ def concerns(ego: Message, message: Message, grid: BevGrid) -> bool:
     """
     if abs(ego.captured_us - message.captured_us) > MAX_AGE_S * 1e6:
         return False
-    if message.feature is None and message.points is None:
+    if message.map is None and message.points is None:
         return True
     reach = math.hypot(max(-grid.x_min, grid.x_max), max(-grid.y_min, grid.y_max))
     reach += _POINTS_REACH_M if message.points is not None else reach

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,8 +197,22 @@ def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES
             model.join(name, config)
         model.lacking.setdefault(name, set()).update(SIDES)
     for side in sides:
-        load_into(_side(model, name, side), pack, f"{side}.")
+        load_into(_side(model, name, side), _fitted(pack, model, name), f"{side}.")
         model.lacking.get(name, set()).discard(side)
+
+
+def _fitted(pack: Pack, model: Collaboration, name: str) -> Pack:
+    """An adapter pack with as much about boxes as the base can read.
+
+    A base gets its reader without becoming another one, so adapters from before know nothing of it: their type is
+    trusted as the one it starts from. One that was trained with a reader serves the base without it, too.
+    """
+    prefix = "receiver.trust."
+    tensors = {key: value for key, value in pack.tensors.items() if not key.startswith(prefix)}
+    if model.reader is not None:
+        known = {f"{prefix}{key}": value for key, value in model.reader.types[name].state_dict().items()}
+        tensors |= known | {key: value for key, value in pack.tensors.items() if key.startswith(prefix)}
+    return replace(pack, tensors=tensors)
 
 
 def _newcomer(model: Collaboration, config: AdapterConfig) -> nn.Module:
@@ -295,6 +310,8 @@ def _side(model: Collaboration, name: str, side: str) -> nn.Module:
     typed = model.fusion.typed_module(name)
     if typed is not None:
         parts["typed"] = typed
+    if model.reader is not None:
+        parts["trust"] = model.reader.types[name]
     return nn.ModuleDict(parts)
 
 

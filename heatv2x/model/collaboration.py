@@ -20,21 +20,24 @@ from torch import Tensor, nn
 
 from heatv2x.agents.base import Agent
 from heatv2x.core import plugins
-from heatv2x.core.config import nearest
+from heatv2x.core.config import build, nearest
 from heatv2x.core.plugins import build_part, settings_of_part
 from heatv2x.errors import ConfigError, PackError
-from heatv2x.fusion.base import Edges, Fusion, Placement, Received
+from heatv2x.fusion.base import Edges, Fusion, Placement, Received, largest_share
 from heatv2x.geometry.boxes import inverse_rigid
-from heatv2x.geometry.handedness import agent_on, boxes_on
+from heatv2x.geometry.grid import at_origin
+from heatv2x.geometry.handedness import agent_on
 from heatv2x.link.codecs.base import Codec
-from heatv2x.link.message import Message
+from heatv2x.link.message import CODES
 from heatv2x.model.assembly import assemble, read_all
+from heatv2x.model.codebook import Codebook
 from heatv2x.model.config import AdapterConfig, ModelConfig, check_type_name
 from heatv2x.model.exchange import EXCHANGES
 from heatv2x.model.heads.base import Detections, Head
 from heatv2x.model.links import Links, in_order, nothing_received, pull_to_windows, rows_of
 from heatv2x.model.networks import ENCODES, HEARS
 from heatv2x.model.packs import tensors_digest
+from heatv2x.model.reader import Reader, hear
 from heatv2x.model.vehicle import Vehicle
 from heatv2x.model.voice import voice_of
 from heatv2x.nn.move import to_device
@@ -72,7 +75,14 @@ class Collaboration(Vehicle, nn.Module):
         fused = self.fusion.fused_channels(config.channels)
         shrink = config.neck == "shrink"
         self.neck = shrink_neck(fused, config.neck_channels) if shrink else TwoScaleNeck(fused, config.neck_channels)
-        self.head: Head = build_part("heads", config.head, config.neck_channels if shrink else fused, self.grid)
+        trunk = config.neck_channels if shrink else fused
+        self.head: Head = build_part("heads", config.head, trunk, self.grid)
+        self.codebook: Codebook | None = None
+        if config.codebook is not None:
+            self.codebook = Codebook(config.codebook, config.channels)
+        self.reader: Reader | None = None
+        if config.reader is not None:
+            self.reader = Reader(config.reader, trunk, self.head.terms, list(config.agents))
         self.exchange = EXCHANGES[config.exchange]
         self._codec: Codec = plugins.find("codecs", config.codec)()
 
@@ -92,20 +102,44 @@ class Collaboration(Vehicle, nn.Module):
         features = self.encode_batch(inputs, types)
         return self.collaborate(features, types, links)
 
-    def collaborate(self, features: Tensor, types: Sequence[str], links: Links) -> dict[str, Tensor]:
-        """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions."""
+    def collaborate(
+        self,
+        features: Tensor,
+        types: Sequence[str],
+        links: Links,
+        boxes: Sequence[Detections | None] = (),
+        share: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """The part after the encoders: (A, C, Y, X) features in own frames to the B egos' dense predictions.
+
+        Args:
+            boxes: what each of the A agents detects alone, in its own frame, for the reader; none by default.
+            share: share of their cells that agents send, the most relevant ones; 1 leaves it to the fusion.
+        """
         if self.exchange.name == "points" and bool((links.senders >= 0).any()):
             raise ConfigError(
                 "early fusion pools points before the encoders, so it has no features to train between; train a "
                 "base end to end (heatv2x train base) and whatever joins it alone (heatv2x train encoder)"
             )
-        cells = self.fusion.select(features)
-        messages = self._codec.quantise(features if cells is None else features * cells[:, None])
-        ego, received = self.receive(features, messages, types, links)
+        cells = self.fusion.select(features) if share == 1 else largest_share(self.fusion.relevance(features), share)
+        messages = self.quantise(features, cells)
+        ego, received = self.receive(features, messages, types, links, partly=cells is not None)
         fused = self.fusion(ego, received)
         if self.fusion.frame == "sender" and links.windows:
             fused = torch.stack([self.grid.crop(row, w) for row, w in zip(fused, links.windows, strict=True)])
-        return self.predict(fused)
+        return self.predict(fused, boxes, types, links)
+
+    def quantise(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
+        """(A, C, Y, X) features as receivers will see them; gradients pass straight through.
+
+        Args:
+            cells: (A, Y, X) bool, which are sent; None for all.
+        """
+        sent = features if cells is None else features * cells[:, None]
+        if self.config.codec != CODES or self.codebook is None:
+            return self._codec.quantise(sent)
+        seen = self.codebook.quantise(features)
+        return seen if cells is None else seen * cells[:, None]
 
     def encode_batch(self, inputs: Mapping[str, Any], types: Sequence[str]) -> Tensor:
         """(A, C, Y, X) shared features in each agent's own frame, adapters included."""
@@ -124,11 +158,14 @@ class Collaboration(Vehicle, nn.Module):
         return adapters["after"](shared) if "after" in adapters else shared
 
     def receive(
-        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
+        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links, partly: bool = False
     ) -> tuple[Tensor, Received]:
         """Each ego's own feature and the messages it hears, warped into its frame and window.
 
         A fusion that computes in the senders' frames is given whole maps.
+
+        Args:
+            partly: cells that hold nothing were not sent, and are not seen.
         """
         windows = links.windows if links.windows and self.fusion.frame == "ego" else [self.grid] * len(links.ego)
         ego = torch.stack([self.grid.crop(features[int(i)], w) for i, w in zip(links.ego, windows, strict=True)])
@@ -145,7 +182,7 @@ class Collaboration(Vehicle, nn.Module):
         sent, placement = rows_of(messages, senders.clamp(min=0)), None
         if self.fusion.frame == "ego":
             warped = self.grid.warp(sent, pull, target)
-            if self.fusion.selects:  # before an adapter turns the zeros of unsent cells into something else
+            if partly or self.fusion.selects:  # before an adapter turns the zeros of unsent cells into something else
                 visible = visible & (warped != 0).any(dim=1)
             hidden = ~visible[:, None]
             offered = warped.masked_fill_(hidden, 0.0)  # not a product: 0 times NaN is NaN
@@ -165,9 +202,21 @@ class Collaboration(Vehicle, nn.Module):
         )
         return ego, received
 
-    def predict(self, fused: Tensor) -> dict[str, Tensor]:
-        """Dense predictions from (B, C, Y, X) fused features."""
-        return self.head(self.neck(fused))  # type: ignore[no-any-return]
+    def predict(
+        self,
+        fused: Tensor,
+        boxes: Sequence[Detections | None] = (),
+        types: Sequence[str] = (),
+        links: Links | None = None,
+    ) -> dict[str, Tensor]:
+        """Dense predictions from (B, C, Y, X) fused features, and the boxes that agents sent if there is a reader."""
+        trunk = self.neck(fused)
+        maps: dict[str, Tensor] = self.head(trunk)
+        if self.reader is None or links is None or not any(boxes):
+            return maps
+        grids = links.windows or [self.grid] * len(fused)
+        heard = hear(boxes, types, links, grids)
+        return maps if heard is None else self.reader(trunk, maps, heard, self.head, at_origin(grids[0]))
 
     def predict_alone(self, features: Tensor, types: Sequence[str]) -> dict[str, Tensor]:
         """Dense predictions of egos that receive no messages, from their own (B, C, Y, X) features."""
@@ -194,36 +243,64 @@ class Collaboration(Vehicle, nn.Module):
     def select(self, feature: Tensor) -> Tensor | None:
         return self.fusion.select(feature)
 
-    def feature_of(self, message: Message) -> Tensor:
-        self.refuse_stranger(message, (self.config.channels, *self.grid.shape))
-        assert message.feature is not None
-        return message.feature.to(self.device)
+    def relevance(self, feature: Tensor) -> Tensor:
+        return self.fusion.relevance(feature)
 
     def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
         return self.boxes_of(self.predict_alone(feature, [agent_type]))
 
-    def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
+    def detect_fused(
+        self, features: Tensor, types: Sequence[str], links: Links, boxes: Sequence[Boxes3D | None] = ()
+    ) -> Boxes3D:
         self.require(types, HEARS)
-        ego, received = self.receive(features, features, types, links)
-        return self.boxes_of(self.predict(self.fusion(ego, received)))
+        ego, received = self.receive(features, features, types, links, partly=self.hears_parts)
+        sent = [None if each is None else Detections.of(each).on(self.grid) for each in boxes]
+        return self.boxes_of(self.predict(self.fusion(ego, received), sent, types, links))
 
     def boxes_of(self, maps: dict[str, Tensor]) -> Boxes3D:
         """The boxes of one scene, right-handed."""
         found = self.head.decode(maps, self.grid)[0]
-        return Detections(boxes_on(self.grid, found.boxes), found.scores).to_boxes()
+        return found.on(self.grid).to_boxes()
+
+    @property
+    def channels(self) -> int:
+        return self.config.channels
+
+    @property
+    def budget_bytes(self) -> int | None:
+        return self.config.budget_bytes
+
+    @property
+    def hears_parts(self) -> bool:
+        """Messages may leave out cells, which then hold nothing."""
+        return self.budget_bytes is not None or self.codebook is not None
 
     @property
     def codec(self) -> str:
         return self.config.codec
 
+    @property
+    def sends_boxes_above(self) -> float | None:
+        return None if self.config.reader is None else self.config.reader.min_score
+
     def use_codec(self, name: str) -> None:
         """Send features with another codec from now on; receivers read it from each message.
 
         Raises:
-            ConfigError: there is no such codec.
+            ConfigError: there is no such codec, or it needs a codebook that this base lacks.
         """
-        self._codec = plugins.find("codecs", name)()
-        self.config = self.config.model_copy(update={"codec": name})
+        codec = plugins.find("codecs", name)()
+        self.config = build(ModelConfig, {**self.config.model_dump(), "codec": name}, "the wanted codec", complete=True)
+        self._codec = codec
+
+    def use_budget(self, budget_bytes: int | None) -> None:
+        """Send messages of at most so many bytes from now on; None sends all.
+
+        Raises:
+            ConfigError: that is too few.
+        """
+        wanted = {**self.config.model_dump(), "budget_bytes": budget_bytes}
+        self.config = build(ModelConfig, wanted, "the wanted budget", complete=True)
 
     @property
     def device(self) -> torch.device:
@@ -305,10 +382,13 @@ class Collaboration(Vehicle, nn.Module):
         if receiver is not None:
             self.receivers[name] = receiver
         self.fusion.add_type(name, config.like)
+        if self.reader is not None:
+            self.reader.add_type(name, config.like)
         self.joined[name] = config
         if self.comes_from_packs:
             self.lacking[name] = {"encoder"}
-        for module in (agent, sender, receiver, self.fusion.typed_module(name)):
+        trust = None if self.reader is None else self.reader.types[name]
+        for module in (agent, sender, receiver, self.fusion.typed_module(name), trust):
             if module is not None:
                 module.to(device)
 
@@ -322,7 +402,11 @@ class Collaboration(Vehicle, nn.Module):
             "grid": repr(self.grid),
             "codec": self.codec,
             "exchange": self.exchange.name,
+            "sends_boxes_above": self.sends_boxes_above,
+            "budget_bytes": self.budget_bytes,
         }
+        if self.codebook is not None:
+            parts["codebook"] = self.codebook
         return voice_of(parts, about, tuple(f"fusion.types.{name}." for name in self.joined if name != agent_type))
 
     def base_modules(self) -> dict[str, nn.Module]:
@@ -330,11 +414,13 @@ class Collaboration(Vehicle, nn.Module):
         return {"backbone": self.backbone, "fusion": self.fusion, "neck": self.neck, "head": self.head}
 
     def base_state(self) -> dict[str, Tensor]:
-        """The base's tensors by name: backbone, fusion without newcomers' parameters, neck, head."""
-        newcomers = tuple(f"fusion.types.{name}." for name in self.joined)
-        state = {
-            f"{part}.{k}": v for part, module in self.base_modules().items() for k, v in module.state_dict().items()
-        }
+        """The base's tensors by name, without newcomers' parameters: backbone, fusion, neck, head, codebook, reader."""
+        extras = {"codebook": self.codebook, "reader": self.reader}
+        return self._state_of({**self.base_modules(), **{k: part for k, part in extras.items() if part is not None}})
+
+    def _state_of(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        newcomers = tuple(f"{part}.types.{name}." for name in self.joined for part in ("fusion", "reader"))
+        state = {f"{part}.{k}": v for part, module in modules.items() for k, v in module.state_dict().items()}
         return {key: value for key, value in state.items() if not key.startswith(newcomers)}
 
     @property
@@ -343,7 +429,8 @@ class Collaboration(Vehicle, nn.Module):
 
         The first half of a SHA-256 over its tensors, the grid, the number of channels, and the parts that compute with
         them: their names, and those of their settings that are not the part's defaults (so that a setting which is
-        added later changes nothing). It is taken again only after a tensor of the base was changed.
+        added later changes nothing). The reader does not count: features mean the same with and without it. It is taken
+        again only after a tensor of the base was changed.
         """
         tensors = [
             tensor for module in self.base_modules().values() for tensor in (*module.parameters(), *module.buffers())
@@ -366,7 +453,8 @@ class Collaboration(Vehicle, nn.Module):
 
     def _named(self, more: Mapping[str, Any]) -> bytes:
         about = {"grid": self.grid.to_dict(), "channels": self.config.channels, **more}
-        return bytes.fromhex(tensors_digest(self.base_state(), json.dumps(about, sort_keys=True)))[:16]
+        state = self._state_of(self.base_modules())
+        return bytes.fromhex(tensors_digest(state, json.dumps(about, sort_keys=True)))[:16]
 
 
 def _lack(agent_type: str, part: str) -> str:

@@ -11,6 +11,8 @@ from heatv2x.core.config import Config
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
 from heatv2x.geometry.grid import BevGrid
+from heatv2x.model.codebook import CodebookConfig
+from heatv2x.model.reader import ReaderConfig
 
 EXCHANGE_OF = {"late": "boxes", "early": "points"}
 """What agents exchange under late and early fusion."""
@@ -32,6 +34,9 @@ class ModelConfig(Config):
         agents: the base's agent types by name, each with the part that encodes its sensor data.
         fusion: the part that combines the ego's feature with the received ones.
         head: the part that finds boxes in the fused feature.
+        reader: how boxes that ride on messages are read; null sends and reads none (`train reader` adds it).
+        codebook: turns a cell of a feature into a few bytes, for codec=codes (`train reader` fits it); null has none.
+        budget_bytes: how long a message with a feature may be; the most relevant cells go first. Null sends all.
         exchange: what agents send: features, boxes (late fusion: detect alone, merge boxes), or points (early fusion).
         codec: how features are packed into messages (heatv2x list codecs).
     """
@@ -47,6 +52,9 @@ class ModelConfig(Config):
     agents: dict[str, PartConfig] = pydantic.Field(default_factory=lambda: {"lidar64": PartConfig(part="lidar_pillar")})
     fusion: PartConfig = PartConfig(part="hetero_graph")
     head: PartConfig = PartConfig(part="center")
+    reader: ReaderConfig | None = None
+    codebook: CodebookConfig | None = None
+    budget_bytes: int | None = pydantic.Field(None, ge=1000)
     exchange: Literal["features", "boxes", "points"] = "features"
     codec: str = "int8"
 
@@ -66,6 +74,8 @@ class ModelConfig(Config):
             raise ValueError("agents is empty; a base needs at least one type")
         for name in self.agents:
             check_type_name(name)
+        if self.codec == "codes" and self.codebook is None:
+            raise ValueError("codec=codes needs a codebook, which this base lacks: fit one (heatv2x train reader)")
         try:
             shape = self.grid.shape
         except ConfigError as error:
@@ -80,12 +90,13 @@ class ModelConfig(Config):
 
     @pydantic.model_serializer(mode="wrap")
     def _written(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Models that exchange features are written as they were before `exchange` existed.
+        """Models without a reader that exchange features are written as they were before these settings existed.
 
         So packs, records of jobs and cells of studies that were made then stay what they are.
         """
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if (key, value) != ("exchange", "features")}
+        former = {"exchange": "features", "reader": None, "codebook": None, "budget_bytes": None}
+        return {key: value for key, value in written.items() if key not in former or value != former[key]}
 
     @property
     def grid(self) -> BevGrid:

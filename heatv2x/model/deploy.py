@@ -27,7 +27,6 @@ from torch.nn import functional
 from heatv2x.agents.base import Agent
 from heatv2x.core.host import keep_freed_memory
 from heatv2x.fusion.base import Received
-from heatv2x.link.message import Message
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.links import Links
 from heatv2x.model.vehicle import Vehicle
@@ -70,6 +69,7 @@ class Deployed(Vehicle):
         networks.__class__ = _Rearranged
         self.precision = precision_on(model.device, precision)
         self.exchange = model.exchange
+        self.codebook = networks.codebook
         self._space = model.feature_space
         if networks.fusion.convolves:
             networks.grid = RowGrid(**dataclasses.asdict(model.grid))
@@ -96,8 +96,24 @@ class Deployed(Vehicle):
         return self._space
 
     @property
+    def channels(self) -> int:
+        return self.networks.channels
+
+    @property
+    def device(self) -> torch.device:
+        return self.networks.device
+
+    @property
+    def budget_bytes(self) -> int | None:
+        return self.networks.budget_bytes
+
+    @property
     def codec(self) -> str:
         return self.networks.codec
+
+    @property
+    def sends_boxes_above(self) -> float | None:
+        return self.networks.sends_boxes_above
 
     def known_types(self) -> list[str]:
         return self.networks.known_types()
@@ -117,16 +133,16 @@ class Deployed(Vehicle):
     def select(self, feature: Tensor) -> Tensor | None:
         return self.networks.select(feature)
 
-    def feature_of(self, message: Message) -> Tensor:
-        self.refuse_stranger(message, (self.networks.config.channels, *self.grid.shape))
-        assert message.feature is not None
-        return message.feature.to(self.networks.device)
+    def relevance(self, feature: Tensor) -> Tensor:
+        return self.networks.relevance(feature)
 
     def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
         return self.networks.detect_alone(feature, agent_type)
 
-    def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
-        return self.networks.detect_fused(features, types, links)
+    def detect_fused(
+        self, features: Tensor, types: Sequence[str], links: Links, boxes: Sequence[Boxes3D | None] = ()
+    ) -> Boxes3D:
+        return self.networks.detect_fused(features, types, links, boxes)
 
     def voice(self, agent_type: str) -> str:
         return f"deployed {self.precision} {self.networks.voice(agent_type)}"
@@ -140,14 +156,14 @@ class _Rearranged(Collaboration):
         return super().to_shared_space(agent_type, encoded).float()
 
     def receive(
-        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links
+        self, features: Tensor, messages: Tensor, types: Sequence[str], links: Links, partly: bool = False
     ) -> tuple[Tensor, Received]:
         """As in the model, cell by cell for a fusion that convolves."""
         if not self.fusion.convolves:
-            return super().receive(features, messages, types, links)
+            return super().receive(features, messages, types, links, partly)
         own = features.contiguous(memory_format=torch.channels_last)
         sent = own if messages is features else messages.contiguous(memory_format=torch.channels_last)
-        return super().receive(own, sent, types, links)
+        return super().receive(own, sent, types, links, partly)
 
 
 def fold(network: nn.Module) -> None:

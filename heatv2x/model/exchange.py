@@ -23,7 +23,8 @@ from heatv2x.agents.base import sweep
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.geometry.boxes import nms, rotated_iou_bev, transform_boxes
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.link.message import Message
+from heatv2x.link.budget import within
+from heatv2x.link.message import MAX_BOXES, Message
 from heatv2x.link.points import pooled
 from heatv2x.link.suspicion import LOSSES, stands_out, survives
 from heatv2x.model.heads.base import Detections
@@ -85,24 +86,34 @@ class Features(Exchange):
     def said(self, networks: Networks, about: Message, frame: AgentFrame) -> Message:
         feature = networks.look(about.agent_type, frame)
         cells = networks.select(feature)
-        return replace(about, feature=feature[0], cells=None if cells is None else cells[0], codec=networks.codec)
+        chosen, codes = None if cells is None else cells[0], networks.codes_of(feature)
+        said = replace(about, feature=feature[0], cells=chosen, codec=networks.codec, codes=codes)
+        if (least := networks.sends_boxes_above) is not None:
+            said = replace(said, boxes=worthwhile(networks.detect_alone(feature, about.agent_type), least))
+        budget = networks.budget_bytes
+        return said if budget is None else within(said, networks.relevance(feature)[0], budget)
 
     def detect(
         self, networks: Networks, own: Message, messages: Sequence[Message], share_boxes: bool, guard: bool
     ) -> Boxes3D:
         mine = networks.feature_of(own)
         heard = [networks.feature_of(m) if m.cells is None else networks.feature_of(m) * m.cells for m in messages]
+        reads = networks.sends_boxes_above is not None and any(message.boxes is not None for message in messages)
+        if reads and own.boxes is None:
+            own = replace(own, boxes=self.sees_alone(networks, own))
 
         def together(spoken: Sequence[tuple[Message, Tensor]]) -> Boxes3D:
             others = [message for message, _ in spoken]
             features = torch.stack([mine, *(feature for _, feature in spoken)])
             types = [message.agent_type for message in (own, *others)]
-            return networks.detect_fused(features, types, links_of(own, others, networks.grid))
+            boxes = [message.boxes for message in (own, *others)] if reads else []
+            return networks.detect_fused(features, types, links_of(own, others, networks.grid), boxes)
 
         spoken = list(zip(messages, heard, strict=True))
-        if guard and any(stands_out(feature, mine) for feature in heard):
-            spoken = _harmless(spoken, together, self.name)
-        found = together(spoken)
+        if guard and (reads or any(stands_out(feature, mine) for feature in heard)):
+            spoken, found = _harmless(spoken, together, self.name, own.boxes if reads else None)
+        else:
+            found = together(spoken)
         if not share_boxes:
             return found
         received = []
@@ -138,7 +149,7 @@ class Boxes(Exchange):
         def together(some: Sequence[Message]) -> Boxes3D:
             return _merged(mine, [_in_egos_frame(own, message, networks.grid) for message in some], guard)
 
-        return together(_harmless(messages, together, self.name) if guard else messages)
+        return _harmless(messages, together, self.name)[1] if guard else together(messages)
 
     def sees_alone(self, networks: Networks, message: Message) -> Boxes3D:
         assert message.boxes is not None, "it was sent with them"
@@ -161,7 +172,7 @@ class Points(Exchange):
             frame = _pooled_frame(own, some, only_lidar(networks, own.agent_type))
             return networks.detect_alone(networks.look(own.agent_type, frame), own.agent_type)
 
-        return together(_harmless(messages, together, self.name) if guard else messages)
+        return _harmless(messages, together, self.name)[1] if guard else together(messages)
 
     def sees_alone(self, networks: Networks, message: Message) -> Boxes3D:
         frame = _pooled_frame(message, [], only_lidar(networks, message.agent_type))
@@ -196,17 +207,30 @@ def _pooled_frame(ego: Message, messages: Sequence[Message], lidar: str) -> Agen
     return AgentFrame(ego.sender, "", ego.pose, {lidar: pooled(clouds[0][1], clouds[1:])})
 
 
-def _harmless(spoken: Sequence[T], detect: Callable[[Sequence[T]], Boxes3D], exchanged: str) -> list[T]:
-    """What was sent, minus whatever would cost the ego its own detections."""
-    alone, loss = detect([]), LOSSES[exchanged]
-    if not spoken or survives(alone, detect(spoken), loss):
-        return list(spoken)
+def worthwhile(found: Boxes3D, min_score: float) -> Boxes3D:
+    """The boxes that are worth sending behind a feature or points: the best ones above a score."""
+    assert found.scores is not None
+    return found[found.scores >= min_score][:MAX_BOXES]
+
+
+def _harmless(
+    spoken: Sequence[T], detect: Callable[[Sequence[T]], Boxes3D], exchanged: str, alone: Boxes3D | None = None
+) -> tuple[list[T], Boxes3D]:
+    """What was sent, minus whatever would cost the ego its own detections; and what the ego detects with that.
+
+    Args:
+        alone: what the ego detects by itself, if that is known.
+    """
+    alone, loss = detect([]) if alone is None else alone, LOSSES[exchanged]
+    found = detect(spoken)
+    if not spoken or survives(alone, found, loss):
+        return list(spoken), found
     kept = [one for one in spoken if survives(alone, detect([one]), loss)]
     if len(kept) < len(spoken):
         _log.warning(
             "%d of %d messages ignored: they hide what the ego detects by itself", len(spoken) - len(kept), len(spoken)
         )
-    return kept
+    return kept, detect(kept)
 
 
 def _in_egos_frame(ego: Message, message: Message, grid: BevGrid) -> Detections:

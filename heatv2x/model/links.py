@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from heatv2x.fusion.base import Edges, Received
-from heatv2x.geometry.grid import BevGrid
+from heatv2x.geometry.grid import BevGrid, at_origin
 from heatv2x.geometry.handedness import transforms_on
 from heatv2x.link.message import Message
 from heatv2x.nn.move import ON_HOST
@@ -73,8 +73,7 @@ def pull_to_windows(T_sender_ego: Tensor, windows: Sequence[BevGrid]) -> tuple[B
     Returns:
         A grid that starts at the origin, and (B * K, 4, 4) float64 T_sender_window.
     """
-    first = windows[0]
-    target = BevGrid(0.0, first.x_max - first.x_min, 0.0, first.y_max - first.y_min, first.cell)
+    target = at_origin(windows[0])
     T_ego_window = torch.eye(4, dtype=torch.float64).repeat(len(windows), 1, 1, 1)
     T_ego_window[:, 0, :2, 3] = torch.tensor([[w.x_min, w.y_min] for w in windows], dtype=torch.float64)
     return target, (T_sender_ego @ T_ego_window.to(T_sender_ego.device)).flatten(0, 1)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from heatv2x.agents.base import Agent
 from heatv2x.core.config import nearest
 from heatv2x.errors import MessageError
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.link.message import Message
+from heatv2x.link.message import CODES, Message
+from heatv2x.model.codebook import Codebook
 from heatv2x.model.links import Links
 from heatv2x.structures import AgentFrame, Boxes3D
 
@@ -27,14 +29,37 @@ class Networks(ABC):
 
     Attributes:
         grid: shared by all agents.
+        codebook: of the base; None without.
     """
 
     grid: BevGrid
+
+    codebook: Codebook | None
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """C."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where they compute."""
+
+    @property
+    @abstractmethod
+    def budget_bytes(self) -> int | None:
+        """How long a message with a feature may be; None for any length."""
 
     @property
     @abstractmethod
     def feature_space(self) -> bytes:
         """16 bytes that name the base; features of another one mean nothing here."""
+
+    @property
+    @abstractmethod
+    def sends_boxes_above(self) -> float | None:
+        """Least score of an agent's own boxes that ride on its features; None sends none: nobody would read them."""
 
     @property
     @abstractmethod
@@ -89,34 +114,57 @@ class Networks(ABC):
         """(1, Y, X) bool cells that are sent of a (1, C, Y, X) feature; None sends all."""
 
     @abstractmethod
+    def relevance(self, feature: Tensor) -> Tensor:
+        """(1, Y, X) which cells of a (1, C, Y, X) feature are sent first where not all can be: the greatest."""
+
+    def codes_of(self, feature: Tensor) -> Tensor | None:
+        """(S, Y, X) codes that a (1, C, Y, X) feature travels as; None if its values do."""
+        if self.codec != CODES:
+            return None
+        assert self.codebook is not None, "the settings ask for one"
+        return self.codebook.encode(feature)[0]
+
     def feature_of(self, message: Message) -> Tensor:
         """(C, Y, X) feature of a message, where the networks compute.
 
         Raises:
-            MessageError: it belongs to another base, is of an unknown type, or does not fit the grid.
+            MessageError: it belongs to another base, is of an unknown type, or does not fit the grid or the codebook.
         """
+        if message.feature is not None or message.codes is None:
+            self._refuse_stranger(message, message.feature, self.channels)
+            assert message.feature is not None
+            return message.feature.to(self.device)
+        if self.codebook is None:
+            raise MessageError(
+                f"agent {message.sender} sent codes, but this base has no codebook: load the same base pack on both"
+            )
+        self._refuse_stranger(message, message.codes, self.codebook.config.stages)
+        return self.codebook.decode(message.codes[None].to(self.device))[0]
 
     @abstractmethod
     def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
         """Boxes of an agent that receives no messages, from its (1, C, Y, X) feature."""
 
     @abstractmethod
-    def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
+    def detect_fused(
+        self, features: Tensor, types: Sequence[str], links: Links, boxes: Sequence[Boxes3D | None] = ()
+    ) -> Boxes3D:
         """Boxes of one ego from its own feature and received ones.
 
         Args:
             features: (1 + K, C, Y, X) in the frame of each agent, the ego's first.
             types: of these agents.
             links: of the one ego.
+            boxes: what each of these agents detects alone, in its own frame; None where it did not say.
         """
 
-    def refuse_stranger(self, message: Message, shape: tuple[int, ...]) -> None:
-        """Check that a message's feature has this base, this shape and a known type.
+    def _refuse_stranger(self, message: Message, sent: Tensor | None, channels: int) -> None:
+        """Check that a message is of this base and of a known type, and that what it sent has the right shape.
 
         Raises:
             MessageError: it is not.
         """
-        have = None if message.feature is None else tuple(message.feature.shape)
+        have, shape = None if sent is None else tuple(sent.shape), (channels, *self.grid.shape)
         if have != shape:
             raise MessageError(f"agent {message.sender} sent a feature of shape {have}, but this base needs {shape}")
         ours, theirs = self.feature_space, message.feature_space

@@ -6,8 +6,11 @@ from heatv2x.core.config import build
 from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import ConfigError
 from heatv2x.fusion.base import Fusion
+from heatv2x.link.message import CODES
+from heatv2x.model.codebook import CodebookConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
+from heatv2x.model.reader import ReaderConfig
 
 
 def exchanging(model: Collaboration, exchange: str) -> Collaboration:
@@ -59,13 +62,43 @@ def reaching(model: Collaboration, half_extent_m: float, half_extent_y_m: float)
     return _same_networks(model, config)
 
 
-def _same_networks(model: Collaboration, config: ModelConfig, features: bool = True) -> Collaboration:
-    """A model with another config and all tensors they share; no receiver adapters unless features are exchanged."""
+def reading(
+    model: Collaboration,
+    reader: ReaderConfig | None,
+    codebook: CodebookConfig | None = None,
+    budget_bytes: int | None = None,
+) -> Collaboration:
+    """A copy with the same networks, and with an untrained reader and an empty codebook in the place of its own.
+
+    Args:
+        reader, codebook: None for none; messages travel in the codebook's codes if there is one, else by int8.
+        budget_bytes: how long messages may be.
+    """
+    codec = CODES if codebook is not None else "int8" if model.codec == CODES else model.codec
+    wanted = {"reader": reader, "codebook": codebook, "budget_bytes": budget_bytes, "codec": codec}
+    return _same_networks(model, model.config.model_copy(update=wanted), untrained=("reader.", "codebook."))
+
+
+def without_reader(model: Collaboration) -> Collaboration:
+    """A copy with the same networks that neither sends boxes behind its features nor reads any."""
+    return _same_networks(model, model.config.model_copy(update={"reader": None}))
+
+
+def _same_networks(
+    model: Collaboration, config: ModelConfig, features: bool = True, untrained: tuple[str, ...] = ()
+) -> Collaboration:
+    """A model with another config and all tensors they share; no receiver adapters unless features are exchanged.
+
+    Args:
+        untrained: tensors whose names start so keep their initial values.
+    """
     other = Collaboration(config)
     for name, joining in model.joined.items():
         other.join(name, joining.model_copy(update={} if features else {"received": None}))
     other.comes_from_packs = model.comes_from_packs
     other.lacking = {name: set(parts) for name, parts in model.lacking.items()}
     own = other.state_dict()
-    other.load_state_dict({name: value for name, value in model.state_dict().items() if name in own})
+    known = {name: value for name, value in model.state_dict().items() if name in own}
+    own.update({name: value for name, value in known.items() if not name.startswith(untrained)})
+    other.load_state_dict(own)
     return other.to(next(model.parameters()).device).eval()

@@ -16,10 +16,10 @@ from dataclasses import replace
 import torch
 
 from heatv2x.errors import ConfigError
-from heatv2x.link.message import MAX_BOXES, Message, check_contents, check_header
+from heatv2x.link.message import Message, check_contents, check_header
 from heatv2x.link.pose_refinement import RefinementConfig, refine
 from heatv2x.link.suspicion import concerns
-from heatv2x.model.exchange import Exchange
+from heatv2x.model.exchange import Exchange, worthwhile
 from heatv2x.model.networks import Networks
 from heatv2x.structures import AgentFrame, Boxes3D, Pose
 
@@ -92,9 +92,7 @@ class Vehicle(Networks):
         if message.boxes is not None:
             return message
         found = self.exchange.sees_alone(self, message)
-        assert found.scores is not None
-        worthwhile = found[found.scores >= (config or RefinementConfig()).min_score]
-        return replace(message, boxes=worthwhile[:MAX_BOXES])
+        return replace(message, boxes=worthwhile(found, (config or RefinementConfig()).min_score))
 
     def refined(
         self, ego: Message, messages: Sequence[Message], config: RefinementConfig | None = None

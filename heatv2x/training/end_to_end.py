@@ -69,8 +69,8 @@ class CollaborativeTraining(Stage):
         self.occupancy_weight = occupancy_weight
 
     def trainable(self) -> list[str]:
-        """Everything."""
-        return [name for name, _ in self.model.named_parameters()]
+        """Everything but the reader, which is trained on what the finished networks say."""
+        return [name for name, _ in self.model.named_parameters() if not name.startswith("reader.")]
 
     def set_mode(self) -> None:
         """All in training mode."""

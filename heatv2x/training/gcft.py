@@ -19,6 +19,7 @@ from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.links import in_order
 from heatv2x.training.distillation import DistillationLoss
 from heatv2x.training.feature_cache import FeatureCache
+from heatv2x.training.reading import boxes_alone
 from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
@@ -61,11 +62,14 @@ class CollaborativeFineTuning(Stage):
         self.scenes = scenes
         self.batch_size = batch_size
         self.window = window or WindowConfig()
+        # as they are before this stage: it changes little of what the newcomer says
+        self.boxes = {} if model.reader is None else boxes_alone(model, cache, [newcomer])
 
     def trainable(self) -> list[str]:
         """The newcomer's adapters on both sides and its typed fusion parameters."""
         name = self.newcomer
-        return names_below(self.model, (f"senders.{name}.", f"receivers.{name}.", f"fusion.types.{name}."))
+        parts = (f"senders.{name}.", f"receivers.{name}.", f"fusion.types.{name}.", f"reader.types.{name}.")
+        return names_below(self.model, parts)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[Scene, BevGrid]]:
         """Scenes with at least one newcomer, and their windows."""
@@ -83,12 +87,13 @@ class CollaborativeFineTuning(Stage):
                 batch.features[name] = self.cache.features[name][torch.tensor(mine)].float()
                 if name == self.newcomer and self.distillation_loss is not None and self.cache.teacher is not None:
                     batch = replace(batch, teacher=self.cache.teacher.shared[torch.tensor(mine)].float())
-        return replace(batch, links=replace(batch.links, windows=[window for _, window in items]))
+        alone = [self.boxes[name][row] for row, name in zip(rows, batch.types, strict=True)] if self.boxes else []
+        return replace(batch, links=replace(batch.links, windows=[window for _, window in items]), alone=alone)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Detection after fusion inside the windows, and the distance from the teacher's features."""
         shared = {name: self._shared(name, feature) for name, feature in batch.features.items()}
-        maps = self.model.collaborate(in_order(shared, batch.types), batch.types, batch.links)
+        maps = self.model.collaborate(in_order(shared, batch.types), batch.types, batch.links, batch.alone)
         terms = self.model.head.loss(maps, batch.boxes, batch.links.windows, self.window.margin)
         if self.distillation_loss is not None and batch.teacher is not None:
             terms["distill"] = self.distill * self.distillation_loss(shared[self.newcomer], batch.teacher)

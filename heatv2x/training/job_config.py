@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 
 from heatv2x.core.plugins import PartConfig
 from heatv2x.data.datasets.base import DatasetConfig
+from heatv2x.model.codebook import CodebookConfig
 from heatv2x.model.config import ModelConfig, check_type_name
 from heatv2x.model.pretrained import PackPath
+from heatv2x.model.reader import ReaderConfig
 from heatv2x.nn.move import Device
 from heatv2x.training.loop import LoopConfig
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.windows import WindowConfig
+
+Share = Annotated[float, pydantic.Field(gt=0, le=1)]
 
 
 class JobConfig(LoopConfig):
@@ -95,6 +99,35 @@ class EncoderConfig(JobConfig):
     def _possible(cls, name: str) -> str:
         check_type_name(name)
         return name
+
+
+class TrainReaderConfig(JobConfig):
+    """Training the reader of a base: how the boxes that ride on messages correct what the fused features show.
+
+    Attributes:
+        base: the base pack; it stays what it is, and its agents and adapters remain valid.
+        agents: agent packs: the base types' encoders.
+        allow_parts: parts from outside HeatV2X ("package.module:Class") that packs may name; their code is imported.
+        reader: its settings.
+        codebook: of the codes that features travel in from then on; it is fitted first. Null leaves the codec as it is.
+        budget_bytes: how long messages may be from then on; the most relevant cells go first. Null sends all.
+        window: how much of the map one training step sees.
+        shares: shares of their cells that senders send; each step draws one.
+        unreported: share of the senders that report an exact pose, whatever it is.
+    """
+
+    out: Path = Path("runs/reader")
+    steps: int = pydantic.Field(800, gt=0)
+    scenes: SceneConfig = SceneConfig(alone=0.0)
+    base: PackPath
+    agents: tuple[PackPath, ...]
+    allow_parts: tuple[str, ...] = ()
+    reader: ReaderConfig = ReaderConfig()
+    codebook: CodebookConfig | None = CodebookConfig()
+    budget_bytes: int | None = pydantic.Field(4000, ge=1000)
+    window: WindowConfig = WindowConfig()
+    shares: tuple[Share, ...] = pydantic.Field((1.0, 0.4, 0.2, 0.1), min_length=1)
+    unreported: float = pydantic.Field(0.2, ge=0, le=1)
 
 
 class AdaptConfig(JobConfig):

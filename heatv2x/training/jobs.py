@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from heatv2x import __version__
-from heatv2x.core import distributed
+from heatv2x.core import distributed, plugins
 from heatv2x.core.config import build
 from heatv2x.core.files import read_json, write_json
 from heatv2x.core.workers import Tell
@@ -25,15 +25,12 @@ from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import Stopwatch
 from heatv2x.evaluation.evaluator import Evaluator
 from heatv2x.evaluation.roster import Roster
-from heatv2x.model.assembly import (
-    adapter_pack,
-    agent_pack,
-    base_pack,
-)
+from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
 from heatv2x.model.networks import ENCODES
-from heatv2x.model.packs import Pack, write_pack
+from heatv2x.model.packs import Pack, read_pack, write_pack
+from heatv2x.model.variants import reading
 from heatv2x.nn.move import find_device, precision_on
 from heatv2x.training.backward import BackwardAlignment
 from heatv2x.training.distillation import start_from_teacher, teacher_for
@@ -50,11 +47,13 @@ from heatv2x.training.job_config import (
     FullConfig,
     JobConfig,
     LocalConfig,
+    TrainReaderConfig,
 )
 from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.newcomers import load_for_adaptation, seeded
 from heatv2x.training.pool import Pool, load_pool
+from heatv2x.training.reading import ReaderTraining, sampled_cells
 from heatv2x.training.run_folder import (
     finished,
     identity_of,
@@ -124,6 +123,40 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
         return {"base": base_pack(model, provenance), config.name: agent_pack(model, config.name, provenance)}
 
     return _run(config, "encoder", model, [config.name], stage, packs, report, _alone(config.name))
+
+
+def train_reader(config: TrainReaderConfig, report: Report | None = None) -> JobResult:
+    """Fit the codebook of a base and train its reader; writes the base with both.
+
+    Its features mean what they did before, so that its agents and adapters remain valid.
+    """
+    pack = read_pack(config.base, "base")
+    with plugins.allowing(config.allow_parts):
+        model = assemble(Collaboration, pack, [read_pack(path, "agent") for path in config.agents])
+    model = seeded(config, lambda: reading(model, config.reader, config.codebook, config.budget_bytes))
+    types = dict.fromkeys(model.config.agents, 1.0)
+    model.require(types, ENCODES)
+
+    def stage(pool: Pool, report: Report) -> Stage:
+        cache = fill_cache(
+            model,
+            pool,
+            list(types),
+            [],
+            config.scenes,
+            config.seed,
+            lambda a, b: report("caching messages", a, b),
+            precision=precision_on(model.device, config.precision),
+        )
+        if model.codebook is not None:
+            model.codebook.fit(sampled_cells(model, cache, config.seed), config.seed)
+        how = config.batch_size, config.window, config.shares, config.unreported
+        return ReaderTraining(model, types, cache, config.scenes, *how)
+
+    def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
+        return {"base": base_pack(model, {**pack.provenance, "reader": provenance})}
+
+    return _run(config, "reader", model, list(types), stage, packs, report, Roster(next(iter(types)), tuple(types)))
 
 
 def adapt_local(config: LocalConfig, report: Report | None = None) -> JobResult:

@@ -22,6 +22,7 @@ from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.link.channel import disturbed
 from heatv2x.link.points import pooled
+from heatv2x.model.heads.base import Detections
 from heatv2x.model.links import Links
 from heatv2x.nn.move import ON_HOST
 from heatv2x.structures import AgentFrame, Frame, Pose
@@ -86,6 +87,8 @@ class Batch:
         features: by type, (N, C, Y, X) cached features, if there are any.
         teacher: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
         stand_ins: types whose inputs are no agents of these scenes, see `CollaborativeTraining.collate`.
+        alone: what each of the A agents detects by itself, in its own frame, for the reader; stays on the CPU.
+        share: of their cells that senders send.
     """
 
     inputs: dict[str, Any]
@@ -96,6 +99,8 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
     teacher: Tensor | None = None
     stand_ins: tuple[str, ...] = ()
+    alone: list[Detections] = field(default_factory=list, metadata=ON_HOST)
+    share: float = 1.0
 
 
 def draw_scene(

@@ -43,12 +43,16 @@ BOX_MESSAGE = replace(MESSAGE, feature=None, boxes=BOXES, codec="boxes")
 BOTH = replace(MESSAGE, boxes=BOXES)
 CLOUD = PointCloud(np.random.default_rng(1).uniform([-80, -80, -3, 0], [80, 80, 3, 1], (500, 4)).astype(np.float32))
 POINT_MESSAGE = replace(MESSAGE, feature=None, points=CLOUD, codec="points")
+VALUES = [part for part in plugins.available("codecs") if part != "codes"]
+CODED = replace(MESSAGE, feature=None, codes=FEATURE.abs().round().clamp(1, 255), codec="codes")
 KINDS = {
+    "codes": CODED,
+    "codes and boxes": replace(CODED, boxes=BOXES),
     "boxes": BOX_MESSAGE,
     "points": POINT_MESSAGE,
     "points and boxes": replace(POINT_MESSAGE, boxes=BOXES),
-    **{part: replace(MESSAGE, codec=part) for part in plugins.available("codecs")},
-    **{f"{part} and boxes": replace(BOTH, codec=part) for part in plugins.available("codecs")},
+    **{part: replace(MESSAGE, codec=part) for part in VALUES},
+    **{f"{part} and boxes": replace(BOTH, codec=part) for part in VALUES},
 }
 
 
@@ -297,7 +301,7 @@ class TestRefusal:
 
     @pytest.mark.parametrize("codec", plugins.available("codecs"))
     def test_a_payload_of_both_that_is_cut_or_too_long(self, codec: str) -> None:
-        data = pack(replace(BOTH, codec=codec))
+        data = pack(KINDS[f"{codec} and boxes"])
         payload = data[HEADER:]
         for wrong in (payload[:-1], payload[:-32], payload[1:], payload + b"\0", payload[:40], payload[-64:], b""):
             with pytest.raises(MessageError):

@@ -20,6 +20,7 @@ from heatv2x.geometry.boxes import transform_boxes
 from heatv2x.link.channel import disturbed
 from heatv2x.link.message import MAX_BOXES, Message, pack, unpack
 from heatv2x.link.pose_refinement import RefinementConfig
+from heatv2x.model.codebook import CodebookConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.model.links import Links, in_order, links_of
@@ -390,7 +391,7 @@ class TestRefined:
     def test_only_the_best_boxes_are_sent(self, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
         model = small_model()
         plain = model.encode(frame.agents[1], "lidar64")
-        monkeypatch.setattr("heatv2x.model.vehicle.MAX_BOXES", 3)
+        monkeypatch.setattr("heatv2x.model.exchange.MAX_BOXES", 3)
         sent = model.with_boxes(plain, RefinementConfig(min_score=0.0)).boxes
         assert sent is not None and same_boxes(sent, model.detect(plain)[:3]) and len(sent) == 3
 
@@ -835,7 +836,7 @@ class TestJoin:
 
 @pytest.mark.parametrize("codec", plugins.available("codecs"))
 def test_the_codec_is_a_setting(codec: str, frame: Frame) -> None:
-    model = small_model(codec=codec)
+    model = small_model(codec=codec, codebook=CodebookConfig())
     message = model.encode(frame.agents[0], "lidar64")
     assert message.codec == codec and unpack(pack(message)).codec == codec
 

@@ -20,7 +20,7 @@ from tests.scene_factory import GRID, changed, state_copy
 from tests.training.stages import FAST, STAGES, WINDOW, build_stage
 
 MINE = ("senders.lidar16.", "receivers.lidar16.", "fusion.types.lidar16.")
-DECLARED = {"local": MINE[:1], "collaborative": MINE, "base": ("",), "full": ("",)}
+DECLARED = {"local": MINE[:1], "collaborative": MINE, "base": ("",), "full": ("",), "reader": ("reader.",)}
 
 
 def drawn(stage: Stage, seed: int = 0) -> object:
@@ -36,7 +36,7 @@ def test_exactly_the_declared_tensors_change(name: str) -> None:
     parameters = {key for key, _ in model.named_parameters()}
     wanted = {key for key in parameters if key.startswith(DECLARED[name])}
     assert set(stage.trainable()) == wanted and wanted
-    if name in ("local", "collaborative"):
+    if name in ("local", "collaborative", "reader"):
         assert moved == wanted
         assert record.frozen_proof["tensors"] == len(before) - len(wanted)
         assert record.frozen_proof["bit_identical"] and record.frozen_proof["sha256"] == frozen_digest(model)[1]

@@ -97,11 +97,11 @@ def contributions(model: Collaboration, scene: SceneResult) -> list[str]:
     if ego.feature is None or not received:
         return []
     messages: list[Message] = [ego, *received]
-    # the ego's own feature lies on the model's device, those that arrived as bytes on the CPU
-    device = next(model.parameters()).device
-    features = torch.stack([message.feature.to(device) for message in messages if message.feature is not None])
+    features = torch.stack([model.feature_of(message) for message in messages])
     types = [message.agent_type for message in messages]
-    ego_feature, arrived = model.receive(features, features, types, links_of(ego, received, model.grid))
+    ego_feature, arrived = model.receive(
+        features, features, types, links_of(ego, received, model.grid), model.hears_parts
+    )
     shares = model.fusion.contributions(ego_feature, arrived)[0]
     return [pack_map(maps_on(model.grid, share).cpu().numpy()) for share in shares]
 

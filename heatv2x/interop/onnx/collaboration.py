@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from heatv2x.geometry.handedness import agent_on
 from heatv2x.interop.onnx.folder import read_manifest
 from heatv2x.interop.onnx.graph_file import open_session, require_packages, run
 from heatv2x.interop.onnx.senders import encoder_of
-from heatv2x.link.message import Message
+from heatv2x.model.codebook import Codebook
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig, ModelConfig
 from heatv2x.model.exchange import EXCHANGES
@@ -51,6 +52,7 @@ class OnnxCollaboration(Vehicle):
             for name, joining in manifest["joined"].items():
                 self._shapes.join(name, build(AdapterConfig, joining, about, complete=True))
         self.grid, self.exchange = self._shapes.grid, EXCHANGES["features"]
+        self.codebook = _codebook(Path(folder), manifest, self._shapes.config)
         self._space = bytes.fromhex(manifest["feature_space"])
         self._types: dict[str, int] = manifest["types"]
         self._sessions = {stage["name"]: _session(Path(folder), stage) for stage in manifest["stages"]}
@@ -64,8 +66,24 @@ class OnnxCollaboration(Vehicle):
         return self._space
 
     @property
+    def channels(self) -> int:
+        return self._shapes.channels
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
     def codec(self) -> str:
         return self._shapes.codec
+
+    @property
+    def sends_boxes_above(self) -> float | None:
+        return None  # the reader is not exported
+
+    @property
+    def budget_bytes(self) -> int | None:
+        return None  # nor is what chooses cells
 
     def known_types(self) -> list[str]:
         return self._shapes.known_types()
@@ -97,19 +115,21 @@ class OnnxCollaboration(Vehicle):
     def select(self, feature: Tensor) -> Tensor | None:
         return None  # a fusion that selects is not exported
 
-    def feature_of(self, message: Message) -> Tensor:
-        self.refuse_stranger(message, (self._shapes.config.channels, *self.grid.shape))
-        assert message.feature is not None
-        return message.feature.cpu()
+    def relevance(self, feature: Tensor) -> Tensor:
+        return feature.abs().mean(dim=1)
 
     def detect_alone(self, feature: Tensor, agent_type: str) -> Boxes3D:
         return self._boxes(feature)  # a fusion that goes on computing alone is not exported
 
-    def detect_fused(self, features: Tensor, types: Sequence[str], links: Links) -> Boxes3D:
+    def detect_fused(
+        self, features: Tensor, types: Sequence[str], links: Links, boxes: Sequence[Boxes3D | None] = ()
+    ) -> Boxes3D:
         ego, names = features[:1], list(types[1:])
         if not names:
             return self._boxes(ego)
         warped, visible = run(self._sessions["warp"], (features[1:], links.T_sender_ego[0]))
+        if self.codebook is not None:  # cells that were not sent arrive as zeros
+            visible &= (warped != 0).any(dim=1)
         for name in sorted(set(names) & set(self._shapes.receivers)):
             rows = torch.tensor([sender == name for sender in names])
             (warped[rows],) = run(self._sessions[f"received_{name}"], (warped[rows], visible[rows]))
@@ -133,12 +153,33 @@ class OnnxCollaboration(Vehicle):
         return self._shapes.boxes_of(maps)
 
 
-def _session(folder: Path, stage: dict[str, Any]) -> Any:
+def _codebook(folder: Path, manifest: dict[str, Any], config: ModelConfig) -> Codebook | None:
+    """The base's codebook, if it has one.
+
+    Raises:
+        DataError: its file is missing, or is not the one the manifest describes.
+    """
+    stage = manifest.get("codebook")
+    if stage is None or config.codebook is None:
+        return None
+    codebook = Codebook(config.codebook, config.channels)
+    tables = safetensors.torch.load(_content(folder, stage)).get("tables")
+    if tables is None or tables.shape != codebook.tables.shape:
+        raise DataError(folder / stage["file"], "does not hold the codebook's tables", way_out="export again")
+    codebook.tables.copy_(tables)
+    return codebook
+
+
+def _content(folder: Path, stage: dict[str, Any]) -> bytes:
     path = folder / stage["file"]
     try:
-        content = path.read_bytes()
+        content: bytes = path.read_bytes()
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror}", way_out="export again") from error
     if hashlib.sha256(content).hexdigest() != stage["sha256"]:
         raise DataError(path, "is not the file that the manifest describes", way_out="export again")
-    return open_session(content)
+    return content
+
+
+def _session(folder: Path, stage: dict[str, Any]) -> Any:
+    return open_session(_content(folder, stage))

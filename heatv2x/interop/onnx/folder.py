@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
+import logging
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pydantic
+import safetensors.torch
 import torch
 
 from heatv2x import __version__
@@ -24,16 +26,19 @@ from heatv2x.interop.onnx.graph_file import Written, check, measure_session, req
 from heatv2x.interop.onnx.run_packs import packs_of
 from heatv2x.interop.onnx.senders import Sender
 from heatv2x.interop.onnx.stage import ExportStage
+from heatv2x.link.message import CODES
 from heatv2x.model.assembly import assemble, read_all, resolved
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.networks import ENCODES
 from heatv2x.model.packs import Pack
 from heatv2x.model.pretrained import PackPath
+from heatv2x.model.variants import without_reader
 
 KIND = "heatv2x onnx"
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, CODEBOOK = "manifest.json", "codebook.safetensors"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+log = logging.getLogger(__name__)
 Tell = Callable[[str, int, int], None]
 
 
@@ -82,7 +87,7 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
     if not agents:
         raise PackError(f"{base.path}: no agent packs were given, so no sender can be exported")
     with plugins.allowing(config.allow_parts):
-        model = assemble(Collaboration, base, agents, adapters)
+        model = _exportable(assemble(Collaboration, base, agents, adapters))
     names = [pack.agent_type for pack in agents]
     stages = stages_of(model, names)
     twins: Sequence[ExportStage | None] = [None] * len(stages)
@@ -101,8 +106,30 @@ def export_onnx(config: ExportConfig, tell: Tell) -> dict[str, Any]:
             written.append(file)
         tell("exporting, checking, measuring", len(stages), len(stages))
         manifest = manifest_of(model, [base, *agents, *adapters], written, config.tolerance)
-        _place(written, config.out, manifest)
+        tables = None if model.codebook is None else Path(temporary) / CODEBOOK
+        if model.codebook is not None and tables is not None:
+            safetensors.torch.save_file({"tables": model.codebook.tables.contiguous()}, tables)
+            manifest["codebook"] = {"file": CODEBOOK, "sha256": hashlib.sha256(tables.read_bytes()).hexdigest()}
+        _place(written, config.out, manifest, tables)
     return manifest
+
+
+def _exportable(model: Collaboration) -> Collaboration:
+    """The model as its files will work: whole features in 8 bits a value, and no boxes read.
+
+    The reader of boxes and the choice of cells for a budget run in torch alone. Codes that others send are understood:
+    the codebook is exported, too.
+    """
+    if model.config.reader is not None:
+        log.warning(
+            "the exported vehicle reads no boxes behind features and sends whole features as int8: the base's reader, "
+            "and budget_bytes, are not exported"
+        )
+        model = without_reader(model)
+    model.use_budget(None)
+    if model.codec == CODES:
+        model.use_codec("int8")
+    return model.eval()
 
 
 def stages_of(model: Collaboration, agent_types: Collection[str]) -> list[ExportStage]:
@@ -179,12 +206,13 @@ def _prepare(out: Path) -> None:
         read_manifest(out)
 
 
-def _place(written: Sequence[Written], out: Path, manifest: dict[str, Any]) -> None:
+def _place(written: Sequence[Written], out: Path, manifest: dict[str, Any], tables: Path | None = None) -> None:
     """Put the files in place of an earlier export; a folder without a manifest is not an export."""
     earlier = {stage["file"] for stage in read_manifest(out)["stages"]} if (out / MANIFEST).exists() else set()
     (out / MANIFEST).unlink(missing_ok=True)
-    for file in written:
-        file.path.replace(out / file.path.name)
+    (out / CODEBOOK).unlink(missing_ok=True)
+    for path in (*(file.path for file in written), *(() if tables is None else (tables,))):
+        path.replace(out / path.name)
     for name in earlier - {file.path.name for file in written}:
         (out / name).unlink(missing_ok=True)
     write_json(out / MANIFEST, manifest)

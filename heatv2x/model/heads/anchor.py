@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from heatv2x.core import config
 from heatv2x.core.distributed import all_reduce_count
-from heatv2x.geometry.boxes import corners_3d, inside_range, nms
+from heatv2x.geometry.boxes import corners_3d, inside_range, nms, wrap_angle
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.heads.base import Detections, Head, no_detections
 from heatv2x.nn.anchors import (
@@ -37,6 +37,8 @@ from heatv2x.nn.residual import conv_block
 
 PUBLISHED = {"hidden": 0, "largest_m": 6.0, "z_range": (-3.0, 1.0), "whole": True}
 _BOX_WEIGHT, _DIRECTION_WEIGHT, _POSITIVE_WEIGHT = 2.0, 0.2, 2.0  # HEAL
+_MAPS = ("score", "box", "direction")
+_FRONT_LOGIT = 3.0  # of a received box's direction: it has one, but whoever saw it may have been wrong
 _KNEE = 1 / 9  # of smooth L1, sigma 3 in SECOND's notation
 
 
@@ -58,6 +60,7 @@ class Anchor(Head):
     """Two anchors per cell of the shared grid."""
 
     source = "SECOND, Yan et al. 2018; as in HEAL, arXiv 2401.13964"
+    terms = BOX_TERMS + 2
 
     class Config(config.Config):
         """Attributes:
@@ -143,7 +146,7 @@ class Anchor(Head):
     def decode(self, maps: dict[str, Tensor], grid: BevGrid) -> list[Detections]:
         """Anchors with a score, their boxes and directions, rotated suppression."""
         anchors = self._anchors(grid).to(maps["score"].device)
-        score, terms, direction = (per_anchor(maps[name].float()) for name in ("score", "box", "direction"))
+        score, terms, direction = (per_anchor(maps[name].float()) for name in _MAPS)
         probability = score[..., 0].sigmoid()
         found = []
         for scene in range(len(probability)):
@@ -182,6 +185,44 @@ class Anchor(Head):
             keep &= (low[:, 2] >= self.config.z_range[0]) & (high[:, 2] <= self.config.z_range[1])
         return keep
 
+    def slots_of(self, boxes: Tensor, grid: BevGrid) -> Tensor:
+        """(N, 9) anchors around each centre, of the two on a cell the one that the box lies along."""
+        (rows, columns), middle = grid.shape, boxes.new_tensor([grid.y_min, grid.x_min])
+        offset = torch.arange(-1, 2, device=boxes.device)
+        place = torch.floor((boxes[:, [1, 0]] - middle) / grid.cell).long()[:, None]
+        place = place + torch.cartesian_prod(offset, offset)
+        row, column = place.unbind(dim=-1)
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        across = (boxes[:, 6].sin().abs() > boxes[:, 6].cos().abs()).long()[:, None]
+        return torch.where(inside, (row * columns + column) * len(YAWS) + across, -1)
+
+    def cells_of(self, slots: Tensor, grid: BevGrid) -> Tensor:
+        cell, columns = slots // len(YAWS), grid.shape[1]
+        return torch.stack([cell // columns, cell % columns], dim=1)
+
+    def terms_of(self, boxes: Tensor, slots: Tensor, grid: BevGrid) -> Tensor:
+        """(P, 9) box terms, the yaw without its front, and logits of the two directions."""
+        terms = encode_terms(boxes, self._anchors(grid).to(boxes.device)[slots])
+        terms[:, 6] = wrap_angle(terms[:, 6], math.pi)
+        front = functional.one_hot(direction_of(boxes[:, 6]), 2).to(terms)
+        return torch.cat([terms, _FRONT_LOGIT * (2 * front - 1)], dim=1)
+
+    def read(self, maps: dict[str, Tensor], scenes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        score, terms, direction = (per_anchor(maps[name])[scenes, slots].float() for name in _MAPS)
+        return score[:, 0], torch.cat([terms, direction], dim=1)
+
+    def rewritten(
+        self, maps: dict[str, Tensor], scenes: Tensor, slots: Tensor, logits: Tensor, terms: Tensor
+    ) -> dict[str, Tensor]:
+        new = dict(zip(_MAPS, (logits[:, None], *terms.tensor_split([BOX_TERMS], dim=1)), strict=True))
+        changed = {}
+        for name, values in new.items():
+            rows = per_anchor(maps[name].float()).index_put((scenes, slots), values)
+            batch, _, height, width = maps[name].shape
+            split = rows.view(batch, height, width, len(YAWS), -1).permute(0, 3, 4, 1, 2)
+            changed[name] = split.reshape_as(maps[name])
+        return changed
+
     def _anchors(self, grid: BevGrid) -> Tensor:
         return anchors_of(grid, self.config.size, self.config.z)
 
@@ -218,7 +259,7 @@ def anchor_losses(maps: dict[str, Tensor], targets: AnchorTargets) -> dict[str, 
     difference. Directions: cross-entropy over positive anchors. Each is divided by the positive anchors of its scene
     (at least 1), then averaged over the scenes.
     """
-    score, terms, direction = (per_anchor(maps[name].float()) for name in ("score", "box", "direction"))
+    score, terms, direction = (per_anchor(maps[name].float()) for name in _MAPS)
     batch, positive = all_reduce_count(len(score)), targets.positive
     share = 1 / positive.sum(dim=1, keepdim=True).clamp(min=1)
     weight = (_POSITIVE_WEIGHT * positive + targets.negative) * share

@@ -31,6 +31,7 @@ class Center(Head):
     """Heatmap and box regression on a grid `upsample` times finer than the shared one."""
 
     source = "CenterPoint, Yin et al. 2021, arXiv 2006.11275"
+    terms = _BOX_TERMS
 
     class Config(config.Config):
         """Attributes:
@@ -108,6 +109,40 @@ class Center(Head):
             found.append(Detections(boxes[keep], scores[keep]))
         return found
 
+    def slots_of(self, boxes: Tensor, grid: BevGrid) -> Tensor:
+        """(N, 9) the cells around each centre: the heatmap's peak may be next to it."""
+        fine = grid.finer(self.config.upsample)
+        rows, columns = fine.shape
+        place = _cell_of(boxes, fine)[:, None] + _around(boxes.device)
+        row, column = place.unbind(dim=-1)
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        return torch.where(inside, row * columns + column, -1)
+
+    def cells_of(self, slots: Tensor, grid: BevGrid) -> Tensor:
+        row, column = self._place(slots, grid)
+        return torch.stack([row, column], dim=1) // self.config.upsample
+
+    def terms_of(self, boxes: Tensor, slots: Tensor, grid: BevGrid) -> Tensor:
+        return encode_boxes(boxes, *self._place(slots, grid), grid.finer(self.config.upsample))
+
+    def read(self, maps: dict[str, Tensor], scenes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        heatmap, box = maps["heatmap"].flatten(2), maps["box"].flatten(2)
+        return heatmap[scenes, 0, slots].float(), box[scenes, :, slots].float()
+
+    def rewritten(
+        self, maps: dict[str, Tensor], scenes: Tensor, slots: Tensor, logits: Tensor, terms: Tensor
+    ) -> dict[str, Tensor]:
+        heatmap, box = (maps[name].float().flatten(2) for name in ("heatmap", "box"))
+        heatmap = heatmap.index_put((scenes, torch.zeros_like(scenes), slots), logits)
+        each = torch.arange(self.terms, device=slots.device)
+        box = box.index_put((scenes[:, None], each, slots[:, None]), terms)
+        return {"heatmap": heatmap.view_as(maps["heatmap"]), "box": box.view_as(maps["box"])}
+
+    def _place(self, slots: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
+        """(P,) rows and columns of the fine grid."""
+        columns = grid.finer(self.config.upsample).shape[1]
+        return slots // columns, slots % columns
+
 
 @torch.no_grad()
 def heatmap_targets(
@@ -172,8 +207,7 @@ def _box_rows(boxes: Tensor, grid: BevGrid, cut: int) -> tuple[Tensor, Tensor, T
     """
     rows, columns = grid.shape
     centre = _cell_of(boxes, grid)
-    offset = torch.arange(-1, 2, device=boxes.device)
-    around = torch.stack(torch.meshgrid(offset, offset, indexing="ij"), dim=-1).reshape(1, 9, 2)
+    around = _around(boxes.device)
     cells = (centre[:, None] + around).reshape(-1, 2)
     boxes = boxes.repeat_interleave(9, dim=0)
     weight = torch.where((around == 0).all(dim=-1), 1.0, 0.3).expand(len(centre), 9).reshape(-1)
@@ -181,6 +215,12 @@ def _box_rows(boxes: Tensor, grid: BevGrid, cut: int) -> tuple[Tensor, Tensor, T
     inside = ((cells >= low) & (cells < high)).all(dim=1)
     cells, boxes = cells[inside], boxes[inside]
     return cells, encode_boxes(boxes, cells[:, 0], cells[:, 1], grid), weight[inside]
+
+
+def _around(device: torch.device) -> Tensor:
+    """(1, 9, 2) offsets, row and column, of a cell and its eight neighbours."""
+    offset = torch.arange(-1, 2, device=device)
+    return torch.stack(torch.meshgrid(offset, offset, indexing="ij"), dim=-1).reshape(1, 9, 2)
 
 
 def _cell_of(boxes: Tensor, grid: BevGrid) -> Tensor:

@@ -150,3 +150,49 @@ def test_foreground_is_where_objects_are(head: Head) -> None:
     for index in range(len(BOXES)):
         assert positive[distance[..., index] < 4].any()  # a long box may claim any anchor inside it
     assert not none.any() and everywhere.all()
+
+
+class TestSlots:
+    """The language that the reader of received boxes speaks with every head."""
+
+    def test_a_box_that_is_written_is_decoded(self, head: Head) -> None:
+        maps = head(features(1))
+        quiet = {name: values - 50 if name in ("heatmap", "score") else values for name, values in maps.items()}
+        slots = head.slots_of(BOXES, GRID)
+        assert slots.shape[0] == len(BOXES) and (slots >= 0).all()
+        for box, mine in zip(BOXES, slots, strict=True):
+            for slot in mine[[0, 4, 8]]:  # a corner, the centre, another corner
+                where = torch.zeros(1, dtype=torch.long), slot[None]
+                terms = head.terms_of(box[None], slot[None], GRID)
+                assert terms.shape == (1, head.terms)
+                written = head.rewritten(quiet, *where, torch.tensor([5.0]), terms)
+                (found,) = head.decode(written, GRID)
+                assert len(found.boxes) == 1
+                np.testing.assert_allclose(found.boxes[0, :6], box[:6], atol=1e-4)
+                assert abs(torch.sin(found.boxes[0, 6] - box[6])) < 1e-4
+
+    def test_what_is_read_is_what_was_written(self, head: Head) -> None:
+        maps, scenes = head(features()), torch.tensor([0, 1, 1])
+        slots = head.slots_of(BOXES, GRID)[:, 4]
+        logits, terms = torch.tensor([1.0, -2.0, 0.5]), torch.randn(3, head.terms)
+        written = head.rewritten(maps, scenes, slots, logits, terms)
+        again = head.read(written, scenes, slots)
+        assert torch.equal(again[0], logits) and torch.equal(again[1], terms)
+        back = head.rewritten(written, scenes, slots, *head.read(maps, scenes, slots))
+        for name, values in maps.items():
+            assert torch.equal(back[name], values) and written[name].shape == values.shape
+            assert not torch.equal(written[name], values)
+
+    def test_slots_lie_in_the_cells_around_the_centre(self, head: Head) -> None:
+        slots = head.slots_of(BOXES, GRID)
+        for box, mine in zip(BOXES, slots, strict=True):
+            cells = head.cells_of(mine, GRID)
+            centre = torch.stack([(box[1] - GRID.y_min) / GRID.cell, (box[0] - GRID.x_min) / GRID.cell]).floor()
+            assert ((cells - centre).abs() <= 1).all() and (cells[4] == centre).all()
+
+    def test_beyond_the_grid_there_is_no_slot(self, head: Head) -> None:
+        corner = torch.tensor([[GRID.x_max - 0.1, GRID.y_max - 0.1, *BOXES[0, 2:]], [99.0, 0, *BOXES[0, 2:]]])
+        slots = head.slots_of(corner, GRID)
+        assert int((slots[0] >= 0).sum()) == 4 and (slots[1] < 0).all()
+        cells = head.cells_of(slots[0][slots[0] >= 0], GRID)
+        assert (cells >= 0).all() and (cells < torch.tensor(GRID.shape)).all()
