@@ -23,9 +23,12 @@ from heatv2x.interop.onnx.senders import Sender
 from heatv2x.interop.onnx.stage import ExportError, ExportStage
 from heatv2x.link.message import pack, unpack
 from heatv2x.model.assembly import adapter_pack, agent_pack, base_pack
+from heatv2x.model.codebook import CodebookConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
 from heatv2x.model.packs import write_pack
+from heatv2x.model.reader import ReaderConfig
+from heatv2x.model.variants import reading, without_reader
 from heatv2x.structures import Boxes3D
 from tests.scene_factory import CAMERA, SmallScenes, joined, small_model
 
@@ -91,6 +94,32 @@ def test_what_builds_on_detection_works_too(model: Collaboration, exported: Path
         own, other = [who.encode(agent, "lidar64") for agent in frame.agents]
         found.append(who.detect(own, [who.with_boxes(other)], share_boxes=True))
     close_boxes(*found)
+
+
+def test_a_base_with_a_reader_is_exported_without_it_and_understands_codes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = reading(small_model(), ReaderConfig(hidden=8), CodebookConfig(stages=2, entries=16), 2000)
+    assert model.codebook is not None
+    model.codebook.fit(torch.randn(200, 16, generator=torch.Generator().manual_seed(0)).relu(), 0)
+    packs = [base_pack(model, {}), agent_pack(model, "lidar64", {})]
+    paths = tuple(write_pack(one, tmp_path / f"{one.kind}.safetensors") for one in packs)
+    out = tmp_path / "onnx"
+    export_onnx(ExportConfig(packs=paths, out=out, agents=(1,), repeats=1), silent)
+    assert "reads no boxes behind features" in caplog.text
+    onnx, plain = OnnxCollaboration(out), without_reader(model)
+    ego, other = SmallScenes(agents=2).read(0, SENSORS).agents
+    message = unpack(pack(model.encode(other, "lidar64")), onnx.feature_space)
+    assert message.codes is not None and message.size_bytes <= 2000
+    close_boxes(
+        onnx.detect(onnx.encode(ego, "lidar64"), [message], guard=False),
+        plain.detect(plain.encode(ego, "lidar64"), [message], guard=False),
+    )
+    said = onnx.encode(other, "lidar64")
+    assert said.codec == "int8" and said.boxes is None and len(plain.detect(plain.encode(ego, "lidar64"), [said])) > 0
+    (out / "codebook.safetensors").write_bytes(b"something else")
+    with pytest.raises(DataError, match="is not the file that the manifest describes"):
+        OnnxCollaboration(out)
 
 
 def test_a_type_without_its_encoder_can_be_listened_to(model: Collaboration, exported: Path, tmp_path: Path) -> None:
