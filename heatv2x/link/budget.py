@@ -7,7 +7,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from heatv2x.link.message import Message, pack
+from heatv2x.link.message import Message, packed_size
+
+
+def most_relevant(relevance: Tensor, cells: Tensor | None, count: int) -> Tensor | None:
+    """(Y, X) bool, the cells with the greatest relevance, at most `count`; None for all.
+
+    Args:
+        relevance: (Y, X).
+        cells: (Y, X) bool, those that may be sent; None for all.
+        count: how many.
+    """
+    if count >= relevance.numel():
+        return cells
+    best = torch.zeros(relevance.numel(), dtype=torch.bool, device=relevance.device)
+    best[relevance.flatten().topk(count).indices] = True
+    chosen = best.view_as(relevance)
+    return chosen if cells is None else chosen & cells
 
 
 def within(message: Message, relevance: Tensor, budget_bytes: int) -> Message:
@@ -31,7 +47,7 @@ def within(message: Message, relevance: Tensor, budget_bytes: int) -> Message:
         return replace(message, cells=cells.view_as(relevance))
 
     def fits(some: Message) -> bool:
-        return len(pack(some)) <= budget_bytes
+        return packed_size(some) <= budget_bytes
 
     if fits(message):
         return message

@@ -49,16 +49,24 @@ class Codebook(nn.Module):
         self.config = config
         self.register_buffer("tables", torch.zeros(config.stages, config.entries, channels))
 
-    def encode(self, features: Tensor) -> Tensor:
-        """(N, S, Y, X) codes from (N, C, Y, X) features, as float32 whole numbers from 1 on."""
+    def encode(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
+        """(N, S, Y, X) codes from (N, C, Y, X) features, as float32 whole numbers from 1 on.
+
+        Args:
+            cells: (N, Y, X) bool, which to encode, the others get 0; None encodes all.
+        """
         batch, _, rows, columns = features.shape
-        left = features.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+        every = features.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+        left = every if cells is None else every[cells.flatten()]
         found = []
         for table in self.tables:
             best = _nearest(left, table)
             left = left - table[best]
             found.append(best + 1)
-        return torch.stack(found).view(-1, batch, rows, columns).transpose(0, 1).float()
+        codes = torch.stack(found).float()
+        if cells is not None:
+            codes = codes.new_zeros(len(found), len(every)).masked_scatter(cells.flatten(), codes)
+        return codes.view(-1, batch, rows, columns).transpose(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """(N, C, Y, X) features from (N, S, Y, X) codes; zero where nothing was sent."""
@@ -90,7 +98,7 @@ class Codebook(nn.Module):
 
 def _nearest(rows: Tensor, table: Tensor) -> Tensor:
     """(R,) index of the (E, C) entry that is nearest to each of (R, C) rows."""
-    return ((table * table).sum(dim=1) - 2 * rows @ table.T).argmin(dim=1)
+    return torch.addmm((table * table).sum(dim=1), rows, table.T, alpha=-2).argmin(dim=1)
 
 
 def _k_means(rows: Tensor, entries: int, generator: torch.Generator) -> Tensor:

@@ -23,8 +23,8 @@ from heatv2x.agents.base import sweep
 from heatv2x.errors import ConfigError, MessageError
 from heatv2x.geometry.boxes import nms, rotated_iou_bev, transform_boxes
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.link.budget import within
-from heatv2x.link.message import MAX_BOXES, Message
+from heatv2x.link.budget import most_relevant, within
+from heatv2x.link.message import CODES, MAX_BOXES, Message
 from heatv2x.link.points import pooled
 from heatv2x.link.suspicion import LOSSES, stands_out, survives
 from heatv2x.model.heads.base import Detections
@@ -40,6 +40,7 @@ _SAME, _AGREE = 0.15, 0.3  # overlaps: above the first two boxes are one object,
 _BELIEVED, _SURE = 0.3, 0.7
 """Scores of the ego's boxes: one that is believed gives way to one that agrees with it, one that is sure to none.
 Chosen on a generated validation split: late fusion loses 0.1 AP50 on exact poses and gains 1.4 at 0.4 m."""
+_CELLS_PER_CODE = 2  # codes are not compressed to half their size
 _OWN_BODY_M = 2.0  # a received box whose centre lies nearer than this is the ego itself
 
 
@@ -85,13 +86,17 @@ class Features(Exchange):
 
     def said(self, networks: Networks, about: Message, frame: AgentFrame) -> Message:
         feature = networks.look(about.agent_type, frame)
-        cells = networks.select(feature)
-        chosen, codes = None if cells is None else cells[0], networks.codes_of(feature)
-        said = replace(about, feature=feature[0], cells=chosen, codec=networks.codec, codes=codes)
+        selected, budget = networks.select(feature), networks.budget_bytes
+        cells = None if selected is None else selected[0]
+        said = replace(about, feature=feature[0], codec=networks.codec)
         if (least := networks.sends_boxes_above) is not None:
             said = replace(said, boxes=worthwhile(networks.detect_alone(feature, about.agent_type), least))
-        budget = networks.budget_bytes
-        return said if budget is None else within(said, networks.relevance(feature)[0], budget)
+        if budget is None:
+            return replace(said, cells=cells, codes=networks.codes_of(feature, cells))
+        relevance = networks.relevance(feature)[0]
+        if networks.codec == CODES and networks.codebook is not None:  # what cannot fit need not be encoded
+            cells = most_relevant(relevance, cells, _CELLS_PER_CODE * budget // networks.codebook.config.stages)
+        return within(replace(said, cells=cells, codes=networks.codes_of(feature, cells)), relevance, budget)
 
     def detect(
         self, networks: Networks, own: Message, messages: Sequence[Message], share_boxes: bool, guard: bool

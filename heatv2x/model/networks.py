@@ -117,12 +117,16 @@ class Networks(ABC):
     def relevance(self, feature: Tensor) -> Tensor:
         """(1, Y, X) which cells of a (1, C, Y, X) feature are sent first where not all can be: the greatest."""
 
-    def codes_of(self, feature: Tensor) -> Tensor | None:
-        """(S, Y, X) codes that a (1, C, Y, X) feature travels as; None if its values do."""
+    def codes_of(self, feature: Tensor, cells: Tensor | None) -> Tensor | None:
+        """(S, Y, X) codes that a (1, C, Y, X) feature travels as; None if its values do.
+
+        Args:
+            cells: (Y, X) bool, those that may be sent; None for all.
+        """
         if self.codec != CODES:
             return None
         assert self.codebook is not None, "the settings ask for one"
-        return self.codebook.encode(feature)[0]
+        return self.codebook.encode(feature, None if cells is None else cells[None])[0]
 
     def feature_of(self, message: Message) -> Tensor:
         """(C, Y, X) feature of a message, where the networks compute.

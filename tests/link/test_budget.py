@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.link.budget import within
-from heatv2x.link.message import Message, pack, unpack
+from heatv2x.link.budget import most_relevant, within
+from heatv2x.link.message import Message, pack, packed_size, unpack
 from heatv2x.structures import Boxes3D, Pose
 
 SHAPE = (3, 20, 20)
@@ -25,7 +25,7 @@ BOXES = Boxes3D(np.tile(np.float32([1, 2, 0, 4, 2, 1.5, 0.3]), (40, 1)), scores=
 def test_it_fits_and_uses_what_there_is(budget: int, codec: str) -> None:
     message = MESSAGE if codec == "codes" else replace(MESSAGE, codes=None, codec=codec)
     cut = within(message, RELEVANCE, budget)
-    assert len(pack(cut)) <= budget and cut.cells is not None
+    assert len(pack(cut)) == packed_size(cut) <= budget and cut.cells is not None
     sent = int(cut.cells.sum())
     assert 0 < sent < 400
     order = RELEVANCE.flatten().argsort(descending=True)
@@ -64,3 +64,12 @@ def test_boxes_go_first_and_the_best_of_them() -> None:
 def test_with_hardly_any_room_no_box_is_sent() -> None:
     cut = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 176 + 40)
     assert cut.boxes is not None and not len(cut.boxes) and len(pack(cut)) <= 216
+
+
+def test_the_most_relevant_cells_of_those_that_may_be_sent() -> None:
+    order = RELEVANCE.flatten().argsort(descending=True)
+    chosen = most_relevant(RELEVANCE, None, 30)
+    assert chosen is not None and torch.equal(chosen.flatten().nonzero()[:, 0], order[:30].sort().values)
+    kept = RELEVANCE.flatten()[order[9]] > RELEVANCE
+    assert torch.equal(most_relevant(RELEVANCE, kept, 30), chosen & kept)  # type: ignore[arg-type]
+    assert most_relevant(RELEVANCE, None, 400) is None and most_relevant(RELEVANCE, kept, 999) is kept

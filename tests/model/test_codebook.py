@@ -126,3 +126,9 @@ class TestOnTheLink:
     def test_codes_without_a_codebook_are_a_wrong_setting(self) -> None:
         with pytest.raises(ConfigError, match="codec=codes needs a codebook"):
             small_model().use_codec("codes")
+
+    def test_a_budget_is_kept_and_used(self) -> None:
+        frame = SmallScenes(frames=1).read(0, ("lidar64",))
+        whole = len(pack(self.model().encode(frame.agents[1], "lidar64")))
+        sizes = [len(pack(self.model(budget).encode(frame.agents[1], "lidar64"))) for budget in (1000, whole - 50)]
+        assert sizes[0] <= 1000 and 0.9 * (whole - 50) < sizes[1] <= whole - 50
