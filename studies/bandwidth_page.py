@@ -20,7 +20,7 @@ TITLES = {
     "heatv2x": "HeatV2X, all cells",
     "features": "features in 8 bits, no boxes",
     "features_boxes": "features in 8 bits, boxes merged with what is found",
-    "late": "late fusion of dedicated networks",
+    "late": "late fusion",
     "points": "points (early fusion)",
 }
 

@@ -34,6 +34,7 @@ from heatv2x.geometry.boxes import inverse_rigid, transform_boxes
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.heads.base import Detections, Head
 from heatv2x.model.links import Links
+from heatv2x.nn.move import in_full_precision
 
 _LEAST, _MOST = 1e-3, 1 - 1e-3  # scores whose logits are told apart
 _BELIEVED, _MATCHED_M, _ENOUGH = 0.3, 2.0, 8.0  # boxes that tell whether a sender's pose is right
@@ -136,7 +137,7 @@ class Reader(nn.Module):
         where = (touched // per_scene).to(device), (touched % per_scene).to(device)
         scenes, slots, cells, drawn, number = (x.to(device) for x in (scenes, slots, cells, drawn, number))
         facts, scores = heard.facts[box].to(device), heard.scores[box].to(device)
-        with torch.autocast(device.type, enabled=False):
+        with in_full_precision(device):
             logits, terms = head.read(maps, scenes, slots)
             trust = self._trust([heard.types[i] for i in box.tolist()], device)
             said = scores.clamp(_LEAST, _MOST).logit()

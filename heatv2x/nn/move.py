@@ -43,6 +43,11 @@ def in_precision(precision: str, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
+def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which matrix products on the device are in float32, whatever is around it."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()
+
+
 ON_HOST = {"on_host": True}
 """Metadata of a dataclass field that `to_device` leaves where it is: small, and read by Python, not by kernels."""
 

@@ -48,7 +48,8 @@ def test_rows_hold_every_column(run: Path) -> None:
     assert ours["train_seconds"] > by_name["lhft"]["train_seconds"] > 0
     shipped = by_name["no_fusion"]
     assert shipped["train_seconds"] is None and shipped["provenance_seconds"] > 0
-    assert ours["message_bytes"] > 1000 and ours["codec"] == "int8" and by_name["late"]["codec"] == "boxes"
+    assert 1000 < ours["message_bytes"] <= 4000, "the shipped base's budget"
+    assert ours["codec"] == "codes" and by_name["late"]["codec"] == "boxes"
 
 
 def test_the_deployed_fleet_is_untouched_by_joining(run: Path) -> None:
