@@ -63,7 +63,7 @@ class EvalConfig(Config):
         share: senders send only this share of their cells, those they are most confident about; several numbers give a
             row each.
         budget_bytes: how long a message with a feature may be; its most relevant cells go first. Several numbers give a
-            row each; by default what the base says.
+            row each, null lifts the base's own limit; by default that limit holds.
         read_boxes: false sends no boxes and leaves the base's reader out.
         codec: how features are packed into messages; by default the base's codec.
         protocol: the rules by which average precision is computed (docs/protocols.md).
@@ -99,7 +99,7 @@ class EvalConfig(Config):
     guard: bool = False
     fusion: str | None = None
     share: float | tuple[float, ...] = ()
-    budget_bytes: int | tuple[int, ...] = ()
+    budget_bytes: int | tuple[int, ...] | None = ()
     read_boxes: bool = True
     codec: str | None = None
     protocol: str = HEATV2X.name
@@ -260,6 +260,8 @@ def _model(config: EvalConfig) -> Collaboration:
         model.use_codec(config.codec)
     if not config.read_boxes:
         model = without_reader(model)
+    if config.budget_bytes is None:
+        model.use_budget(None)
     if config.half_extent_m is not None or config.half_extent_y_m is not None:
         own = model.grid
         model = reaching(model, config.half_extent_m or own.x_max, config.half_extent_y_m or own.y_max)

@@ -26,7 +26,8 @@ from heatv2x.link.channel import ChannelConfig
 from heatv2x.link.message import Message, pack, unpack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.links import links_of
-from heatv2x.model.variants import exchanging, fusing_by, reaching
+from heatv2x.model.reader import ReaderConfig
+from heatv2x.model.variants import exchanging, fusing_by, reaching, reading
 from heatv2x.structures import Boxes3D, Frame
 from tests.scene_factory import SmallScenes, joined, shaken, small_model
 
@@ -548,6 +549,25 @@ class TestShare:
         rows = run_eval(build(EvalConfig, parse_overrides(words)))
         assert [row["name"] for row in rows] == ["lidar64<-lidar16/100%", "lidar64<-lidar16/10%"]
         assert rows[1]["message_bytes"] < rows[0]["message_bytes"] and rows[0]["codec"] == "sparse"
+
+    def test_a_budget_in_bytes_gives_a_row_for_each_and_null_lifts_it(
+        self, dataset: SmallScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = reading(small_model(), ReaderConfig(hidden=8, min_score=0.0), None, 1200)
+        monkeypatch.setattr(Collaboration, "from_packs", lambda *_: model)
+        monkeypatch.setattr("heatv2x.evaluation.job.open_part", lambda *_: dataset)
+        fixed = ["data=d", "dataset=opv2v", "packs=[]"]
+
+        def rows(name: str, *more: str) -> list[dict[str, Any]]:
+            return run_eval(build(EvalConfig, parse_overrides([*fixed, *more, f"out={tmp_path / name}"])))
+
+        (own,), two = rows("own"), rows("two", "budget_bytes=[1100,1400]")
+        assert own["message_bytes"] <= 1200 and [row["name"][-5:] for row in two] == ["1.1kB", "1.4kB"]
+        assert two[0]["message_bytes"] <= 1100 < two[1]["message_bytes"] <= 1400
+        (whole,), (plain,) = rows("whole", "budget_bytes=null"), rows("plain", "budget_bytes=null", "read_boxes=false")
+        assert whole["message_bytes"] > plain["message_bytes"] and whole["name"] == plain["name"]
+        with pytest.raises(ConfigError, match="at least 1000"):
+            rows("few", "budget_bytes=10")
 
 
 @pytest.mark.parametrize("fusion", ["hetero_graph", "pyramid"])
