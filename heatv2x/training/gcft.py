@@ -19,7 +19,7 @@ from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.links import in_order
 from heatv2x.training.distillation import DistillationLoss
 from heatv2x.training.feature_cache import FeatureCache
-from heatv2x.training.reading import boxes_alone
+from heatv2x.training.reader import boxes_alone
 from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
@@ -62,11 +62,11 @@ class CollaborativeFineTuning(Stage):
         self.scenes = scenes
         self.batch_size = batch_size
         self.window = window or WindowConfig()
-        # as they are before this stage: it changes little of what the newcomer says
+        # found once, before this stage, which changes little of what the newcomer detects
         self.boxes = {} if model.reader is None else boxes_alone(model, cache, [newcomer])
 
     def trainable(self) -> list[str]:
-        """The newcomer's adapters on both sides and its typed fusion parameters."""
+        """The newcomer's adapters on both sides, its typed fusion parameters, and how the reader trusts it."""
         name = self.newcomer
         parts = (f"senders.{name}.", f"receivers.{name}.", f"fusion.types.{name}.", f"reader.types.{name}.")
         return names_below(self.model, parts)

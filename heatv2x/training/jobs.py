@@ -53,7 +53,7 @@ from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import Measure, TrainingRecord, train
 from heatv2x.training.newcomers import load_for_adaptation, seeded
 from heatv2x.training.pool import Pool, load_pool
-from heatv2x.training.reading import ReaderTraining, sampled_cells
+from heatv2x.training.reader import ReaderTraining, sampled_cells
 from heatv2x.training.run_folder import (
     finished,
     identity_of,

@@ -13,7 +13,7 @@ from heatv2x.training.feature_cache import FeatureCache, fill_cache
 from heatv2x.training.gcft import CollaborativeFineTuning
 from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import LoopConfig
-from heatv2x.training.reading import ReaderTraining, sampled_cells
+from heatv2x.training.reader import ReaderTraining, sampled_cells
 from heatv2x.training.scenes import SceneConfig
 from heatv2x.training.stage import Stage
 from heatv2x.training.windows import WindowConfig
