@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from heatv2x.core.config import build
 from heatv2x.core.workers import Tell
 from heatv2x.evaluation.rows import OneBar
+from heatv2x.model.assembly import resolved
 from heatv2x.training import job_config
 from heatv2x.world.build import build_world
 from heatv2x.world.config import WorldConfig
@@ -163,6 +164,10 @@ class _Seed:
         seed = f"seed{self.seed}"
         settings = {"world": self.config.world(), "seed": self.seed, "work": [work.__name__, *arguments], **more}
         settings |= {job.__name__: defaults_of(job) for job in jobs}
+        for job in (LHFT, GCFT):
+            if job not in jobs:
+                continue
+            settings[job.__name__]["received"] = resolved("adapters", experiments.RECEIVED).model_dump(mode="json")
         if GCFT in jobs:
             settings |= {"frames": self.config.adapt_frames, "local_steps": self.config.local_steps}
             settings["collaborative"] = self.config.collaborative_of(name.partition("/")[0])

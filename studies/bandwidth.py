@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pydantic
 
@@ -200,9 +201,20 @@ def prepare(place: experiments.Place, tell: Tell) -> None:
         experiments.adapt(place, name, tell, name)
 
 
-def join_reader(config: BandwidthConfig, place: experiments.Place, tell: Tell) -> None:
-    """The base with its reader, and newcomers that join that base."""
-    networks, seed = place.config, place.seed
+class ReaderSteps(Protocol):
+    """A study that trains readers."""
+
+    @property
+    def reader_frames(self) -> int:
+        """Training frames."""
+
+    @property
+    def reader_steps(self) -> int:
+        """Steps."""
+
+
+def train_reader(config: ReaderSteps, place: experiments.Place, tell: Tell) -> None:
+    """The base with its reader."""
     base = (place.pack("base", "base"), place.pack("base", BASE))
     reader = job_config.TrainReaderConfig(
         data=place.world,
@@ -210,10 +222,16 @@ def join_reader(config: BandwidthConfig, place: experiments.Place, tell: Tell) -
         agents=base[1:],
         frames=config.reader_frames,
         steps=config.reader_steps,
-        seed=seed,
+        seed=place.seed,
         out=place.run("reader"),
     )
     place.train("reader", reader, jobs.train_reader, tell)
+
+
+def join_reader(config: BandwidthConfig, place: experiments.Place, tell: Tell) -> None:
+    """The base with its reader, and newcomers that join that base."""
+    train_reader(config, place, tell)
+    networks = place.config
     for name in networks.newcomers:
         steps, rate = networks.collaborative_of(name)
         shared = place.adaptation(name) | {"base": place.pack("reader", "base"), "frames": networks.adapt_frames}

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from heatv2x.core.files import write_json, write_text
 from studies.bandwidth import LINKS, SCENES, BandwidthConfig, lines_of
 from studies.cells import Content
 from studies.figures import Curve, FigurePanel, curves
-from studies.markdown import plus_minus
+from studies.pages import environment
 from studies.table import over_seeds, paired
 
-PAGES = Path(__file__).parent / "pages"
 TITLES = {
     "heatv2x": "HeatV2X, all cells",
     "features": "features in 8 bits, no boxes",
@@ -64,17 +61,6 @@ def write_page(summary: Mapping[str, Any], config: BandwidthConfig) -> Path:
     config.docs.mkdir(parents=True, exist_ok=True)
     write_json(config.docs / "bandwidth.json", summary)
     curves(_panels(summary, config), config.docs / "images" / "bandwidth.png", "AP", log_x=True, share_y=False)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # Markdown of our own numbers
-    )
-    environment.filters["points"] = lambda value: plus_minus(value, 100, 1)
-    environment.filters["gain"] = lambda value: f"{100 * value['mean']:+.1f}"
-    environment.filters["kb"] = lambda value: f"{value['mean']:.1f}"
     rows = {row["name"]: row for row in summary["rows"]}
     scenes = [
         {
@@ -86,7 +72,7 @@ def write_page(summary: Mapping[str, Any], config: BandwidthConfig) -> Path:
         }
         for scene in SCENES
     ]
-    page = environment.get_template("bandwidth.md.j2").render(scenes=scenes, first=summary["rows"][0], **summary)
+    page = environment().get_template("bandwidth.md.j2").render(scenes=scenes, first=summary["rows"][0], **summary)
     write_text(config.docs / "bandwidth.md", page)
     return config.docs / "bandwidth.md"
 

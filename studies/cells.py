@@ -25,7 +25,7 @@ from heatv2x.evaluation.cost import Stopwatch
 from heatv2x.evaluation.rows import machine
 from heatv2x.model.assembly import resolved, resolved_model
 from heatv2x.model.config import ModelConfig
-from heatv2x.training.job_config import FullConfig
+from heatv2x.training.job_config import BackwardConfig, FullConfig
 
 Content = dict[str, Any]
 
@@ -135,6 +135,8 @@ def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
             continue  # full fine-tuning was validated before the others were
         value = None if about.is_required() else about.get_default()
         value = "opv2v" if name == "dataset" else value  # a study's world is in this layout, recognised or named
+        if name == "teacher" and job in (BackwardConfig, FullConfig):
+            value = "auto"  # what was written down of them before they could have a teacher
         if isinstance(value, PartConfig):
             value = resolved("adapters", value)
         if not about.is_required() and not isinstance(value, Path):

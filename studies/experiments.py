@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heatv2x.core.config import read_recipe
+from heatv2x.core.plugins import PartConfig
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.evaluation.evaluator import Evaluator
@@ -21,6 +22,8 @@ from heatv2x.training import job_config, jobs, recipes
 from heatv2x.training.jobs import run_once
 from studies.config import BASE, LIDAR, AdaptationConfig
 
+RECEIVED = PartConfig(part="multi_cognitive")
+"""The study measured the method with its Multi-Cognitive Adapter, and without; it made no difference."""
 TWIN = "twin"
 """The base's own type under another name: adapting it shows what more training alone would bring."""
 
@@ -216,7 +219,7 @@ def adapt(
         settings: what differs from the defaults of both jobs, for ablations.
     """
     config = place.config
-    shared = place.adaptation(newcomer, base) | {"frames": config.adapt_frames} | settings
+    shared = place.adaptation(newcomer, base) | {"frames": config.adapt_frames, "received": RECEIVED} | settings
     own_steps, rate = config.collaborative_of(newcomer)
     steps = [config.local_steps if local_steps is None else local_steps]
     steps.append(own_steps if collaborative_steps is None else collaborative_steps)

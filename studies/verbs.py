@@ -13,6 +13,7 @@ from heatv2x.cli.verbs import Settings, Verb
 if TYPE_CHECKING:
     from studies.bandwidth import BandwidthConfig
     from studies.config import AdaptationConfig
+    from studies.convergence import ConvergenceConfig
     from studies.data import DataBenchConfig
     from studies.parameters import ParametersConfig
     from studies.robustness import RobustnessConfig
@@ -24,6 +25,7 @@ _ADAPTATION: Verb[AdaptationConfig] = Verb("bench adaptation", "studies.config:A
 _PARAMETERS: Verb[ParametersConfig] = Verb("bench parameters", "studies.parameters:ParametersConfig")
 _SCALING: Verb[ScalingConfig] = Verb("bench scaling", "studies.scaling:ScalingConfig")
 _BANDWIDTH: Verb[BandwidthConfig] = Verb("bench bandwidth", "studies.bandwidth:BandwidthConfig")
+_CONVERGENCE: Verb[ConvergenceConfig] = Verb("bench convergence", "studies.convergence:ConvergenceConfig")
 _DATA: Verb[DataBenchConfig] = Verb("bench data", "studies.data:DataBenchConfig")
 _SPEED: Verb[SpeedConfig] = Verb("bench speed", "studies.speed:SpeedConfig")
 _ROBUSTNESS: Verb[RobustnessConfig] = Verb("robustness", "studies.robustness:RobustnessConfig")
@@ -113,6 +115,24 @@ def bandwidth_study(settings: Settings = None, quick: Quick = False) -> None:
     with bars(finished_go=True) as report:
         contents = bandwidth.run_bandwidth(study, report)
     page = write_page(summarise(contents, study, made_by), study)
+    say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
+
+
+@app.command("convergence")
+def convergence_study(settings: Settings = None, quick: Quick = False) -> None:
+    """Run the convergence study: rivals with all that they can use.
+
+    Learning rates, a teacher and steps are searched for every method alike; the best of each is compared.
+    """
+    from studies import convergence
+    from studies.convergence_page import summarise, write_page
+
+    study = _CONVERGENCE.read(settings)
+    study = convergence.quick(study) if quick else study
+    made_by = command()
+    with bars(finished_go=True) as report:
+        contents = convergence.run_convergence(study, report)
+    page = write_page(summarise(contents, made_by), study)
     say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
 
 

@@ -178,7 +178,7 @@ SLICES = PartConfig(part="lidar_slices", settings={"slices": 4})
 CAMERA = PartConfig(
     part="camera_lift", settings={"image_size": (48, 64), "trunk": (8, 16), "lifted": 8, "depth_bins": 8}
 )
-NEWCOMER = AdapterConfig(agent=SLICES)
+NEWCOMER = AdapterConfig(agent=SLICES, received=PartConfig(part="multi_cognitive"))
 
 
 def model_config(fusion: str | PartConfig = "hetero_graph", **settings: Any) -> ModelConfig:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from heatv2x.link.limits import LIMITS
-from heatv2x.link.message import Message, pack
+from heatv2x.link.message import Message, boxes_to_bytes, pack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.packs import Pack, write_pack
 from heatv2x.structures import Boxes3D, PointCloud
@@ -146,19 +146,19 @@ def _boxes(scene: Scene, rng: np.random.Generator) -> bytes:
         rows = np.column_stack([own, np.ones(len(own))]).astype(np.float32)
         rows[:, :2] += rng.normal(0, 2.0, (len(own), 2)) if way == "touching" else 0.0
         rows[:, 6] += np.pi / 2 if way == "crossed" else 0.0
+    written = np.frombuffer(boxes_to_bytes(Boxes3D(rows[:, :7], rows[:, 7])), "<u2").reshape(len(rows), 8).copy()
     if way == "extreme":
-        column, value = int(rng.integers(8)), float(rng.choice([np.nan, np.inf, 1e38, -1e38, 0.0, 9.0, -9.0, 1e4]))
-        rows[rng.random(count) < 0.5, column] = value
+        written[rng.random(count) < 0.5, int(rng.integers(8))] = int(rng.choice([0, 1, 2**15 - 1, 2**15, 2**16 - 1]))
     data = pack(replace(message, feature=None, codes=None, points=None, boxes=Boxes3D.empty()))
     head = bytearray(data[:_HEADER])
     if way == "riding" and message.feature is not None:  # as many as may ride on a feature
-        data, rows = pack(replace(message, boxes=None)), rows[:64]
+        data, written = pack(replace(message, boxes=None)), written[:64]
         head = bytearray(data[:_HEADER])
         head[6] = 3
-        struct.pack_into("<H", head, 138, len(rows))
-        return sealed(bytes(head), data[_HEADER:] + rows.astype("<f4").tobytes())
-    struct.pack_into("<H", head, 132, len(rows))
-    return sealed(bytes(head), rows.astype("<f4").tobytes())
+        struct.pack_into("<H", head, 138, len(written))
+        return sealed(bytes(head), data[_HEADER:] + written.tobytes())
+    struct.pack_into("<H", head, 132, len(written))
+    return sealed(bytes(head), written.tobytes())
 
 
 def _points(scene: Scene, rng: np.random.Generator) -> bytes:

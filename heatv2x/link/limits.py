@@ -34,7 +34,7 @@ class Limits:
     sigma_m: float = 100.0
     sigma_rad: float = math.pi
     boxes: int = 1000
-    box_m: float = 1000.0
+    box_m: float = 500.0
     size_m: float = 100.0
     feature: float = 1e4
 

@@ -11,7 +11,8 @@ head, grid) the feature belongs to; a receiver with another base refuses it.
  44 agent type 32 bytes, UTF-8, zero padded | 76 pose: x y z f64, roll pitch yaw f64 | 124 sigma: metres, radians f32
 132 C, Y, X u16 (codes: their number per cell instead of C; boxes alone: their number, 0, 0; points: the upper and lower
     16 bits of their number, 0)
-138 number of boxes behind a feature or points u16, at most 64
+138 number of boxes behind a feature or points u16, at most 64; a box takes 16 bytes: x, y, z i16 in 1/64 m; length,
+    width, height u16 in 1/512 m; yaw i16 in pi/32768; score u16 in 1/65535
 140 SHA-256 of the payload, first 32 bytes | 172 CRC-32 of bytes 0..171
 
 What a message may say is limited (`link.limits`): well-formed bytes with a pose beyond the horizon, a box of no size or
@@ -41,12 +42,13 @@ from heatv2x.link.codecs.base import Codec
 from heatv2x.link.limits import LIMITS, check_name, check_stance, credible
 from heatv2x.structures import Boxes3D, PointCloud, Pose
 
-_MAGIC, _VERSION = b"HV2M", 1
+_MAGIC, _VERSION = b"HV2M", 2
 _HEADER = struct.Struct("<4sBBBBIqQ16s32s6d2f4H32sI")
 _POSE_FIELDS = slice(10, 18)
 """Pose and deviations among the fields of the header."""
 _FEATURE, _BOXES, _FEATURE_AND_BOXES, _POINTS, _POINTS_AND_BOXES = 1, 2, 3, 4, 5
-_BOX_BYTES = 32
+_BOX = np.dtype([("centre", "<i2", 3), ("size", "<u2", 3), ("yaw", "<i2"), ("score", "<u2")])
+_CENTRES_PER_M, _SIZES_PER_M, _YAWS_PER_RAD, _SCORES = 64.0, 512.0, 2**15 / np.pi, 65535.0
 MAX_BYTES = 64 * 2**20
 """No receiver looks at anything longer, nor unpacks a feature that is larger as float32; published sizes fit."""
 CODES = "codes"
@@ -122,12 +124,12 @@ def pack(message: Message) -> bytes:
         count, payload = point_bytes.to_bytes(message.points)
         kind, codec_id, shape = _POINTS, 0, (count >> 16, count & 0xFFFF, 0)
     elif message.boxes is not None:
-        kind, codec_id, payload, shape = _BOXES, 0, _boxes_to_bytes(message.boxes), (len(message.boxes), 0, 0)
+        kind, codec_id, payload, shape = _BOXES, 0, boxes_to_bytes(message.boxes), (len(message.boxes), 0, 0)
     else:
         raise MessageError("a message carries a feature, points, boxes, or boxes behind one of the others")
     if message.boxes is not None and kind != _BOXES:
         kind = _FEATURE_AND_BOXES if kind == _FEATURE else _POINTS_AND_BOXES
-        behind, payload = len(message.boxes), payload + _boxes_to_bytes(message.boxes)
+        behind, payload = len(message.boxes), payload + boxes_to_bytes(message.boxes)
     if behind > MAX_BOXES:
         raise MessageError(f"{behind} boxes behind a feature or points are more than {MAX_BOXES}: send the best ones")
     name = message.agent_type.encode()
@@ -163,7 +165,7 @@ def pack(message: Message) -> bytes:
 def packed_size(message: Message) -> int:
     """How many bytes `pack` makes of a message with a feature, at most: boxes that nobody would take do not travel."""
     assert message.map is not None
-    boxes = 0 if message.boxes is None else _BOX_BYTES * len(message.boxes)
+    boxes = 0 if message.boxes is None else _BOX.itemsize * len(message.boxes)
     return _HEADER.size + boxes + len(_codec(message.codec).to_bytes(_sent(message.map, message.cells)))
 
 
@@ -270,7 +272,7 @@ def _contents(kind: int, codec_id: int, shape: tuple[int, int, int], behind: int
         raise MessageError(f"a message of kind {kind} cannot have {behind} boxes behind a feature or points")
     if kind == _BOXES:
         return {"boxes": _boxes_from_bytes(payload, shape[0]), "codec": "boxes"}
-    end = max(len(payload) - behind * _BOX_BYTES, 0)
+    end = max(len(payload) - behind * _BOX.itemsize, 0)
     boxes = _boxes_from_bytes(payload[end:], behind) if followed else None
     if kind in (_POINTS, _POINTS_AND_BOXES):
         count = (shape[0] << 16) + shape[1]
@@ -307,20 +309,27 @@ def _codec_by_id(wire_id: int) -> tuple[str, Codec]:
     return name, _codec(name)
 
 
-def _boxes_to_bytes(boxes: Boxes3D) -> bytes:
+def boxes_to_bytes(boxes: Boxes3D) -> bytes:
+    """16 bytes of each box, rounded; they are within the limits."""
     scores = np.ones(len(boxes), np.float32) if boxes.scores is None else boxes.scores
-    return np.concatenate([boxes.boxes, scores[:, None]], axis=1).astype("<f4").tobytes()
+    rows = boxes.boxes.astype(np.float64)
+    written = np.empty(len(boxes), _BOX)
+    written["centre"] = np.rint(rows[:, :3] * _CENTRES_PER_M)
+    written["size"] = np.rint(rows[:, 3:6] * _SIZES_PER_M).clip(min=1)
+    written["yaw"] = (np.rint(rows[:, 6] * _YAWS_PER_RAD).astype(np.int64) + 2**15) % 2**16 - 2**15
+    written["score"] = np.rint(scores * _SCORES)
+    return written.tobytes()
 
 
 def _boxes_from_bytes(payload: bytes, count: int) -> Boxes3D:
     if count > LIMITS.boxes:
         raise MessageError(f"{count} boxes are more than the {LIMITS.boxes} that a receiver takes")
-    if len(payload) != count * _BOX_BYTES:
+    if len(payload) != count * _BOX.itemsize:
         raise MessageError(f"payload of {len(payload)} bytes does not hold {count} boxes")
-    rows = np.frombuffer(payload, "<f4").reshape(count, 8).astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise MessageError("a box is not finite")
-    return Boxes3D(rows[:, :7].copy(), scores=rows[:, 7].copy())
+    read = np.frombuffer(payload, _BOX)
+    yaw = read["yaw"][:, None] / _YAWS_PER_RAD
+    rows = np.concatenate([read["centre"] / _CENTRES_PER_M, read["size"] / _SIZES_PER_M, yaw], axis=1)
+    return Boxes3D(rows.astype(np.float32), scores=(read["score"] / _SCORES).astype(np.float32))
 
 
 def _euler(pose: Pose) -> tuple[float, ...]:

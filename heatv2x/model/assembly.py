@@ -16,6 +16,7 @@ from heatv2x.core.plugins import PartConfig, build_part
 from heatv2x.errors import PackError
 from heatv2x.model.blueprint import drawn, refuse_misfits
 from heatv2x.model.config import AdapterConfig, ModelConfig
+from heatv2x.model.detector import Detector, DetectorConfig
 from heatv2x.model.packs import Pack, read_pack
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SIDES = ("sender", "receiver")
+DETECTOR = "detector"
+"""Where an agent pack describes its detector, and what its tensors' names start with."""
 Make = Callable[[ModelConfig], "Collaboration"]
 
 
@@ -159,11 +162,49 @@ def add_agent(model: Collaboration, pack: Pack) -> None:
         log.warning("'%s' joins without an adapter pack, so what it sends is not aligned with this base", name)
         where = _where(pack)
         with plugins.from_a_pack(where):
-            part = build(PartConfig, pack.config, source=where, complete=True)
+            part = build(PartConfig, encoder_of(pack).config, source=where, complete=True)
             compare_with_encoder(part, pack, model)
             model.join(name, AdapterConfig(agent=part))
-    load_into(model.agent(name), pack, "")
+    load_into(model.agent(name), encoder_of(pack), "")
     model.lacking.get(name, set()).discard("encoder")
+    if name not in model.config.agents and DETECTOR in pack.config:
+        _bring_detector(model, pack)
+
+
+def encoder_of(pack: Pack) -> Pack:
+    """An agent pack without the detector that it may bring along."""
+    config = {key: value for key, value in pack.config.items() if key != DETECTOR}
+    tensors = {name: value for name, value in pack.tensors.items() if not name.startswith(f"{DETECTOR}.")}
+    return replace(pack, config=config, tensors=tensors)
+
+
+def with_detector(agent: Pack, network: Pack) -> Pack:
+    """An agent pack that brings along what it detects alone with.
+
+    Args:
+        agent: an encoder.
+        network: the base pack that the encoder was trained with: its own backbone, neck and head, without a fusion.
+
+    Raises:
+        PackError: the encoder was not trained with that network, or the network's agents fuse.
+    """
+    if agent.feature_space != network.feature_space or network.config["fusion"]["part"] != "none":
+        raise PackError(f"{_where(network)}: is not the network that {_where(agent)} was trained with, alone")
+    names = DetectorConfig.model_fields
+    tensors = {f"{DETECTOR}.{name}": value for name, value in network.tensors.items()}
+    detector = {key: value for key, value in network.config.items() if key in names}
+    return replace(agent, config={**agent.config, DETECTOR: detector}, tensors={**agent.tensors, **tensors})
+
+
+def _bring_detector(model: Collaboration, pack: Pack) -> None:
+    """Load the detector of a newcomer, after its description was compared with its tensors."""
+    where, prefix = _where(pack), f"{DETECTOR}."
+    tensors = {name.removeprefix(prefix): value for name, value in pack.tensors.items() if name.startswith(prefix)}
+    with plugins.from_a_pack(where):
+        config = build(DetectorConfig, pack.config[DETECTOR], source=where, complete=True)
+        sketch = drawn(lambda: Detector(config, model.config.channels, model.grid), where)
+        refuse_misfits(sketch.state_dict(), tensors, where)
+        model.bring(pack.agent_type, config).load_state_dict(tensors)
 
 
 def compare_with_encoder(part: PartConfig, pack: Pack, model: Collaboration) -> None:
@@ -173,7 +214,7 @@ def compare_with_encoder(part: PartConfig, pack: Pack, model: Collaboration) -> 
         PackError: it does not, or the encoder is larger than any in use.
     """
     encoder = drawn(lambda: build_part("agents", part, model.grid, model.config.channels), _where(pack))
-    refuse_misfits(encoder.state_dict(), pack.tensors, _where(pack))
+    refuse_misfits(encoder.state_dict(), encoder_of(pack).tensors, _where(pack))
 
 
 def add_adapter(model: Collaboration, pack: Pack, sides: Collection[str] = SIDES) -> None:

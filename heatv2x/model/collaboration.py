@@ -32,6 +32,7 @@ from heatv2x.link.message import CODES
 from heatv2x.model.assembly import assemble, read_all
 from heatv2x.model.codebook import Codebook
 from heatv2x.model.config import AdapterConfig, ModelConfig, check_type_name
+from heatv2x.model.detector import Detector, DetectorConfig, neck_of
 from heatv2x.model.exchange import EXCHANGES
 from heatv2x.model.heads.base import Detections, Head
 from heatv2x.model.links import Links, in_order, nothing_received, pull_to_windows, rows_of
@@ -41,7 +42,7 @@ from heatv2x.model.reader import Reader, hear
 from heatv2x.model.vehicle import Vehicle
 from heatv2x.model.voice import voice_of
 from heatv2x.nn.move import to_device
-from heatv2x.nn.residual import TwoScaleNeck, residual_trunk, shrink_neck
+from heatv2x.nn.residual import residual_trunk
 from heatv2x.structures import AgentFrame, Boxes3D
 
 
@@ -52,6 +53,8 @@ class Collaboration(Vehicle, nn.Module):
         agents: encoders by type name.
         senders: by type name, its Hetero-Aware Adapters ("before", "after"); base types have none.
         receivers: by type name, its Multi-Cognitive Adapter.
+        detectors: by type name, the network that a newcomer detects alone with, if its agent pack brought one; all
+            others do it with the base's neck and head.
         lacking: by type name, which of its parts were never loaded although the model came from packs: its "encoder"
             (random weights), its "sender" or its "receiver" adapters (the identity). Using such a part is an error. A
             model that is built from its settings, to be trained, lacks nothing.
@@ -67,15 +70,14 @@ class Collaboration(Vehicle, nn.Module):
         self.agents = nn.ModuleDict()
         self.senders = nn.ModuleDict()
         self.receivers = nn.ModuleDict()
+        self.detectors = nn.ModuleDict()
         self.joined: dict[str, AdapterConfig] = {}
         for name, part in config.agents.items():
             self.agents[name] = build_part("agents", part, self.grid, config.channels)
         self.backbone = residual_trunk(config.channels, config.backbone_blocks)
         self.fusion: Fusion = build_part("fusion", config.fusion, config.channels, list(config.agents))
         fused = self.fusion.fused_channels(config.channels)
-        shrink = config.neck == "shrink"
-        self.neck = shrink_neck(fused, config.neck_channels) if shrink else TwoScaleNeck(fused, config.neck_channels)
-        trunk = config.neck_channels if shrink else fused
+        self.neck, trunk = neck_of(config.neck, fused, config.neck_channels)
         self.head: Head = build_part("heads", config.head, trunk, self.grid)
         self.codebook: Codebook | None = None
         if config.codebook is not None:
@@ -235,10 +237,33 @@ class Collaboration(Vehicle, nn.Module):
     # --- what runs in a car -----------------------------------------------------------------------------------------
 
     def look(self, agent_type: str, frame: AgentFrame) -> Tensor:
+        return self.to_shared_space(agent_type, self._encoded(agent_type, frame)).contiguous()
+
+    def look_and_detect(self, agent_type: str, frame: AgentFrame) -> tuple[Tensor, Boxes3D]:
+        encoded = self._encoded(agent_type, frame)
+        feature = self.to_shared_space(agent_type, encoded).contiguous()
+        if agent_type not in self.detectors:
+            return feature, self.detect_alone(feature, agent_type)
+        return feature, self.own_detections(agent_type, encoded)[0].on(self.grid).to_boxes()
+
+    def own_detections(self, agent_type: str, encoded: Tensor) -> list[Detections]:
+        """What N agents of a type detect alone, from their (N, C, Y, X) encoder outputs.
+
+        By the network that the type brought along, or by the base's neck and head.
+        """
+        if agent_type in self.detectors:
+            detector = self.detectors[agent_type]
+            assert isinstance(detector, Detector)
+            return detector.head.decode(detector(encoded), self.grid)
+        shared = self.to_shared_space(agent_type, encoded)
+        return self.head.decode(self.predict_alone(shared, [agent_type] * len(shared)), self.grid)
+
+    def _encoded(self, agent_type: str, frame: AgentFrame) -> Tensor:
+        """(1, C, Y, X) output of a type's encoder."""
         agent = self.agent(agent_type)
         self.require([agent_type], ENCODES)
-        inputs = to_device(agent.collate([agent.prepare(agent_on(self.grid, frame))]), self.device)
-        return self.to_shared_space(agent_type, agent(inputs)).contiguous()
+        encoded: Tensor = agent(to_device(agent.collate([agent.prepare(agent_on(self.grid, frame))]), self.device))
+        return encoded
 
     def select(self, feature: Tensor) -> Tensor | None:
         return self.fusion.select(feature)
@@ -392,8 +417,15 @@ class Collaboration(Vehicle, nn.Module):
             if module is not None:
                 module.to(device)
 
+    def bring(self, name: str, config: DetectorConfig) -> Detector:
+        """Give a newcomer a detector of its own, still untrained."""
+        self.detectors[name] = detector = Detector(config, self.config.channels, self.grid).to(self.device)
+        return detector
+
     def voice(self, agent_type: str) -> str:
         parts = {**self.base_modules(), "agent": self.agent(agent_type)}
+        if agent_type in self.detectors:
+            parts["detector"] = self.detectors[agent_type]
         if agent_type in self.senders:
             parts["sender"] = self.senders[agent_type]
         about = {

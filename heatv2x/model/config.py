@@ -112,14 +112,15 @@ class AdapterConfig(Config):
         agent: the newcomer's kind.
         like: the deployed type whose typed fusion parameters it starts from.
         before, after: Hetero-Aware Adapters before and after the shared backbone, on the sender's side.
-        received: Multi-Cognitive Adapter on its warped contribution, on the ego's side; None leaves it out.
+        received: adapter on its warped contribution, on the ego's side, such as the Multi-Cognitive Adapter
+            ("multi_cognitive"); none by default, for in no measurement it has made a difference (docs/method.md).
     """
 
     agent: PartConfig
     like: str = "lidar64"
     before: PartConfig | None = PartConfig(part="hetero_aware")
     after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
-    received: PartConfig | None = PartConfig(part="multi_cognitive")
+    received: PartConfig | None = None
 
 
 def check_type_name(name: str) -> None:

@@ -82,6 +82,7 @@ class Deployed(Vehicle):
                 networks.agents,
                 networks.senders,
                 networks.receivers,
+                networks.detectors,
                 networks.backbone,
                 networks.neck,
                 networks.head,
@@ -129,6 +130,9 @@ class Deployed(Vehicle):
 
     def look(self, agent_type: str, frame: AgentFrame) -> Tensor:
         return self.networks.look(agent_type, frame)
+
+    def look_and_detect(self, agent_type: str, frame: AgentFrame) -> tuple[Tensor, Boxes3D]:
+        return self.networks.look_and_detect(agent_type, frame)
 
     def select(self, feature: Tensor) -> Tensor | None:
         return self.networks.select(feature)

@@ -85,12 +85,15 @@ class Features(Exchange):
     needs_common_base = True
 
     def said(self, networks: Networks, about: Message, frame: AgentFrame) -> Message:
-        feature = networks.look(about.agent_type, frame)
+        boxes = None
+        if (least := networks.sends_boxes_above) is None:
+            feature = networks.look(about.agent_type, frame)
+        else:
+            feature, found = networks.look_and_detect(about.agent_type, frame)
+            boxes = worthwhile(found, least)
         selected, budget = networks.select(feature), networks.budget_bytes
         cells = None if selected is None else selected[0]
-        said = replace(about, feature=feature[0], codec=networks.codec)
-        if (least := networks.sends_boxes_above) is not None:
-            said = replace(said, boxes=worthwhile(networks.detect_alone(feature, about.agent_type), least))
+        said = replace(about, feature=feature[0], boxes=boxes, codec=networks.codec)
         if budget is None:
             return replace(said, cells=cells, codes=networks.codes_of(feature, cells))
         relevance = networks.relevance(feature)[0]

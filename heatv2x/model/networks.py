@@ -109,6 +109,15 @@ class Networks(ABC):
             PackError: the type's encoder or sender adapters were never loaded.
         """
 
+    def look_and_detect(self, agent_type: str, frame: AgentFrame) -> tuple[Tensor, Boxes3D]:
+        """The shared feature of one agent as `look` gives it, and what it detects alone, by its own detector if any.
+
+        Raises:
+            PackError: the type's encoder or sender adapters were never loaded.
+        """
+        feature = self.look(agent_type, frame)
+        return feature, self.detect_alone(feature, agent_type)
+
     @abstractmethod
     def select(self, feature: Tensor) -> Tensor | None:
         """(1, Y, X) bool cells that are sent of a (1, C, Y, X) feature; None sends all."""

@@ -12,9 +12,11 @@ It is attention over objects: every slot attends to the boxes that lie there, th
 boxes, found without any message, are hypotheses, too. What a hypothesis is judged by: the neck's feature in the cell,
 how it differs from the head's opinion, and what is known of its source: score, distance, how far the reported
 deviations of the pose may have moved it, age, and whether other sources have a box there. Few numbers belong to each
-type of sender: how its scores are to be read, and how far it is trusted. That is all a newcomer adds.
+type: how the scores of its boxes are to be read and how far it is trusted, as a sender and as the ego, and what its own
+map counts against boxes. That is all a newcomer adds.
 
-An ego that receives no box keeps what its head says, bit for bit. The design is ours; measurements: docs/method.md.
+An ego that receives no box on its grid keeps what its head says, bit for bit. The design is ours; measurements:
+docs/method.md.
 
 Shapes: B egos, K message slots per ego, N boxes of all sources, P pairs of a slot and a box, U slots that are touched,
 C channels of the neck, F terms of the head, Y X grid.
@@ -67,6 +69,7 @@ class Heard:
         scenes: (N,) int64 number of the ego.
         facts: (N, 13) what is known of each box and its source, see `hear`.
         types: (N,) type of the source.
+        egos: (B,) types of the egos.
     """
 
     boxes: Tensor
@@ -74,18 +77,27 @@ class Heard:
     scenes: Tensor
     facts: Tensor
     types: list[str]
+    egos: list[str]
 
 
 class TypeTrust(nn.Module):
-    """How the boxes of one type are read: scale and shift of the score's logit, trust, sensitivity to a wrong pose."""
+    """How one type is believed: what it sends, what it detects alone as the ego, and what its fused map shows.
+
+    Attributes:
+        heard, own: (4,) of the boxes that it sends, and of those that are its own: scale and shift of the score's
+            logit, trust, sensitivity to a wrong pose.
+        ego: (3,) where it is the ego: added to what boxes, speaking up and muting count against the fused map.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(4))
+        self.heard = nn.Parameter(torch.zeros(4))
+        self.own = nn.Parameter(torch.zeros(4))
+        self.ego = nn.Parameter(torch.zeros(3))
 
     def forward(self) -> Tensor:
-        """(4,); larger than the parameters, so that a newcomer's few steps at a small rate move them."""
-        return _GAIN * self.values
+        """(11,) all of them, larger than the parameters: a newcomer's few steps at a small rate shall move them."""
+        return _GAIN * torch.cat([self.heard, self.own, self.ego])
 
 
 class Reader(nn.Module):
@@ -125,6 +137,7 @@ class Reader(nn.Module):
             grid: of the maps.
         """
         slots = head.slots_of(heard.boxes, grid)
+        slots[~_told_something(heard, slots)] = -1
         box, place = torch.nonzero(slots >= 0, as_tuple=True)
         if len(box) == 0:
             return maps
@@ -139,14 +152,15 @@ class Reader(nn.Module):
         facts, scores = heard.facts[box].to(device), heard.scores[box].to(device)
         with in_full_precision(device):
             logits, terms = head.read(maps, scenes, slots)
-            trust = self._trust([heard.types[i] for i in box.tolist()], device)
+            trust, of_ego = self._trust(heard, box, device)
             said = scores.clamp(_LEAST, _MOST).logit()
             calibrated = said * (1 + trust[:, 0]) + trust[:, 1]
             about = [facts, drawn, (drawn - terms).clamp(-4, 4), logits[:, None] / 4, calibrated[:, None] / 4]
             about += [trust[:, 2:3], facts[:, 2:3] * trust[:, 3:4]]
             pair = self.each(torch.cat([trunk[scenes, :, cells[:, 0], cells[:, 1]].float(), *about], dim=1))
             best = _segment_max(pair, number, len(touched))
-            copy, speak, mute = self.verdict(self.among(torch.cat([pair, best[number]], dim=1))).unbind(dim=1)
+            verdict = self.verdict(self.among(torch.cat([pair, best[number]], dim=1))) + of_ego
+            copy, speak, mute = verdict.unbind(dim=1)
             old_logits, old_terms = head.read(maps, *where)
             weights, own = _softmax_beside_zero(copy + trust[:, 2], number, len(touched))
             mixed = (old_terms * own[:, None]).index_add(0, number, drawn * weights[:, None])
@@ -157,11 +171,16 @@ class Reader(nn.Module):
             heat = loudest + ((muted - loudest).exp() + voices).log()
             return head.rewritten(maps, *where, heat, mixed)
 
-    def _trust(self, names: Sequence[str], device: torch.device) -> Tensor:
-        """(P, 4) what belongs to the types."""
-        known = sorted(set(names))
+    def _trust(self, heard: Heard, box: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(P, 4) how the source of each of the (P,) boxes is believed, and (P, 3) what its ego adds to the verdict."""
+        sources = [heard.types[i] for i in box.tolist()]
+        egos = [heard.egos[b] for b in heard.scenes[box].tolist()]
+        known = sorted({*sources, *egos})
         values = torch.stack([self.types[name]() for name in known])
-        return values[torch.tensor([known.index(name) for name in names], device=device)]
+        source = values[torch.tensor([known.index(name) for name in sources], device=device)]
+        own = heard.facts[box, 0].to(device)[:, None] > 0
+        ego = values[torch.tensor([known.index(name) for name in egos], device=device)]
+        return torch.where(own, source[:, 4:8], source[:, :4]), ego[:, 8:]
 
 
 def hear(
@@ -194,9 +213,8 @@ def hear(
         moved.append(rows - corner)
     scenes = torch.cat([torch.full((len(scene[0]),), b) for b, scene in kept])
     names = [name for _, scene in kept for name in scene[3]]
-    return Heard(
-        torch.cat(moved), torch.cat([s[1] for _, s in kept]), scenes, torch.cat([s[2] for _, s in kept]), names
-    )
+    scores, facts = torch.cat([s[1] for _, s in kept]), torch.cat([s[2] for _, s in kept])
+    return Heard(torch.cat(moved), scores, scenes, facts, names, [types[int(i)] for i in links.ego])
 
 
 def _scene(
@@ -229,9 +247,9 @@ def _scene(
         age.append(torch.full((int(fine.sum()),), seconds))
         source += [k] * int(fine.sum())
         names += [types[ego] if k < 0 else types[int(links.senders[b, k])]] * int(fine.sum())
-    every, score, who = torch.cat(rows), torch.cat(scores), torch.tensor(source)
-    if not len(every):
+    if not any(k >= 0 for k in source):
         return None
+    every, score, who = torch.cat(rows), torch.cat(scores), torch.tensor(source)
     apart = torch.cdist(every[:, :2], every[:, :2])
     apart = apart.masked_fill(who[:, None] == who, torch.inf)
     mine = (who < 0)[None]
@@ -245,6 +263,12 @@ def _scene(
     matches, shift = _displacement(every, score, who, apart)
     facts += [matches, shift, score.clamp(_LEAST, _MOST).logit() / 4]
     return every, score, torch.stack(facts, dim=1), names
+
+
+def _told_something(heard: Heard, slots: Tensor) -> Tensor:
+    """(N,) which boxes belong to an ego that received one on its grid: its own alone tell it nothing new."""
+    received = (heard.facts[:, 1] > 0) & (slots >= 0).any(dim=1)
+    return torch.isin(heard.scenes, heard.scenes[received])
 
 
 def _displacement(boxes: Tensor, scores: Tensor, source: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:

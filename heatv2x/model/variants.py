@@ -10,6 +10,7 @@ from heatv2x.link.message import CODES
 from heatv2x.model.codebook import CodebookConfig
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
+from heatv2x.model.detector import Detector
 from heatv2x.model.reader import ReaderConfig
 
 
@@ -95,6 +96,9 @@ def _same_networks(
     other = Collaboration(config)
     for name, joining in model.joined.items():
         other.join(name, joining.model_copy(update={} if features else {"received": None}))
+    for name, detector in model.detectors.items():
+        assert isinstance(detector, Detector)
+        other.bring(name, detector.config)
     other.comes_from_packs = model.comes_from_packs
     other.lacking = {name: set(parts) for name, parts in model.lacking.items()}
     own = other.state_dict()

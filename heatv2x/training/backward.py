@@ -18,6 +18,7 @@ from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.nn.move import ON_HOST
+from heatv2x.training.distillation import Onlooker
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import Scene, SceneConfig, draw_scene
 from heatv2x.training.stage import Stage, names_below
@@ -32,11 +33,13 @@ class AloneBatch:
         inputs: collated sensor inputs of N agents of the newcomer's type.
         boxes: N tensors (M, 7), what each agent sees, in its own frame; stay on the CPU.
         windows: N grids on which the loss is computed.
+        taught: what the teacher's encoder sees in their places, collated, if there is a teacher.
     """
 
     inputs: Any
     boxes: list[Tensor] = field(metadata=ON_HOST)
     windows: list[BevGrid]
+    taught: Any = None
 
 
 class BackwardAlignment(Stage):
@@ -48,6 +51,8 @@ class BackwardAlignment(Stage):
         scenes: augmentation.
         batch_size: agents per step.
         window: crop and margin behind the encoder.
+        teacher: the base's encoder, which HEAL does without.
+        distill: weight of the distance from what it says.
     """
 
     name = "backward_alignment"
@@ -60,6 +65,8 @@ class BackwardAlignment(Stage):
         scenes: SceneConfig,
         batch_size: int = 6,
         window: WindowConfig | None = None,
+        teacher: Onlooker | None = None,
+        distill: float = 0.0,
     ) -> None:
         super().__init__(model)
         self.newcomer = newcomer
@@ -67,6 +74,8 @@ class BackwardAlignment(Stage):
         self.scenes = scenes.model_copy(update={"senders": 0, "alone": 1.0})
         self.batch_size = batch_size
         self.window = window or WindowConfig()
+        self.teacher = teacher
+        self.distill = distill
 
     def trainable(self) -> list[str]:
         """The newcomer's encoder."""
@@ -80,7 +89,8 @@ class BackwardAlignment(Stage):
     def draw(self, rng: np.random.Generator) -> list[tuple[Scene, BevGrid]]:
         """Random agents, random windows."""
         types = {self.newcomer: 1.0}
-        scenes = [draw_scene(self.pool, self.scenes, types, rng) for _ in range(self.batch_size)]
+        twin = None if self.teacher is None else self.teacher.twin
+        scenes = [draw_scene(self.pool, self.scenes, types, rng, twin=twin) for _ in range(self.batch_size)]
         return [(scene, draw_window(self.model.grid, self.window, rng)) for scene in scenes]
 
     def collate(self, items: Sequence[tuple[Scene, BevGrid]], drawn: Sequence[tuple[Scene, BevGrid]]) -> AloneBatch:
@@ -96,6 +106,7 @@ class BackwardAlignment(Stage):
             agent.collate([agent.prepare(scene.agents[0]) for scene in scenes]),
             [torch.from_numpy(boxes.boxes) for boxes in seen],
             [window for _, window in items],
+            None if self.teacher is None else self.teacher.inputs(self.teacher.sights(scenes, [self.newcomer])),
         )
 
     def losses(self, batch: AloneBatch) -> dict[str, Tensor]:
@@ -109,4 +120,8 @@ class BackwardAlignment(Stage):
             batch.windows,
             self.window.margin,
         )
+        if self.teacher is not None:
+            said = self.teacher.says(batch.taught)
+            crops = torch.stack([self.model.grid.crop(f, w) for f, w in zip(said, batch.windows, strict=True)])
+            terms["distill"] = self.distill * self.teacher.loss(shared, crops)
         return {**terms, "auxiliary": auxiliary}

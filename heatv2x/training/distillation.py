@@ -11,8 +11,10 @@ Shapes: R rows (agents of all frames), C channels, Y X shared grid, k kernel of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,9 @@ from heatv2x.adapters.hetero_aware import HeteroAware
 from heatv2x.core.distributed import all_reduce_detached
 from heatv2x.errors import ConfigError
 from heatv2x.model.collaboration import Collaboration
+from heatv2x.nn.move import to_device
 from heatv2x.structures import AgentFrame
+from heatv2x.training.scenes import Scene
 
 _FLOOR = 0.05  # weight of a cell without any object
 _ROWS, _CELLS = 120, 256  # sampled for the closed form
@@ -71,11 +75,15 @@ class DistillationLoss(nn.Module):
     Cells count by the base's own confidence that they hold an object, so that empty ground does not outvote cars.
     """
 
-    def __init__(self, model: Collaboration, teacher: TeacherFeatures) -> None:
+    def __init__(self, model: Collaboration, shared: Tensor) -> None:
+        """Args:
+        model: the base, whose confidence counts.
+        shared: (R, C, Y, X) features of the teacher, a sample of which gives the deviations.
+        """
         super().__init__()
         self.confidence = _confidence(model)
-        step = max(1, len(teacher.shared) // 128)
-        sample = teacher.shared[::step].float()
+        step = max(1, len(shared) // 128)
+        sample = shared[::step].float()
         scale = sample.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None].to(next(model.parameters()).device)
         self.register_buffer("scale", scale, persistent=False)
         self.scale: Tensor
@@ -88,6 +96,51 @@ class DistillationLoss(nn.Module):
         )
         mean: Tensor = (distance * weight).sum() / all_reduce_detached(weight.sum())
         return mean
+
+
+class Onlooker(nn.Module):
+    """A frozen copy of a base's encoder that looks on while a newcomer's own encoder trains.
+
+    Rivals of LHFT cannot cache what a teacher says, for every step sees another augmentation. Their newcomer gets the
+    same teacher as ours all the same, batch by batch.
+
+    Args:
+        like: the base type that teaches.
+        whose: whose data it sees: the newcomer's "own", or a "companion"'s.
+        agents: some newcomers as the teacher sees them; their features give the scale of the loss.
+    """
+
+    def __init__(self, model: Collaboration, like: str, whose: str, agents: Sequence[AgentFrame]) -> None:
+        super().__init__()
+        self.like, self.whose = like, whose
+        self.base = copy.deepcopy(model).eval().requires_grad_(False)
+        self.loss = DistillationLoss(self.base, torch.cat([self.says(self.inputs([agent])) for agent in agents]))
+
+    @property
+    def twin(self) -> str | None:
+        """The type as which agents must be drawn once more for it."""
+        return self.like if self.whose == "companion" else None
+
+    def inputs(self, agents: Sequence[AgentFrame]) -> Any:
+        """What its encoder takes, of agents as `sights` gives them."""
+        encoder = self.base.agent(self.like)
+        return encoder.collate([encoder.prepare(agent) for agent in agents])
+
+    def sights(self, scenes: Sequence[Scene], newcomers: Collection[str]) -> list[AgentFrame]:
+        """The newcomers of some scenes as it sees them."""
+        seen = []
+        for scene in scenes:
+            for place, (name, agent) in enumerate(zip(scene.types, scene.agents, strict=True)):
+                if name in newcomers:
+                    own = self.whose == "own"
+                    seen.append(as_seen_by(self.base, self.like, agent) if own else scene.twins[place])
+        return seen
+
+    @torch.no_grad()
+    def says(self, inputs: Any) -> Tensor:
+        """(N, C, Y, X) shared features."""
+        encoded = self.base.agent(self.like)(to_device(inputs, self.base.device))
+        return self.base.to_shared_space(self.like, encoded)
 
 
 @torch.no_grad()

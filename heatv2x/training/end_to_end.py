@@ -21,6 +21,7 @@ from heatv2x.model.exchange import only_lidar
 from heatv2x.model.heads.center import heatmap_targets
 from heatv2x.model.links import in_order
 from heatv2x.nn.losses import heatmap_focal, pyramid_foreground
+from heatv2x.training.distillation import Onlooker
 from heatv2x.training.pool import Pool
 from heatv2x.training.scenes import (
     Batch,
@@ -46,6 +47,8 @@ class CollaborativeTraining(Stage):
         batch_size: scenes per step.
         required: a type that every scene must contain.
         occupancy_weight: weight of the confidence loss, where the head has none of its own (`Head.foreground`).
+        teacher: a frozen copy of the base, as it was before, that teaches `required` what to say; none by default.
+        distill: weight of the distance from that.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class CollaborativeTraining(Stage):
         required: str | None = None,
         occupancy_weight: float = 0.2,
         name: str = "base",
+        teacher: Onlooker | None = None,
+        distill: float = 0.0,
     ) -> None:
         super().__init__(model)
         self.name = name
@@ -67,10 +72,13 @@ class CollaborativeTraining(Stage):
         self.batch_size = batch_size
         self.required = required
         self.occupancy_weight = occupancy_weight
+        self.teacher = teacher
+        self.distill = distill
 
     def trainable(self) -> list[str]:
-        """Everything but the reader, which is trained on what the finished networks say."""
-        return [name for name, _ in self.model.named_parameters() if not name.startswith("reader.")]
+        """Everything but the reader, which is trained on what the finished networks say, and newcomers' detectors."""
+        left_out = ("reader.", "detectors.")
+        return [name for name, _ in self.model.named_parameters() if not name.startswith(left_out)]
 
     def set_mode(self) -> None:
         """All in training mode."""
@@ -78,7 +86,9 @@ class CollaborativeTraining(Stage):
 
     def draw(self, rng: np.random.Generator) -> list[Scene]:
         """Freshly augmented scenes."""
-        return [draw_scene(self.pool, self.scenes, self.types, rng, self.required) for _ in range(self.batch_size)]
+        twin = None if self.teacher is None else self.teacher.twin
+        some = range(self.batch_size)
+        return [draw_scene(self.pool, self.scenes, self.types, rng, self.required, twin) for _ in some]
 
     def collate(self, items: Sequence[Scene], drawn: Sequence[Scene]) -> Batch:
         """Scenes with raw sensor inputs.
@@ -99,7 +109,10 @@ class CollaborativeTraining(Stage):
         elsewhere = {t: agent for scene in drawn for t, agent in zip(scene.types, scene.agents, strict=True)}
         missing = sorted(set(elsewhere) - set(batch.types))
         stand_ins = {name: agents[name].collate([agents[name].prepare(elsewhere[name])]) for name in missing}
-        return replace(batch, inputs=batch.inputs | stand_ins, stand_ins=tuple(missing))
+        taught = None
+        if self.teacher is not None and self.required is not None:
+            taught = self.teacher.inputs(self.teacher.sights(items, [self.required]))
+        return replace(batch, inputs=batch.inputs | stand_ins, stand_ins=tuple(missing), taught=taught)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Detection after fusion, each kind's own loss, and confidence on every agent's own labels."""
@@ -119,6 +132,8 @@ class CollaborativeTraining(Stage):
         grids = batch.links.windows or [self.model.grid] * len(batch.boxes)
         terms = self.model.head.loss(maps, batch.boxes, grids)
         terms["auxiliary"] = torch.stack(auxiliary).sum()
+        if self.teacher is not None and self.required is not None:
+            terms["distill"] = self.distill * self.teacher.loss(encoded[self.required], self.teacher.says(batch.taught))
         levels = self.model.fusion.occupancies(features)
         if levels:
             terms["occupancy"] = self._occupancy(levels, batch.own_boxes)

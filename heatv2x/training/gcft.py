@@ -54,7 +54,7 @@ class CollaborativeFineTuning(Stage):
         super().__init__(model)
         self.distill = distill
         self.distillation_loss = (
-            DistillationLoss(model, cache.teacher) if cache.teacher is not None and distill else None
+            DistillationLoss(model, cache.teacher.shared) if cache.teacher is not None and distill else None
         )
         self.newcomer = newcomer
         self.types = types

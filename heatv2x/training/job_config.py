@@ -140,7 +140,8 @@ class AdaptConfig(JobConfig):
         newcomer: the type that joins.
         like: the deployed type whose typed fusion parameters the newcomer starts from.
         before, after: the newcomer's adapters before and after the shared backbone; null leaves one out.
-        received: the adapter that egos apply to what they receive from the newcomer; null leaves it out.
+        received: the adapter that egos apply to what they receive from the newcomer, for example
+            received.part=multi_cognitive; null has none: in no measurement it has made a difference.
         adapter: the adapter pack to start from: the result of `adapt local`, for `adapt collaborative`.
         window: how much of the map one training step sees.
         teacher: which data the base's encoder sees to teach the newcomer: its "own" sweep, that of a "companion" with
@@ -156,7 +157,7 @@ class AdaptConfig(JobConfig):
     like: str = "lidar64"
     before: PartConfig | None = PartConfig(part="hetero_aware")
     after: PartConfig | None = PartConfig(part="hetero_aware", settings={"kernel": 1})
-    received: PartConfig | None = PartConfig(part="multi_cognitive")
+    received: PartConfig | None = None
     adapter: PackPath | None = None
     window: WindowConfig = WindowConfig()
     teacher: Literal["auto", "own", "companion", "none"] = "auto"
@@ -196,15 +197,19 @@ class CollaborativeConfig(AdaptConfig):
 
 
 class BackwardConfig(AdaptConfig):
-    """Backward alignment after HEAL: the newcomer's whole encoder against the frozen base, a rival of LHFT."""
+    """Backward alignment after HEAL: the newcomer's whole encoder against the frozen base, a rival of LHFT.
+
+    Attributes:
+        teacher: as in LHFT; HEAL does without.
+    """
 
     out: Path = Path("runs/backward_alignment")
+    teacher: Literal["auto", "own", "companion", "none"] = "none"
     steps: int = pydantic.Field(300, gt=0)
     batch_size: int = pydantic.Field(6, gt=0)
     lr: float = pydantic.Field(2e-3, gt=0)
     before: PartConfig | None = None
     after: PartConfig | None = None
-    received: PartConfig | None = None
 
 
 class FullConfig(AdaptConfig):
@@ -213,13 +218,14 @@ class FullConfig(AdaptConfig):
     Attributes:
         together: further newcomers that join in the same training; their encoders are among `agents`.
         deployed_share: as in collaborative fine-tuning.
+        teacher: as in LHFT, for a single newcomer; none by default.
     """
 
     out: Path = Path("runs/full_finetune")
+    teacher: Literal["auto", "own", "companion", "none"] = "none"
     steps: int = pydantic.Field(300, gt=0)
     lr: float = pydantic.Field(1e-3, gt=0)
     together: tuple[str, ...] = ()
     deployed_share: float = pydantic.Field(0.5, ge=0, lt=1)
     before: PartConfig | None = None
     after: PartConfig | None = None
-    received: PartConfig | None = None

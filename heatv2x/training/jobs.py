@@ -25,7 +25,7 @@ from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import Stopwatch
 from heatv2x.evaluation.evaluator import Evaluator
 from heatv2x.evaluation.roster import Roster
-from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack
+from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack, with_detector
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import ModelConfig
 from heatv2x.model.networks import ENCODES
@@ -33,7 +33,7 @@ from heatv2x.model.packs import Pack, read_pack, write_pack
 from heatv2x.model.variants import reading
 from heatv2x.nn.move import find_device, precision_on
 from heatv2x.training.backward import BackwardAlignment
-from heatv2x.training.distillation import start_from_teacher, teacher_for
+from heatv2x.training.distillation import Onlooker, as_seen_by, start_from_teacher, teacher_for
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.events import EventWriter
 from heatv2x.training.feature_cache import fill_cache, load_cache, save_cache
@@ -108,7 +108,8 @@ def train_base(config: BaseConfig, report: Report | None = None) -> JobResult:
 def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobResult:
     """Pretrain a newcomer's encoder alone.
 
-    Its own backbone, neck and head are kept beside it as a base pack: the dedicated single-agent network.
+    Its own backbone, neck and head travel in its agent pack: the newcomer goes on detecting alone with them. They are
+    kept as a base pack, too: the dedicated single-agent network.
     """
     alone = {"agents": {config.name: config.agent.model_dump()}, "fusion": {"part": "none"}}
     sizes = build(ModelConfig, {**config.model.model_dump(), **alone}, complete=True)
@@ -120,7 +121,8 @@ def train_encoder(config: EncoderConfig, report: Report | None = None) -> JobRes
         return CollaborativeTraining(model, pool, {config.name: 1.0}, config.scenes, config.batch_size, name="encoder")
 
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
-        return {"base": base_pack(model, provenance), config.name: agent_pack(model, config.name, provenance)}
+        network = base_pack(model, provenance)
+        return {"base": network, config.name: with_detector(agent_pack(model, config.name, provenance), network)}
 
     return _run(config, "encoder", model, [config.name], stage, packs, report, _alone(config.name))
 
@@ -225,16 +227,27 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
 
     Nothing is cached, nothing stays.
     """
-    model = load_for_adaptation(config, config.together)
+    model = load_for_adaptation(config, config.together, frozen_encoders=False)
     newcomers = (config.newcomer, *config.together)
     types = {config.like: config.deployed_share}
     types |= {name: (1 - config.deployed_share) / len(newcomers) for name in newcomers}
     required = None if config.together else config.newcomer
     model.require(types, ENCODES)
+    whose = teacher_for(model, config.newcomer, config.like, config.teacher)
+    if config.together and whose != "none":
+        raise ConfigError("a teacher teaches one newcomer: leave out together=, or set teacher=none")
 
     def stage(pool: Pool, _: Report) -> Stage:
         return CollaborativeTraining(
-            model, pool, types, config.scenes, config.batch_size, required=required, name="full_finetune"
+            model,
+            pool,
+            types,
+            config.scenes,
+            config.batch_size,
+            required=required,
+            name="full_finetune",
+            teacher=_onlooker(model, pool, config, whose),
+            distill=config.distill,
         )
 
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
@@ -248,17 +261,33 @@ def full_finetune(config: FullConfig, report: Report | None = None) -> JobResult
 
 def align_backward(config: BackwardConfig, report: Report | None = None) -> JobResult:
     """Backward alignment after HEAL: the newcomer's whole encoder, on its own data, against the frozen base."""
-    model = load_for_adaptation(config)
-    model.require([config.newcomer], ENCODES)
+    model = load_for_adaptation(config, frozen_encoders=False)
+    whose = teacher_for(model, config.newcomer, config.like, config.teacher)
+    model.require([config.newcomer] if whose == "none" else [config.newcomer, config.like], ENCODES)
 
     def stage(pool: Pool, _: Report) -> Stage:
-        return BackwardAlignment(model, config.newcomer, pool, config.scenes, config.batch_size, config.window)
+        taught = _onlooker(model, pool, config, whose), config.distill
+        how = config.scenes, config.batch_size, config.window
+        return BackwardAlignment(model, config.newcomer, pool, *how, *taught)
 
     def packs(provenance: dict[str, Any]) -> dict[str, Pack]:
         return {config.newcomer: agent_pack(model, config.newcomer, provenance)}
 
     alone = _alone(config.newcomer)
-    return _run(config, "backward_alignment", model, [config.newcomer], stage, packs, report, alone)
+    types = [config.newcomer, config.like] if whose == "companion" else [config.newcomer]
+    return _run(config, "backward_alignment", model, types, stage, packs, report, alone)
+
+
+def _onlooker(model: Collaboration, pool: Pool, config: AdaptConfig, whose: str) -> Onlooker | None:
+    """The teacher of a newcomer whose encoder trains; the first agents of some frames give its scale."""
+    if whose == "none":
+        return None
+    frames = range(0, len(pool.frames), max(1, len(pool.frames) // 32))
+    seen_as = config.like if whose == "companion" else config.newcomer
+    agents = [pool.agent(frame, 0, seen_as) for frame in frames]
+    if whose == "own":
+        agents = [as_seen_by(model, config.like, agent) for agent in agents]
+    return Onlooker(model, config.like, whose, agents)
 
 
 def seconds_to_plateau(curve: Sequence[dict[str, Any]], tolerance: float = 0.005) -> float | None:

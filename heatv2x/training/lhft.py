@@ -68,7 +68,7 @@ class LocalFineTuning(Stage):
         super().__init__(model)
         self.distill = distill
         self.distillation_loss = (
-            DistillationLoss(model, cache.teacher) if cache.teacher is not None and distill else None
+            DistillationLoss(model, cache.teacher.shared) if cache.teacher is not None and distill else None
         )
         self.newcomer = newcomer
         self.cache = cache

@@ -10,18 +10,28 @@ from heatv2x.core import plugins
 from heatv2x.core.config import build
 from heatv2x.core.plugins import PartConfig
 from heatv2x.errors import ConfigError
-from heatv2x.model.assembly import add_adapter, add_agent, assemble, compare_with_encoder, refuse_twins
+from heatv2x.model.assembly import (
+    add_adapter,
+    add_agent,
+    assemble,
+    compare_with_encoder,
+    encoder_of,
+    refuse_twins,
+)
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
 from heatv2x.model.packs import read_pack
 from heatv2x.training.job_config import AdaptConfig, JobConfig
 
 
-def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Collaboration:
+def load_for_adaptation(
+    config: AdaptConfig, together: Sequence[str] = (), frozen_encoders: bool = True
+) -> Collaboration:
     """The base with its encoders, and the newcomer joined with identity adapters or those of `adapter`.
 
     Args:
         together: further newcomers that join likewise.
+        frozen_encoders: newcomers' encoders will not be trained, so the detectors behind them stay of use.
 
     Raises:
         ConfigError: no agent pack of a newcomer was given.
@@ -43,10 +53,11 @@ def load_for_adaptation(config: AdaptConfig, together: Sequence[str] = ()) -> Co
         parts = {"before": config.before, "after": config.after, "received": config.received}
         for name in newcomers:
             with plugins.from_a_pack(str(packs[name].path)):
-                encoder = build(PartConfig, packs[name].config, source=str(packs[name].path), complete=True)
-                compare_with_encoder(encoder, packs[name], model)
+                pack = packs[name] if frozen_encoders else encoder_of(packs[name])
+                encoder = build(PartConfig, encoder_of(pack).config, source=str(pack.path), complete=True)
+                compare_with_encoder(encoder, pack, model)
                 model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
-            add_agent(model, packs[name])
+            add_agent(model, pack)
         if config.adapter is not None:
             adapter = read_pack(config.adapter, "adapter")
             if adapter.agent_type != config.newcomer:

@@ -120,12 +120,12 @@ def boxes_alone(model: Collaboration, cache: FeatureCache, encoded: Sequence[str
     for name, features in cache.features.items():
         found[name] = []
         for first in range(0, len(features), _AT_ONCE):
-            rows = features[first : first + _AT_ONCE]
-            shared = rows.float().to(model.device)
-            shared = model.to_shared_space(name, shared) if name in encoded else shared
-            maps = model.predict_alone(shared, [name] * len(rows))
-            for each in model.head.decode(maps, model.grid):
-                found[name].append(Detections.of(worthwhile(each.to_boxes(), least)))
+            rows = features[first : first + _AT_ONCE].float().to(model.device)
+            if name in encoded:
+                alone = model.own_detections(name, rows)
+            else:
+                alone = model.head.decode(model.predict_alone(rows, [name] * len(rows)), model.grid)
+            found[name] += [Detections.of(worthwhile(each.to_boxes(), least)) for each in alone]
     return found
 
 

@@ -64,6 +64,7 @@ class Scene:
         types: the drawn type of each member.
         agents: the sensor data of each member as its type; empty when features come from a cache.
         reported: poses of the members as they report them, with standard deviations (metres, radians).
+        twins: the members once more as another type, augmented alike, if a teacher looks at them.
     """
 
     frame: Frame
@@ -72,6 +73,7 @@ class Scene:
     agents: list[AgentFrame]
     reported: list[tuple[Pose, float, float]]
     where: int = -1
+    twins: list[AgentFrame] = field(default_factory=list)
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Batch:
         boxes: B tensors (N, 7) float32, what the participants of each scene see, in the ego's frame; stay on the CPU.
         own_boxes: A tensors (N, 7), what each agent itself sees, in its own frame; stay on the CPU.
         features: by type, (N, C, Y, X) cached features, if there are any.
-        teacher: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches.
+        teacher: (N, C, Y, X) what the base would have said in the newcomers' place, if it teaches from a cache.
+        taught: what the teacher's encoder sees in the newcomers' place, collated, if it looks on.
         stand_ins: types whose inputs are no agents of these scenes, see `CollaborativeTraining.collate`.
         alone: what each of the A agents detects by itself, in its own frame, for the reader; stays on the CPU.
         share: of their cells that senders send.
@@ -98,36 +101,49 @@ class Batch:
     own_boxes: list[Tensor] = field(metadata=ON_HOST)
     features: dict[str, Tensor] = field(default_factory=dict)
     teacher: Tensor | None = None
+    taught: Any = None
     stand_ins: tuple[str, ...] = ()
     alone: list[Detections] = field(default_factory=list, metadata=ON_HOST)
     share: float = 1.0
 
 
 def draw_scene(
-    pool: Pool, config: SceneConfig, types: Mapping[str, float], rng: np.random.Generator, required: str | None = None
+    pool: Pool,
+    config: SceneConfig,
+    types: Mapping[str, float],
+    rng: np.random.Generator,
+    required: str | None = None,
+    twin: str | None = None,
 ) -> Scene:
     """A random scene with fresh augmentation.
 
     Args:
         types: how likely each type is for each member.
         required: a type that at least one member must have.
+        twin: a type as which every member is drawn once more, augmented alike.
     """
     where = int(rng.integers(len(pool.frames)))
     frame = pool.frames[where]
     members = draw_members(frame, config, rng)
     drawn = draw_types(len(members), types, rng, required)
     flip = config.mirror and rng.random() < 0.5
-    agents = []
+    agents, twins = [], []
     for member, agent_type in zip(members, drawn, strict=True):
         agent = pool.agent(where, member, agent_type)
-        agents.append(augment(agent, flip, config, rng))
+        if twin is None:
+            agents.append(augment(agent, flip, config, rng))
+            continue
+        seed = int(rng.integers(2**62))
+        agents.append(augment(agent, flip, config, np.random.default_rng(seed)))
+        twins.append(augment(pool.agent(where, member, twin), flip, config, np.random.default_rng(seed)))
     if flip:
         frame = mirrored_frame_copy(frame)
     moved = list(frame.agents)
     for member, agent in zip(members, agents, strict=True):
         moved[member] = agent
     frame = frame.with_agents(tuple(moved))
-    return Scene(frame, members, drawn, agents, report_poses([agent.pose for agent in agents], config, rng), where)
+    reported = report_poses([agent.pose for agent in agents], config, rng)
+    return Scene(frame, members, drawn, agents, reported, where, twins)
 
 
 def augment(agent: AgentFrame, flip: bool, config: SceneConfig, rng: np.random.Generator) -> AgentFrame:

@@ -52,18 +52,18 @@ def test_cells_that_the_sender_keeps_back_stay_there() -> None:
 
 
 def test_boxes_go_first_and_the_best_of_them() -> None:
-    cut = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 1000)
+    cut = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 600)
     arrived = unpack(pack(cut))
     assert arrived.boxes is not None and cut.boxes is not None and 0 < len(arrived.boxes) < 40
     assert np.array_equal(cut.boxes.scores, BOXES.scores[: len(cut.boxes)])  # type: ignore[index]
-    assert arrived.size_bytes <= 1000
-    whole = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 2200)
+    assert arrived.size_bytes <= 600
+    whole = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 1200)
     assert whole.boxes is not None and len(whole.boxes) == 40
 
 
 def test_with_hardly_any_room_no_box_is_sent() -> None:
-    cut = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 176 + 40)
-    assert cut.boxes is not None and not len(cut.boxes) and len(pack(cut)) <= 216
+    cut = within(replace(MESSAGE, boxes=BOXES), RELEVANCE, 176 + 24)
+    assert cut.boxes is not None and not len(cut.boxes) and len(pack(cut)) <= 200
 
 
 def test_the_most_relevant_cells_of_those_that_may_be_sent() -> None:

@@ -59,7 +59,19 @@ KINDS = {
 def credible_rows(count: int) -> np.ndarray:
     """(N, 7) boxes that a receiver takes."""
     rows = np.random.default_rng(0).normal(size=(count, 7))
-    return np.abs(rows).astype(np.float32) + np.float32(0.1)
+    return np.abs(rows).astype(np.float32) % np.float32(3) + np.float32(0.1)
+
+
+def same_boxes(arrived: np.ndarray, sent: np.ndarray) -> bool:
+    """Equal but for the coding: 1/64 m, 1/512 m and 1/32768 of half a turn."""
+    steps = np.array([1 / 64] * 3 + [1 / 512] * 3 + [math.pi / 2**15])
+    return arrived.shape == sent.shape and bool((np.abs(arrived - sent) <= steps / 2 + 1e-6).all())
+
+
+def on_the_wire(rows: np.ndarray) -> bytes:
+    """(N, 8) boxes and scores as 16 bytes each, whatever they say."""
+    x = [(*np.rint(r[:3] * 64), *np.rint(r[3:6] * 512), round(r[6] / math.pi * 2**15), r[7] * 65535) for r in rows]
+    return b"".join(struct.pack("<3h3HhH", *(int(value) for value in box)) for box in x)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,8 +105,8 @@ class TestRoundTrip:
         np.testing.assert_allclose(arrived.pose.matrix, message.pose.matrix, rtol=0, atol=1e-9)
         assert (arrived.boxes is None, arrived.feature is None) == (message.boxes is None, message.feature is None)
         if arrived.boxes is not None:
-            assert arrived.boxes.scores is not None and np.array_equal(arrived.boxes.boxes, BOXES.boxes)
-            assert arrived.boxes.scores.tolist() == [pytest.approx(0.9), 0.25]
+            assert arrived.boxes.scores is not None and same_boxes(arrived.boxes.boxes, BOXES.boxes)
+            assert arrived.boxes.scores.tolist() == pytest.approx([0.9, 0.25], abs=1e-5)
         if arrived.feature is not None:
             seen = plugins.find("codecs", message.codec)().quantise(FEATURE[None])[0]
             assert torch.equal(arrived.feature, seen)
@@ -157,13 +169,13 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("count", [0, 1, MAX_BOXES])
     def test_boxes_behind_a_feature_add_their_bytes_and_nothing_else(self, count: int) -> None:
-        """The feature's bytes are those of a message without boxes; 32 bytes a box follow."""
+        """The feature's bytes are those of a message without boxes; 16 bytes a box follow."""
         rows = credible_rows(count)
         boxes = Boxes3D(rows, scores=np.linspace(1, 0, count, dtype=np.float32))
         data, alone = pack(replace(BOTH, boxes=boxes)), pack(MESSAGE)
-        assert len(data) == len(alone) + 32 * count and data[HEADER : len(alone)] == alone[HEADER:]
+        assert len(data) == len(alone) + 16 * count and data[HEADER : len(alone)] == alone[HEADER:]
         arrived = unpack(data, SPACE)
-        assert arrived.boxes is not None and np.array_equal(arrived.boxes.boxes, rows)
+        assert arrived.boxes is not None and same_boxes(arrived.boxes.boxes, rows)
 
     @pytest.mark.parametrize(("message", "number"), [(MESSAGE, 1), (BOX_MESSAGE, 2), (BOTH, 3), (POINT_MESSAGE, 4)])
     def test_the_header_says_what_is_in_it(self, message: Message, number: int) -> None:
@@ -271,7 +283,7 @@ class TestRefusal:
             ("<32s", 44, b"a\nb", "is not a name"),
             ("<B", 6, 9, "kind"),
             ("<B", 7, 77, "codec"),
-            ("<B", 4, 2, "version"),
+            ("<B", 4, 1, "version"),
             ("<B", 5, 100, "version"),
             ("<B", 44, 0xFF, "UTF-8"),
             ("<H", 132, 5, "payload"),
@@ -303,14 +315,9 @@ class TestRefusal:
     def test_a_payload_of_both_that_is_cut_or_too_long(self, codec: str) -> None:
         data = pack(KINDS[f"{codec} and boxes"])
         payload = data[HEADER:]
-        for wrong in (payload[:-1], payload[:-32], payload[1:], payload + b"\0", payload[:40], payload[-64:], b""):
+        for wrong in (payload[:-1], payload[:-16], payload[1:], payload + b"\0", payload[:40], payload[-32:], b""):
             with pytest.raises(MessageError):
                 unpack(crafted(data, wrong))
-
-    def test_boxes_behind_a_feature_that_are_no_numbers(self) -> None:
-        data = pack(BOTH)
-        with pytest.raises(MessageError, match="finite"):
-            unpack(crafted(data, data[HEADER:-4] + struct.pack("<f", math.nan)))
 
     @pytest.mark.parametrize("codec", plugins.available("codecs"))
     def test_a_bomb_is_not_unpacked(self, codec: str) -> None:
@@ -341,21 +348,21 @@ class TestRefusal:
 
     @pytest.mark.parametrize(
         ("column", "value"),
-        [(0, 1e9), (2, -2e3), (3, 0.0), (4, -1.0), (5, 1e6), (6, 1e3), (7, 9.0), (7, -0.1), (7, 1.0001)],
+        [(0, 501.0), (1, -511.0), (2, -500.5), (3, 0.0), (4, 0.0), (5, 100.5), (4, 127.0)],
     )
     def test_boxes_that_cannot_be(self, column: int, value: float) -> None:
-        rows = np.column_stack([credible_rows(2), [0.5, 0.6]]).astype("<f4")
-        unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
+        rows = np.column_stack([credible_rows(2), [0.5, 0.6]])
+        unpack(crafted(pack(BOX_MESSAGE), on_the_wire(rows)))
         rows[1, column] = value
         with pytest.raises(MessageError, match=r"box 1 .* cannot be"):
-            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
+            unpack(crafted(pack(BOX_MESSAGE), on_the_wire(rows)))
         with pytest.raises(MessageError, match=r"box 1 .* cannot be"):
-            unpack(crafted(pack(BOTH), pack(MESSAGE)[HEADER:] + rows.tobytes()))
+            unpack(crafted(pack(BOTH), pack(MESSAGE)[HEADER:] + on_the_wire(rows)))
 
     def test_more_boxes_than_a_scene_holds(self) -> None:
-        rows = np.column_stack([credible_rows(1001), np.full(1001, 0.5)]).astype("<f4")
+        rows = np.column_stack([credible_rows(1001), np.full(1001, 0.5)])
         with pytest.raises(MessageError, match="1001 boxes are more than the 1000"):
-            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes(), count=("<H", 132, 1001)))
+            unpack(crafted(pack(BOX_MESSAGE), on_the_wire(rows), count=("<H", 132, 1001)))
 
     @pytest.mark.parametrize("codec", ["raw", "int8", "sparse"])
     def test_a_feature_that_outshines_all_others(self, codec: str) -> None:
@@ -369,15 +376,18 @@ class TestRefusal:
         scores = np.float32([0.1, 0.2, 0.3, 0.4])
         for message in (BOX_MESSAGE, BOTH):
             arrived = unpack(pack(replace(message, boxes=Boxes3D(rows, scores=scores)))).boxes
-            assert arrived is not None and np.array_equal(arrived.boxes, rows[[0, 3]])
+            assert arrived is not None and same_boxes(arrived.boxes, rows[[0, 3]])
         many = Boxes3D(credible_rows(1500), scores=np.linspace(0, 1, 1500, dtype=np.float32))
         arrived = unpack(pack(replace(BOX_MESSAGE, boxes=many))).boxes
-        assert arrived is not None and np.array_equal(arrived.boxes, many.boxes[500:])
+        assert arrived is not None and same_boxes(arrived.boxes, many.boxes[500:])
 
-    def test_boxes_that_are_no_numbers(self) -> None:
-        rows = np.zeros((2, 8), "<f4")
-        rows[1, 3] = np.nan
-        with pytest.raises(MessageError, match="finite"):
-            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()))
+    def test_half_a_box(self) -> None:
         with pytest.raises(MessageError, match="does not hold 2 boxes"):
-            unpack(crafted(pack(BOX_MESSAGE), rows.tobytes()[:-4]))
+            unpack(crafted(pack(BOX_MESSAGE), pack(BOX_MESSAGE)[HEADER:-4]))
+
+    @pytest.mark.parametrize("yaw", [-6.28, -math.pi, -1e-9, 0.0, 3.0, math.pi, 6.28])
+    def test_a_yaw_arrives_as_the_same_direction(self, yaw: float) -> None:
+        rows = np.float32([[1, 2, 0, 4, 2, 1.5, yaw]])
+        arrived = unpack(pack(replace(BOX_MESSAGE, boxes=Boxes3D(rows)))).boxes
+        assert arrived is not None and -math.pi <= arrived.boxes[0, 6] < math.pi
+        assert abs(math.remainder(float(arrived.boxes[0, 6]) - yaw, 2 * math.pi)) < 1e-4

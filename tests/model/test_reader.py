@@ -184,6 +184,16 @@ class TestFacts:
         heard = hear([None, detections([0.5, 0.2, *CAR[2:]], CAR)], ["lidar64"] * 2, links(), [GRID])
         assert heard is not None and len(heard.boxes) == 1
 
+    def test_an_ego_that_hears_of_nobody_but_itself_keeps_what_its_head_says(self, frame: Frame) -> None:
+        """Also where everything that it hears lies off its grid: its own boxes tell it nothing new."""
+        model = with_reader(small_model())
+        ego, other = (model.encode(agent, "lidar64") for agent in frame.agents[:2])
+        for place in ([0.5, 0.2], [GRID.x_max + 5, 0.0]):
+            car = Boxes3D(np.float32([[*place, *CAR[2:]]]), scores=np.float32([0.9]))
+            said = replace(other, pose=ego.pose, boxes=car)
+            read, plain = (each.detect(ego, [said], guard=False) for each in (model, without_reader(model)))
+            assert np.array_equal(read.boxes, plain.boxes) and np.array_equal(read.scores, plain.scores)
+
     def test_nothing_is_heard_of_boxes_that_are_the_egos_alone(self) -> None:
         assert hear([detections(CAR), None], ["lidar64"] * 2, links(), [GRID]) is None
         nothing = Detections(torch.zeros(0, 7), torch.zeros(0))
@@ -243,7 +253,24 @@ class TestNewcomers:
         model = joined(with_reader(small_model()))
         assert model.reader is not None
         mine, theirs = (model.reader.types[name].state_dict() for name in ("lidar16", "lidar64"))
-        assert same_state(mine, theirs) and sum(v.numel() for v in mine.values()) == 4
+        assert same_state(mine, theirs) and sum(v.numel() for v in mine.values()) == 11
+
+    @pytest.mark.parametrize(("what", "as_ego"), [("heard", False), ("own", True), ("ego", True)])
+    def test_its_numbers_count_where_they_belong(self, frame: Frame, what: str, as_ego: bool) -> None:
+        """What it sends is believed by one set, what it sees as the ego by another."""
+        model = joined(with_reader(small_model()))
+        first, second = frame.agents[0], frame.agents[1]
+        deployed, newcomer = model.encode(first, "lidar64"), model.encode(second, "lidar16")
+        mixed = {False: (deployed, newcomer), True: (newcomer, deployed)}
+        assert model.reader is not None
+        before = {ego: model.detect(a, [b], guard=False) for ego, (a, b) in mixed.items()}
+        with torch.no_grad():
+            getattr(model.reader.types["lidar16"], what).add_(
+                torch.tensor([0.3, -0.2, 0.4, 0.5][: 3 if what == "ego" else 4])
+            )
+        after = {ego: model.detect(a, [b], guard=False) for ego, (a, b) in mixed.items()}
+        same = {ego: np.array_equal(before[ego].scores, after[ego].scores) for ego in mixed}
+        assert same == {as_ego: False, not as_ego: True}
 
     def test_scenes_without_it_do_not_notice_its_trust(self, frame: Frame) -> None:
         model = joined(with_reader(small_model()))

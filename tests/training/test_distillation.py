@@ -118,7 +118,7 @@ def test_the_closed_form_changes_only_the_newcomers_adapters(model: Collaboratio
 
 def test_the_loss_is_zero_for_the_teacher_itself_and_grows_with_the_distance(model: Collaboration) -> None:
     teacher = teacher_features_of(taught(model, "own"))
-    loss, sample = DistillationLoss(model, teacher), teacher.shared[:2].float()
+    loss, sample = DistillationLoss(model, teacher.shared), teacher.shared[:2].float()
     near, far = (float(loss(sample + shift, sample)) for shift in (0.1, 1.0))
     assert float(loss(sample, sample)) == 0 and 0 < near < far
 
