@@ -3,7 +3,7 @@
 A base is given its reader and its codebook (`train reader`), newcomers join it by LHFT and GCFT, and messages are cut
 to several budgets. Beside them stand features without boxes in 8 bits a value, late fusion of each type's own dedicated
 network at the bytes that it takes, features with boxes merged behind them, the most confident cells alone, and points.
-Bases, encoders and LHFT are those of the adaptation study; what is missing in its run folder is trained.
+Bases and encoders are those of the adaptation study; what is missing in its run folder is trained.
 """
 
 from __future__ import annotations
@@ -235,7 +235,9 @@ def join_reader(config: BandwidthConfig, place: experiments.Place, tell: Tell) -
     for name in networks.newcomers:
         steps, rate = networks.collaborative_of(name)
         shared = place.adaptation(name) | {"base": place.pack("reader", "base"), "frames": networks.adapt_frames}
-        start = {"adapter": place.pack(f"{name}_local", "adapter"), "out": place.run(f"{name}_read")}
+        local = job_config.LocalConfig(**shared, out=place.run(f"{name}_read_local"), steps=networks.local_steps)
+        place.train(f"{name}/lhft_with_reader", local, jobs.adapt_local, tell)
+        start = {"adapter": local.out / "adapter.safetensors", "out": place.run(f"{name}_read")}
         job = job_config.CollaborativeConfig(**shared, **start, steps=steps, lr=rate)
         place.train(f"{name}/gcft_with_reader", job, jobs.adapt_collaborative, tell)
 

@@ -61,6 +61,10 @@ LOOKS = {
     "points": Look("points (early fusion)", "#009E73", "^"),
     "features_boxes": Look("features, boxes merged", "#D55E00", "D"),
     "graph": Look("HeatV2X without boxes", "#56B4E9", "s"),
+    "bilinear": Look("features, as sent", "#56B4E9", "s"),
+    "nearest": Look("features, nearest cell", "#000000", "v"),
+    "ego_axes": Look("features in the ego's axes", "#56B4E9", "s", True),
+    "read_ego_axes": Look("HeatV2X in the ego's axes", "#0072B2", "o", True),
     "maximum_refined": Look("maximum fusion, poses corrected", "#000000", "P", True),
     "late_refined": Look("late fusion, poses corrected", "#CC79A7", "X", True),
 }

@@ -11,6 +11,7 @@ from heatv2x.cli.console import bars, command, out, print_rows, say
 from heatv2x.cli.verbs import Settings, Verb
 
 if TYPE_CHECKING:
+    from studies.axes import AxesConfig
     from studies.bandwidth import BandwidthConfig
     from studies.config import AdaptationConfig
     from studies.convergence import ConvergenceConfig
@@ -25,6 +26,7 @@ _ADAPTATION: Verb[AdaptationConfig] = Verb("bench adaptation", "studies.config:A
 _PARAMETERS: Verb[ParametersConfig] = Verb("bench parameters", "studies.parameters:ParametersConfig")
 _SCALING: Verb[ScalingConfig] = Verb("bench scaling", "studies.scaling:ScalingConfig")
 _BANDWIDTH: Verb[BandwidthConfig] = Verb("bench bandwidth", "studies.bandwidth:BandwidthConfig")
+_AXES: Verb[AxesConfig] = Verb("bench axes", "studies.axes:AxesConfig")
 _CONVERGENCE: Verb[ConvergenceConfig] = Verb("bench convergence", "studies.convergence:ConvergenceConfig")
 _DATA: Verb[DataBenchConfig] = Verb("bench data", "studies.data:DataBenchConfig")
 _SPEED: Verb[SpeedConfig] = Verb("bench speed", "studies.speed:SpeedConfig")
@@ -133,6 +135,23 @@ def convergence_study(settings: Settings = None, quick: Quick = False) -> None:
     with bars(finished_go=True) as report:
         contents = convergence.run_convergence(study, report)
     page = write_page(summarise(contents, made_by), study)
+    say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
+
+
+@app.command("axes")
+def axes_study(settings: Settings = None) -> None:
+    """Run the axes study: what a sender's axes cost.
+
+    AP by the heading of the sender relative to the ego's: as sent, from the nearest cell, in the ego's own axes, boxes.
+    """
+    from studies import axes
+    from studies.axes_page import summarise, write_page
+
+    study = _AXES.read(settings)
+    made_by = command()
+    with bars(finished_go=True) as report:
+        contents = axes.run_axes(study, report)
+    page = write_page(summarise(contents, study, made_by), study)
     say(f"\nPage: {page}\nNumbers: {page.with_suffix('.json')}")
 
 

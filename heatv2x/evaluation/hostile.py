@@ -148,7 +148,9 @@ def _boxes(scene: Scene, rng: np.random.Generator) -> bytes:
         rows[:, 6] += np.pi / 2 if way == "crossed" else 0.0
     written = np.frombuffer(boxes_to_bytes(Boxes3D(rows[:, :7], rows[:, 7])), "<u2").reshape(len(rows), 8).copy()
     if way == "extreme":
-        written[rng.random(count) < 0.5, int(rng.integers(8))] = int(rng.choice([0, 1, 2**15 - 1, 2**15, 2**16 - 1]))
+        column = int(rng.integers(8))
+        beyond = [2**15 - 1, 2**15] if column < 3 else [0, 1, 2**16 - 1]
+        written[rng.random(len(written)) < 0.5, column] = int(rng.choice(beyond))
     data = pack(replace(message, feature=None, codes=None, points=None, boxes=Boxes3D.empty()))
     head = bytearray(data[:_HEADER])
     if way == "riding" and message.feature is not None:  # as many as may ride on a feature

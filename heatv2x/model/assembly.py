@@ -246,10 +246,14 @@ def _fitted(pack: Pack, model: Collaboration, name: str) -> Pack:
     """An adapter pack with as much about boxes as the base can read.
 
     A base gets its reader without becoming another one, so adapters from before know nothing of it: their type is
-    trusted as the one it starts from. One that was trained with a reader serves the base without it, too.
+    trusted as the one it starts from. One that was trained with a reader serves the base without it, too. Likewise
+    a stage may add an adapter on the receiver's side.
     """
     prefix = "receiver.trust."
     tensors = {key: value for key, value in pack.tensors.items() if not key.startswith(prefix)}
+    if pack.config["received"] is None and name in model.receivers:  # this stage adds it
+        fresh = model.receivers[name].state_dict()
+        tensors |= {f"receiver.received.{key}": value for key, value in fresh.items()}
     if model.reader is not None:
         known = {f"{prefix}{key}": value for key, value in model.reader.types[name].state_dict().items()}
         tensors |= known | {key: value for key, value in pack.tensors.items() if key.startswith(prefix)}

@@ -17,10 +17,11 @@ from heatv2x.model.assembly import (
     compare_with_encoder,
     encoder_of,
     refuse_twins,
+    resolved,
 )
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.config import AdapterConfig
-from heatv2x.model.packs import read_pack
+from heatv2x.model.packs import Pack, read_pack
 from heatv2x.training.job_config import AdaptConfig, JobConfig
 
 
@@ -50,7 +51,8 @@ def load_for_adaptation(
         model = assemble(
             Collaboration, read_pack(config.base, "base"), [pack for t, pack in packs.items() if t not in newcomers]
         )
-        parts = {"before": config.before, "after": config.after, "received": config.received}
+        adapter = None if config.adapter is None else read_pack(config.adapter, "adapter")
+        parts = _parts(config, adapter)
         for name in newcomers:
             with plugins.from_a_pack(str(packs[name].path)):
                 pack = packs[name] if frozen_encoders else encoder_of(packs[name])
@@ -58,8 +60,7 @@ def load_for_adaptation(
                 compare_with_encoder(encoder, pack, model)
                 model.join(name, AdapterConfig(agent=encoder, like=config.like, **parts))
             add_agent(model, pack)
-        if config.adapter is not None:
-            adapter = read_pack(config.adapter, "adapter")
+        if adapter is not None:
             if adapter.agent_type != config.newcomer:
                 raise ConfigError(
                     f"adapter={config.adapter} belongs to '{adapter.agent_type}', but newcomer='{config.newcomer}': "
@@ -70,6 +71,34 @@ def load_for_adaptation(
 
     with plugins.allowing(config.allow_parts):
         return seeded(config, build_model)
+
+
+def _parts(config: AdaptConfig, adapter: Pack | None) -> dict[str, PartConfig | None]:
+    """The newcomer's adapters: those of the pack that it starts from, and a `received` that this stage adds.
+
+    Raises:
+        ConfigError: the settings ask for another adapter than the pack holds.
+    """
+    wanted = {"before": config.before, "after": config.after, "received": config.received}
+    if adapter is None:
+        return wanted
+    have = {side: adapter.config.get(side) for side in wanted}
+    found: dict[str, PartConfig | None] = {}
+    for side, part in wanted.items():
+        told = have[side]
+        here = PartConfig(**told) if isinstance(told, dict) else None
+        if side == "received" and here is None:
+            found[side] = part
+            continue
+        asked = None if part is None else resolved("adapters", part)
+        if side in config.model_fields_set and asked != here:
+            wish = "null" if part is None else part.part
+            raise ConfigError(
+                f"{side}={wish}, but adapter={config.adapter} holds {here.part if here else 'none'} there: leave "
+                f"{side}= out, or make the adapter pack again with it"
+            )
+        found[side] = here
+    return found
 
 
 def seeded(config: JobConfig, make: Callable[[], Collaboration]) -> Collaboration:

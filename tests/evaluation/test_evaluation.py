@@ -289,7 +289,7 @@ class TestRefinedPoses:
         plain, refined = (Evaluator(dataset, self.NOISY, refine_poses=on).run(model, ROSTER, 1) for on in (False, True))
         assert all(message.boxes is None for message in plain.messages)
         for before, after in zip(plain.messages, refined.messages, strict=True):
-            assert after.boxes is not None and after.size_bytes == before.size_bytes + 32 * len(after.boxes)
+            assert after.boxes is not None and after.size_bytes == before.size_bytes + 16 * len(after.boxes)
 
     def test_shared_boxes_ride_on_the_messages_and_are_detected(
         self, model: Collaboration, dataset: SmallScenes, monkeypatch: pytest.MonkeyPatch

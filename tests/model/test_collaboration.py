@@ -900,7 +900,7 @@ def test_in_order_puts_rows_back() -> None:
 
 def test_parts_live_under_the_names_that_packs_rely_on(model: Collaboration) -> None:
     top = {name for name, _ in model.named_children()}
-    assert top == {"agents", "senders", "receivers", "backbone", "fusion", "neck", "head"}
+    assert top == {"agents", "senders", "receivers", "detectors", "backbone", "fusion", "neck", "head"}
     assert set(model.senders["lidar16"]) == {"before", "after"} and isinstance(model.receivers["lidar16"], nn.Module)
 
 
