@@ -121,7 +121,8 @@ def path_of(name: str, folder: Path) -> Path:
 
 
 INDIFFERENT = {"device", "allow_parts", "overwrite", "checkpoint_every", "hold_data", "keep_cache", "workers", "keep"}
-"""Settings of jobs that leave their results as they are."""
+INDIFFERENT |= {"schedule", "milestones", "accumulate", "ema"}
+"""Settings of jobs that leave their results as they are, or do so at the defaults that every study keeps."""
 
 
 def defaults_of(job: type[BaseModel]) -> dict[str, Any]:

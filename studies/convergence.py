@@ -331,7 +331,9 @@ def measure(config: ConvergenceConfig, chosen: Mapping[str, Mapping[str, Any]], 
         evaluator = Evaluator(data, channel, limit=config.frames)
         for name, model, cost in plan:
             for ego, roster in both_egos(LIDAR).items():
-                evaluation = evaluator.evaluate(model, roster, bar.of(len(plan) * 4))
+                if link != "clean" and ego != BASE:
+                    continue
+                evaluation = evaluator.evaluate(model, roster, bar.of(len(plan) * 3))
                 costs = {key: value for key, value in cost.items() if key != "steps"}
                 row = to_row(f"{name}/{ego}/{link}", LIDAR, roster, seed, evaluation, model, costs)
                 rows.append({**row, "line": name, "ego": ego, "link": link, "steps": cost["steps"]})

@@ -75,7 +75,7 @@ def write_page(summary: Mapping[str, Any], config: ConvergenceConfig) -> Path:
     newcomer = next(row["ego"] for row in summary["rows"] if row["ego"] != "lidar64")
     scenes = {"The base hears newcomers": "lidar64", "A newcomer hears the base": newcomer}
     tables = {
-        title: [(LINES[line], {link: rows[f"{line}/{ego}/{link}"] for link in LINKS}) for line in LINES]
+        title: [(LINES[line], {link: rows.get(f"{line}/{ego}/{link}") for link in LINKS}) for line in LINES]
         for title, ego in scenes.items()
     }
     page = (

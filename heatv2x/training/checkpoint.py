@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -18,20 +18,43 @@ from heatv2x.core.files import write_bytes
 from heatv2x.errors import DataError
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]) -> None:
+class Averaged(Protocol):
+    """A moving average of weights.
+
+    Attributes:
+        average: the tensors by name.
+        steps: how many it has taken in.
+    """
+
+    average: dict[str, Tensor]
+    steps: int
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    record: dict[str, Any],
+    average: Averaged | None = None,
+) -> None:
     """Write model, optimiser and record as a whole or not at all.
 
     Args:
         record: what the loop knows (step, seconds, curve, settings); becomes JSON metadata.
+        average: of the weights, if one is kept.
     """
     tensors = {f"model.{name}": value for name, value in _on_host(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value.cpu().contiguous() for name, value in average.average.items()}
     write_bytes(path, safetensors.torch.save(tensors, {"record": json.dumps(record)}))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore model and optimiser, and give the record back.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged | None = None
+) -> dict[str, Any]:
+    """Restore model, optimiser and the average of the weights, if one is kept, and give the record back.
 
     Raises:
         DataError: the file is corrupt or belongs to another model.
@@ -42,6 +65,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         model.load_state_dict(own)
+        if average is not None and record["identity"].get("ema"):  # else other settings, which the caller refuses
+            for name, value in average.average.items():
+                value.copy_(tensors[f"average.{name}"])
+            average.steps = int(record["steps"])
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
             path, f"training cannot continue from it: {error}", way_out="delete it to start this stage again"

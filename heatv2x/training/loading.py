@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,29 +44,36 @@ class Prepared:
 
 
 class _Steps(Dataset[Prepared]):
-    """The batches of all steps, by number."""
+    """The batches of all steps, by number; `rounds` of them make one step."""
 
-    def __init__(self, stage: Stage, seed: int, steps: int) -> None:
-        self.stage, self.seed, self.steps = stage, seed, steps
+    def __init__(self, stage: Stage, seed: int, count: int, rounds: int) -> None:
+        self.stage, self.seed, self.count, self.rounds = stage, seed, count, rounds
 
     def __len__(self) -> int:
-        return self.steps
+        return self.count
 
-    def __getitem__(self, step: int) -> Prepared:
+    def __getitem__(self, number: int) -> Prepared:
         started = time.process_time()
         try:
-            batch = self.stage.batch(np.random.default_rng([self.seed, step, 0]))
+            batch = self.stage.batch(np.random.default_rng([self.seed, *divmod(number, self.rounds)]))
         except HeatError as error:  # as a value: DataLoader would turn it into another kind of error
             return Prepared(None, error=error)
         return Prepared(batch, time.process_time() - started)
 
 
 def batches(
-    stage: Stage, seed: int, first: int, steps: int, workers: int = 0, device: torch.device | None = None
-) -> Iterator[Prepared]:
-    """The batches of steps `first` to `steps - 1`.
+    stage: Stage,
+    seed: int,
+    first: int,
+    count: int,
+    workers: int = 0,
+    device: torch.device | None = None,
+    rounds: int = 1,
+) -> Generator[Prepared]:
+    """The batches from number `first` to `count - 1`.
 
     Args:
+        rounds: batches of one step; each is drawn from the seed, its step and its place in the step.
         workers: processes that prepare them ahead; 0 prepares each when it is asked for.
         device: where they will be used; for a GPU they are laid into page-locked memory.
 
@@ -74,10 +81,10 @@ def batches(
         ConfigError: more workers than the process may use cores, or the system cannot fork.
         HeatError: a file is broken, or a worker was ended by the system.
     """
-    source = _Steps(stage, seed, steps)
+    source = _Steps(stage, seed, count, rounds)
     if workers == 0:
-        for step in range(first, steps):
-            prepared = source[step]
+        for number in range(first, count):
+            prepared = source[number]
             if prepared.error is not None:
                 raise prepared.error
             yield replace(prepared, cpu_seconds=0.0)
@@ -86,24 +93,24 @@ def batches(
     loader = DataLoader(
         source,
         batch_size=None,
-        sampler=range(first, steps),
+        sampler=range(first, count),
         num_workers=workers,
         prefetch_factor=_AHEAD,
         pin_memory=device is not None and device.type == "cuda",
         multiprocessing_context="fork",
     )
-    step = first
+    number = first
     try:
         for prepared in loader:
             if prepared.error is not None:
                 raise prepared.error
             yield prepared
-            step += 1
+            number += 1
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise HeatError(
-            f"A worker process that prepares batches died at step {step}: {str(error).splitlines()[0]}\n"
+            f"A worker process that prepares batches died at step {number // rounds}: {str(error).splitlines()[0]}\n"
             "  Way out: the usual cause is lack of memory (or of /dev/shm, in a container): set a smaller workers= or "
             "hold_data=false, then start the same command again; it continues from the last checkpoint"
         ) from error

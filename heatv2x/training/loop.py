@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,25 +24,21 @@ import torch
 from torch import Tensor, nn
 
 from heatv2x.core import distributed
-from heatv2x.core.config import Config
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import peak_memory
 from heatv2x.model.packs import tensors_digest
-from heatv2x.nn.move import in_precision, precision_on, to_device
+from heatv2x.nn.move import precision_on, to_device
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from heatv2x.training.loading import batches
+from heatv2x.training.loading import Prepared, batches
+from heatv2x.training.optimiser import Optimiser, OptimiserConfig
 from heatv2x.training.stage import Stage
 
 log = logging.getLogger(__name__)
 
 
-class LoopConfig(Config):
+class LoopConfig(OptimiserConfig):
     """Attributes:
-    steps: optimiser steps.
-    lr: peak learning rate; rises over the first 15 % of the steps, then falls along a cosine.
-    weight_decay: AdamW's weight decay.
-    clip: largest norm of the gradient.
     seed: seed of every random draw.
     checkpoint_every: steps between checkpoints; 0 writes none.
     measure_every: steps between points of the curve and between looks at the loss, which wait for the GPU.
@@ -49,15 +46,22 @@ class LoopConfig(Config):
     precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
     """
 
-    steps: int = pydantic.Field(300, gt=0)
-    lr: float = pydantic.Field(2e-3, gt=0)
-    weight_decay: float = pydantic.Field(1e-2, ge=0)
-    clip: float = pydantic.Field(10.0, gt=0)
     seed: int = 0
     checkpoint_every: int = pydantic.Field(100, ge=0)
     measure_every: int = pydantic.Field(10, gt=0)
     workers: int = pydantic.Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the weights, as JSON.
+
+        Those that came later count only where they change something, so that earlier results stay what they are.
+        """
+        settings = self.model_dump(mode="json")
+        later = {"schedule", "milestones", "accumulate", "ema"}
+        unused = {"milestones"} if self.schedule == "cosine" else set()
+        neutral = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in settings.items() if name not in neutral | unused}
 
 
 @dataclass
@@ -134,27 +138,28 @@ def train(
         LostProcessError: another process is gone.
         RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
     """
-    identity = dict(identity) if identity is not None else config.model_dump(mode="json", exclude={"workers"})
-    model = stage.model
+    model, identity = stage.model, {**(config.decisive() if identity is None else identity)}
+    identity.pop("workers", None)
     parameters = _free(model, stage.trainable())
     device = parameters[0].device
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     precision = precision_on(device, config.precision)
     distributed.broadcast_from_first(model.state_dict().values())
     record = TrainingRecord(stage.name, trained_parameters=sum(p.numel() for p in parameters), precision=precision)
     record.processes = distributed.world_size()
     identity["frozen"] = (frozen := frozen_digest(model))[1]
+    optimiser = Optimiser(model, config, precision)
     if checkpoint is not None and _everywhere(checkpoint):
-        _continue(record, load_checkpoint(checkpoint, model, optimizer), identity, checkpoint)
+        _continue(record, load_checkpoint(checkpoint, model, optimiser.adamw, optimiser.average), identity, checkpoint)
     written = checkpoint if distributed.rank() == 0 and config.checkpoint_every else None
     stage.set_mode()
     clock = _Clock(record)
     terms: dict[str, float] = {}
-    with shared_norms(model):
-        for prepared in batches(stage, config.seed, record.steps, config.steps, config.workers, device):
-            clock.batch_arrived(prepared.cpu_seconds)
-            rate = learning_rate(record.steps, config.steps, config.lr)
-            loss, norm = _update(stage, optimizer, to_device(prepared.batch, device), rate, config.clip, precision)
+    first, last = (steps * config.accumulate for steps in (record.steps, config.steps))
+    supply = batches(stage, config.seed, first, last, config.workers, device, config.accumulate)
+    with shared_norms(model), closing(supply):
+        while record.steps < config.steps:
+            loss = _gradients(stage, optimiser, supply, clock, config.accumulate, device)
+            optimiser.step(record.steps)
             record.steps += 1
             point = record.steps % config.measure_every == 0 or record.steps in (1, config.steps)
             keep = checkpoint is not None and config.checkpoint_every and record.steps % config.checkpoint_every == 0
@@ -164,43 +169,65 @@ def train(
             clock.step_done()
             at = {"step": record.steps, "cpu_seconds": round(record.cpu_seconds, 3)}
             if point:
-                record.curve.append({**at, "loss": whole_loss, **terms, "lr": rate, "gradient_norm": float(norm)})
+                about = {"lr": optimiser.rate, "gradient_norm": float(optimiser.norm)}
+                record.curve.append({**at, "loss": whole_loss, **terms, **about})
                 watch({**record.curve[-1], **clock.pace()})
             if measured and measure is not None:
-                record.curve.append({**at, **measure(record.steps)})
+                _measure(stage, optimiser, record, at, measure, best)
                 watch(record.curve[-1])
-                _keep_best(best, record, model)
-                stage.set_mode()
             progress(record.steps, config.steps, terms)
             if keep and written is not None:
-                save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
+                _save(written, model, optimiser, record, identity)
             clock.go_on()
     model.eval()
     model.has_trained(stage.trainable())
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     record.peak_memory_mb = round(distributed.all_reduce_max(peak_memory().resident_bytes) / 2**20, 1)
     if written:
-        save_checkpoint(written, model, optimizer, {"identity": identity, **record.to_dict()})
-    if best is not None and record.best:
-        _take_best(best, record, model)
-        record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
+        _save(written, model, optimiser, record, identity)
+    _take_what_is_wanted(best, record, model, optimiser)
+    record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     return record
 
 
-def _update(
-    stage: Stage, optimizer: torch.optim.Optimizer, batch: Any, rate: float, clip: float, precision: str
-) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; gives the loss and the norm of its gradient."""
-    (group,) = optimizer.param_groups
-    group["lr"] = rate
-    with in_precision(precision, group["params"][0].device):
-        loss: Tensor = stage(batch)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    distributed.all_reduce_gradients(group["params"])
-    norm = nn.utils.clip_grad_norm_(group["params"], clip)
-    optimizer.step()
-    return loss, norm
+def _gradients(
+    stage: Stage, optimiser: Optimiser, supply: Iterator[Prepared], clock: _Clock, rounds: int, device: torch.device
+) -> Tensor:
+    """The gradients of a step, from one batch or the mean of several; gives their loss. Its terms are the stage's."""
+    losses, terms = [], []
+    for place in range(rounds):
+        if place:
+            clock.step_done()
+            clock.go_on()
+        prepared = next(supply)
+        clock.batch_arrived(prepared.cpu_seconds)
+        losses.append(optimiser.add(stage, to_device(prepared.batch, device), place == 0))
+        terms.append(stage.last_terms)
+    if rounds > 1:
+        stage.last_terms = {name: torch.stack([each[name] for each in terms]).mean() for name in terms[0]}
+    return losses[0] if rounds == 1 else torch.stack(losses).mean()
+
+
+def _measure(
+    stage: Stage,
+    optimiser: Optimiser,
+    record: TrainingRecord,
+    at: Mapping[str, float],
+    measure: Measure,
+    best: Path | None,
+) -> None:
+    """Add a measurement of the weights that a pack would hold to the curve, and keep them if they are the best."""
+    with optimiser.averaged():
+        record.curve.append({**at, **measure(record.steps)})
+        _keep_best(best, record, stage.model)
+    stage.set_mode()
+
+
+def _save(
+    path: Path, model: nn.Module, optimiser: Optimiser, record: TrainingRecord, identity: Mapping[str, Any]
+) -> None:
+    about = {"identity": identity, **record.to_dict()}
+    save_checkpoint(path, model, optimiser.adamw, about, optimiser.average)
 
 
 class _Clock:
@@ -255,11 +282,14 @@ def _keep_best(path: Path | None, record: TrainingRecord, model: nn.Module) -> N
             save_weights(path, model, record.best)
 
 
-def _take_best(path: Path, record: TrainingRecord, model: nn.Module) -> None:
-    """Give the model the best weights."""
-    if distributed.rank() == 0:
-        load_weights(path, model, record.best)
-    distributed.broadcast_from_first(model.state_dict().values())
+def _take_what_is_wanted(best: Path | None, record: TrainingRecord, model: nn.Module, optimiser: Optimiser) -> None:
+    """Give the model the best weights, or the average of the last ones, if that was asked for."""
+    if optimiser.average is not None:
+        optimiser.average.take()
+    if best is not None and record.best:
+        if distributed.rank() == 0:
+            load_weights(best, model, record.best)
+        distributed.broadcast_from_first(model.state_dict().values())
 
 
 def _of_all(seconds: float, loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[float, float, dict[str, float]]:
@@ -274,15 +304,6 @@ def _everywhere(checkpoint: Path) -> bool:
     """Whether there is a checkpoint; all processes must agree on that."""
     otherwise = f"only some processes can see {checkpoint}: put out= on a disk that all of them share"
     return distributed.agree(checkpoint.exists(), otherwise)
-
-
-def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.15) -> float:
-    """Linear rise over the first share of the steps, then half a cosine down to a hundredth of the peak."""
-    rise = max(1, round(warm_up * steps))
-    if step < rise:
-        return peak * ((step + 1) / rise)
-    fall = (step - rise) / max(1, steps - rise)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
 
 
 def frozen_digest(model: nn.Module) -> tuple[int, str]:

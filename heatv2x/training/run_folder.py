@@ -101,7 +101,7 @@ def log_to(path: Path) -> Iterator[None]:
 
 def portable(config: JobConfig) -> dict[str, Any]:
     """The settings that decide the weights, for a pack's provenance: no file paths, nothing that only observes."""
-    settings = config.model_dump(mode="json")
+    settings = config.decisive()
     places = {
         "data",
         "out",

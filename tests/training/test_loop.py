@@ -19,7 +19,8 @@ from torch import Tensor
 
 from heatv2x.core.config import build
 from heatv2x.errors import ConfigError, DataError, HeatError
-from heatv2x.training.loop import LoopConfig, TrainingRecord, frozen_digest, learning_rate, train
+from heatv2x.training.loop import LoopConfig, TrainingRecord, frozen_digest, train
+from heatv2x.training.optimiser import learning_rate
 from heatv2x.training.stage import Stage
 from tests.scene_factory import changed, same_state, shaken, state_copy
 from tests.training.stages import FAST, STAGES, build_stage
@@ -371,3 +372,101 @@ class TestBest:
             (tmp_path / "other/best.safetensors").rename(best)
         with pytest.raises(DataError, match=r"(?s)best weights cannot be read.*keep=last"):
             self.run({1: 0.7, 6: 0.1}, tmp_path)
+
+
+class TestOneStep:
+    """Several batches a step, averaged weights, milestones: each does what it says, and all continue exactly."""
+
+    def test_two_batches_a_step_are_their_mean(self) -> None:
+        """One step of plain gradient: half the gradient of the one batch plus half that of the other."""
+        gradients = []
+        for place in (0, 1):
+            stage = build_stage("base")
+            stage.set_mode()
+            stage(stage.batch(np.random.default_rng([0, 0, place]))).backward()
+            gradients.append({n: p.grad.clone() for n, p in stage.model.named_parameters() if p.grad is not None})
+        stage = build_stage("base")
+        config = FAST.model_copy(update={"steps": 1, "accumulate": 2, "clip": 1e9})
+        record = train(stage, config)
+        found = {n: p.grad for n, p in stage.model.named_parameters() if p.grad is not None}
+        for name, gradient in found.items():
+            wanted = (gradients[0][name] + gradients[1][name]) / 2
+            torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
+        assert record.steps == 1 and record.curve[-1]["loss"] > 0
+
+    def test_workers_prepare_the_same_rounds(self) -> None:
+        config = FAST.model_copy(update={"steps": 3, "accumulate": 2})
+        states = []
+        for workers in (0, 2):
+            stage = build_stage("base")
+            train(stage, config.model_copy(update={"workers": workers}))
+            states.append(state_copy(stage.model))
+        assert same_state(*states)
+
+    def test_the_model_ends_with_the_average(self) -> None:
+        config = FAST.model_copy(update={"steps": 4, "checkpoint_every": 0})
+        seen: list[dict[str, torch.Tensor]] = []
+        plain = build_stage("local")
+        train(plain, config, progress=lambda *_: seen.append(state_copy(plain.model)))
+        averaged = build_stage("local")
+        train(averaged, config.model_copy(update={"ema": 0.9}))
+        trained = {name for name, p in averaged.model.named_parameters() if p.requires_grad}
+        start = state_copy(build_stage("local").model)
+        for name, value in averaged.model.state_dict().items():
+            wanted = start[name] if name in trained else seen[-1][name]
+            for step, state in enumerate(seen, start=1):
+                decay = min(0.9, (1 + step) / (10 + step))
+                wanted = wanted * decay + state[name] * (1 - decay) if name in trained else wanted
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+
+    def test_measurements_see_the_average_and_training_goes_on_with_the_weights(self) -> None:
+        config = FAST.model_copy(update={"steps": 4, "checkpoint_every": 0, "ema": 0.9})
+        measured: list[dict[str, torch.Tensor]] = []
+        stage, undisturbed = build_stage("local"), build_stage("local")
+
+        def measure(step: int) -> dict[str, float]:
+            measured.append(state_copy(stage.model))
+            return {"ap50": 0.5}
+
+        train(stage, config, measure=measure, measure_at=(2, 4))
+        train(undisturbed, config)
+        assert same_state(state_copy(stage.model), state_copy(undisturbed.model))
+        assert same_state(measured[-1], state_copy(stage.model)) and not same_state(measured[0], measured[-1])
+
+    @pytest.mark.parametrize("more", [{"accumulate": 2}, {"ema": 0.9}, {"schedule": "steps", "milestones": (0.5,)}])
+    def test_a_stopped_run_goes_on_exactly(self, more: dict[str, Any], tmp_path: Path) -> None:
+        config = FAST.model_copy(update={"steps": 6, "checkpoint_every": 3, **more})
+        whole = build_stage("local")
+        train(whole, config)
+
+        def stop(done: int, *_: object) -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+        part = build_stage("local")
+        with pytest.raises(KeyboardInterrupt):
+            train(part, config, tmp_path / "c.safetensors", progress=stop)
+        again = build_stage("local")
+        record = train(again, config, tmp_path / "c.safetensors")
+        assert record.steps == 6 and same_state(state_copy(again.model), state_copy(whole.model))
+
+    def test_a_checkpoint_without_an_average_is_not_continued_with_one(self, tmp_path: Path) -> None:
+        train(build_stage("local"), FAST, tmp_path / "c.safetensors")
+        with pytest.raises(ConfigError, match="ema"):
+            train(build_stage("local"), FAST.model_copy(update={"ema": 0.9}), tmp_path / "c.safetensors")
+
+    def test_the_rate_falls_to_a_tenth_at_each_milestone(self) -> None:
+        rates = [learning_rate(step, 120, 1.0, "steps", (0.5, 5 / 6)) for step in range(120)]
+        assert rates[17] == 1.0 and rates[59] == 1.0
+        assert rates[60] == pytest.approx(0.1) and rates[99] == pytest.approx(0.1)
+        assert rates[100] == pytest.approx(0.01) and rates[-1] == pytest.approx(0.01)
+        assert rates[:18] == [learning_rate(step, 120, 1.0) for step in range(18)], "both rise alike"
+
+    def test_settings_that_came_later_count_where_they_change_something(self) -> None:
+        assert not {"ema", "accumulate", "schedule", "milestones"} & set(LoopConfig().decisive())
+        assert not {"schedule", "milestones"} & set(LoopConfig(milestones=(0.1,)).decisive())
+        assert LoopConfig(schedule="steps", milestones=(0.3,), ema=0.5).decisive().keys() >= {
+            "schedule",
+            "milestones",
+            "ema",
+        }
