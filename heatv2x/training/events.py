@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from heatv2x.structures import UInt8
+
 
 class EventWriter:
     """Writes the points of a training curve as they come.
@@ -41,6 +43,12 @@ class EventWriter:
                 group = "validation" if name.startswith("ap") else "training"
                 self._writer.add_scalar(f"{group}/{name}", value, int(point["step"]))
         self._writer.flush()
+
+    def picture(self, step: int, pixels: UInt8) -> None:
+        """A validation scene, (H, W, 3)."""
+        if self._writer is not None:
+            self._writer.add_image("validation/scene", pixels, step, dataformats="HWC")
+            self._writer.flush()
 
     def close(self) -> None:
         """Write what is left."""

@@ -24,6 +24,7 @@ from heatv2x.core.workers import Tell
 from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import Stopwatch
 from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.picture import from_above
 from heatv2x.evaluation.roster import Roster
 from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack, with_detector
 from heatv2x.model.collaboration import Collaboration
@@ -322,7 +323,10 @@ def _run(
     model.to(find_device(config.device))
     with Stopwatch() as preparation:
         agents = {type_name: model.agent(type_name) for type_name in types}
-        pool = load_pool(dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data)
+        skip = config.on_bad_file == "skip"
+        pool = load_pool(
+            dataset, agents, config.frames, lambda a, b: tell("reading frames", a, b), config.hold_data, skip
+        )
         stage = make_stage(pool, tell)
     speaks = distributed.rank() == 0
     events = EventWriter(config.out if speaks else None)
@@ -333,7 +337,7 @@ def _run(
             config,
             config.out / "checkpoint.safetensors",
             progress=lambda done, total, terms: tell(_with_loss("training", terms), done, total),
-            measure=_validation(config, model, roster) if config.validate_frames else None,
+            measure=_validation(config, model, roster, events) if config.validate_frames else None,
             measure_at=_measure_at(config),
             identity=identity,
             best=config.out / "best.safetensors" if config.keep == "best" else None,
@@ -343,6 +347,7 @@ def _run(
     model.eval().to("cpu")
     preparing = float(distributed.all_reduce_detached(torch.tensor(preparation.cpu_s, dtype=torch.float64)))
     seconds, wall = preparing + record.cpu_seconds, preparation.wall_s + record.wall_seconds
+    record.bad_files = list(dict.fromkeys([*pool.bad_files, *record.bad_files]))
     about = {"seconds": round(seconds, 2), "wall_seconds": round(wall, 2), **record.to_dict()}
     if distributed.rank() > 0:
         return JobResult(model, record, seconds, wall, [])
@@ -380,12 +385,17 @@ def _alone(name: str) -> Roster:
     return Roster(name, name, drop=True)
 
 
-def _validation(config: JobConfig, model: Collaboration, roster: Roster) -> Measure:
-    """Average precision on frames of the validation split."""
+def _validation(config: JobConfig, model: Collaboration, roster: Roster, events: EventWriter) -> Measure:
+    """Average precision on frames of the validation split, and a picture of the first."""
     evaluator = Evaluator(open_split(config, "validate"), limit=config.validate_frames)
+    shown = evaluator.indices[0]
+    evaluator.keep = {shown}
 
-    def measure(_: int) -> dict[str, float]:
-        ap = evaluator.evaluate(model, roster).result.ap
+    def measure(step: int) -> dict[str, float]:
+        evaluation = evaluator.evaluate(model, roster)
+        ap = evaluation.result.ap
+        if shown in evaluation.scenes:  # of several processes the first one runs it, and writes
+            events.picture(step, from_above(evaluation.scenes[shown], model.grid))
         # an evaluation without ground truth does not end
         return {f"ap{round(100 * float(threshold))}": value for threshold, value in ap.items() if value is not None}
 

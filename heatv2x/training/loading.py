@@ -6,6 +6,7 @@ and after a run was killed and continued. Workers are forked: they share the fra
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import time
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from heatv2x.errors import ConfigError, HeatError
+from heatv2x.errors import ConfigError, DataError, HeatError
 from heatv2x.nn.move import pinned
 from heatv2x.training.stage import Stage
 
+log = logging.getLogger(__name__)
+_DRAWS = 20  # so many batches in a row may hold a file that cannot be read
 _AHEAD = 2  # batches that each worker prepares before they are asked for
 
 
@@ -32,11 +35,13 @@ class Prepared:
         batch: what the stage's losses take, on the CPU.
         cpu_seconds: CPU time of the worker that prepared it; 0 if that was this process.
         error: what went wrong; raised where the batch is used.
+        bad_files: what could not be read before this batch was drawn in place of another.
     """
 
     batch: Any
     cpu_seconds: float = 0.0
     error: HeatError | None = None
+    bad_files: tuple[str, ...] = ()
 
     def pin_memory(self) -> Prepared:
         """Copy to page-locked memory, so that copies to a GPU need no waiting; `DataLoader` calls this."""
@@ -44,21 +49,41 @@ class Prepared:
 
 
 class _Steps(Dataset[Prepared]):
-    """The batches of all steps, by number; `rounds` of them make one step."""
+    """The batches of all steps, by number; `rounds` of them make one step.
 
-    def __init__(self, stage: Stage, seed: int, count: int, rounds: int) -> None:
+    With `skip` a batch with a file that cannot be read is drawn again, from the seed, its number and how often that
+    happened: the same in every process and every run, as long as the same files are bad.
+    """
+
+    def __init__(self, stage: Stage, seed: int, count: int, rounds: int, skip: bool) -> None:
         self.stage, self.seed, self.count, self.rounds = stage, seed, count, rounds
+        self.draws = _DRAWS if skip else 1
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> Prepared:
         started = time.process_time()
-        try:
-            batch = self.stage.batch(np.random.default_rng([self.seed, *divmod(number, self.rounds)]))
-        except HeatError as error:  # as a value: DataLoader would turn it into another kind of error
-            return Prepared(None, error=error)
-        return Prepared(batch, time.process_time() - started)
+        bad: list[str] = []
+        for draw in range(self.draws):
+            again = (draw,) if draw else ()
+            try:
+                batch = self.stage.batch(np.random.default_rng([self.seed, *divmod(number, self.rounds), *again]))
+                return Prepared(batch, time.process_time() - started, bad_files=tuple(bad))
+            except DataError as error:
+                if self.draws == 1:
+                    return Prepared(None, error=error)
+                log.warning("skipped: %s", error)
+                bad.append(str(error.path))
+            except HeatError as error:  # as a value: DataLoader would turn it into another kind of error
+                return Prepared(None, error=error)
+        return Prepared(
+            None,
+            error=HeatError(
+                f"{self.draws} batches in a row held a file that cannot be read, the last one {bad[-1]}: the data are "
+                "broken.\n  Way out: heatv2x data check data=FOLDER names every such file"
+            ),
+        )
 
 
 def batches(
@@ -69,11 +94,13 @@ def batches(
     workers: int = 0,
     device: torch.device | None = None,
     rounds: int = 1,
+    skip: bool = False,
 ) -> Generator[Prepared]:
     """The batches from number `first` to `count - 1`.
 
     Args:
         rounds: batches of one step; each is drawn from the seed, its step and its place in the step.
+        skip: draw another batch in the place of one with a file that cannot be read.
         workers: processes that prepare them ahead; 0 prepares each when it is asked for.
         device: where they will be used; for a GPU they are laid into page-locked memory.
 
@@ -81,7 +108,7 @@ def batches(
         ConfigError: more workers than the process may use cores, or the system cannot fork.
         HeatError: a file is broken, or a worker was ended by the system.
     """
-    source = _Steps(stage, seed, count, rounds)
+    source = _Steps(stage, seed, count, rounds, skip)
     if workers == 0:
         for number in range(first, count):
             prepared = source[number]

@@ -44,6 +44,8 @@ class LoopConfig(OptimiserConfig):
     measure_every: steps between points of the curve and between looks at the loss, which wait for the GPU.
     workers: processes that prepare batches ahead of time; the weights do not depend on how many there are.
     precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
+    on_bad_file: "error" ends the run at a file that cannot be read; "skip" draws something else in its place, names
+        the file in the log and in the record, and goes on.
     """
 
     seed: int = 0
@@ -51,6 +53,7 @@ class LoopConfig(OptimiserConfig):
     measure_every: int = pydantic.Field(10, gt=0)
     workers: int = pydantic.Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    on_bad_file: Literal["error", "skip"] = "error"
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the weights, as JSON.
@@ -80,6 +83,7 @@ class TrainingRecord:
         curve: points with step, cpu_seconds, loss, the terms, and whatever a measurement added.
         best: step and AP50 of the best validation, if the best weights were to be kept.
         frozen_proof: how many tensors were frozen, and the SHA-256 over them before and after.
+        bad_files: files that could not be read and were passed over, each once (on_bad_file=skip).
     """
 
     stage: str
@@ -94,6 +98,7 @@ class TrainingRecord:
     curve: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     frozen_proof: dict[str, Any] = field(default_factory=dict)
+    bad_files: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -155,8 +160,8 @@ def train(
     clock = _Clock(record)
     terms: dict[str, float] = {}
     first, last = (steps * config.accumulate for steps in (record.steps, config.steps))
-    supply = batches(stage, config.seed, first, last, config.workers, device, config.accumulate)
-    with shared_norms(model), closing(supply):
+    how = config.workers, device, config.accumulate, config.on_bad_file == "skip"
+    with shared_norms(model), closing(batches(stage, config.seed, first, last, *how)) as supply:
         while record.steps < config.steps:
             loss = _gradients(stage, optimiser, supply, clock, config.accumulate, device)
             optimiser.step(record.steps)
@@ -201,6 +206,7 @@ def _gradients(
             clock.go_on()
         prepared = next(supply)
         clock.batch_arrived(prepared.cpu_seconds)
+        clock.record.bad_files = list(dict.fromkeys([*clock.record.bad_files, *prepared.bad_files]))
         losses.append(optimiser.add(stage, to_device(prepared.batch, device), place == 0))
         terms.append(stage.last_terms)
     if rounds > 1:
@@ -338,7 +344,7 @@ def _continue(record: TrainingRecord, saved: dict[str, Any], identity: Mapping[s
         before = saved.get("identity") or {}
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         raise ConfigError(f"{path} was made with other settings ({', '.join(changed)}): delete it or use another out=")
-    for key in ("steps", "cpu_seconds", "wall_seconds", "waiting_seconds", "curve", "best"):
+    for key in ("steps", "cpu_seconds", "wall_seconds", "waiting_seconds", "curve", "best", "bad_files"):
         setattr(record, key, saved[key])
     log.info("continuing %s at step %d from %s", record.stage, record.steps, path)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from heatv2x.agents.base import Agent
 from heatv2x.data.datasets.base import Dataset, labelled_frames
+from heatv2x.errors import DataError, HeatError
 from heatv2x.geometry.handedness import frame_on
 from heatv2x.structures import AgentFrame, Frame
 
@@ -23,10 +24,12 @@ class Pool:
     Attributes:
         frames: labels and poses; their agents carry no sensor data.
         sensed: by type, by frame, by agent: the agent's frame as that type needs it.
+        bad_files: of frames that were left out because they cannot be read.
     """
 
     frames: list[Frame]
     sensed: dict[str, list[list[AgentFrame]]]
+    bad_files: list[str] = field(default_factory=list, kw_only=True)
 
     def agent(self, frame: int, agent: int, agent_type: str) -> AgentFrame:
         """One agent of one frame as the given type."""
@@ -60,6 +63,7 @@ def load_pool(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     hold: bool = True,
+    skip: bool = False,
 ) -> Pool:
     """Read the labelled frames of a split once, decoding only the sensors that the given types declare.
 
@@ -69,6 +73,7 @@ def load_pool(
         limit: read only so many frames, spread evenly over those that are labelled.
         progress: called with (frames read, frames in all).
         hold: keep the sensor data in memory; otherwise they are read again whenever an agent is drawn.
+        skip: leave out frames with a file that cannot be read; the pool says which.
 
     Raises:
         HeatError: no frame is labelled.
@@ -83,12 +88,26 @@ def load_pool(
     total = len(labelled) if limit is None else min(limit, len(labelled))
     chosen = [labelled[(2 * place + 1) * len(labelled) // (2 * total)] for place in range(total)]
     frames: list[Frame] = []
+    bad: dict[int, str] = {}
     sensed: dict[str, list[list[AgentFrame]]] = {name: [] for name in agents}
     for done, index in enumerate(chosen, start=1):
-        frame = frame_on(grid, dataset.read(index, sensors))
+        try:
+            frame = frame_on(grid, dataset.read(index, sensors))
+        except DataError as error:
+            if not skip:
+                raise
+            log.warning("skipped: %s", error)
+            bad[index] = str(error.path)
+            continue
         for name, agent in agents.items() if hold else ():
             sensed[name].append([agent.reduce(agent_frame) for agent_frame in frame.agents])
         frames.append(frame.with_agents(tuple(replace(agent, lidars={}, cameras=()) for agent in frame.agents)))
         if progress:
             progress(done, total)
-    return Pool(frames, sensed) if hold else DiskPool(frames, {}, dataset, agents, chosen)
+    if not frames:
+        raise HeatError(f"none of the {total} frames can be read; the first bad file is {next(iter(bad.values()))}")
+    files = list(dict.fromkeys(bad.values()))
+    if hold:
+        return Pool(frames, sensed, bad_files=files)
+    left = [index for index in chosen if index not in bad]
+    return DiskPool(frames, {}, dataset, agents, left, bad_files=files)

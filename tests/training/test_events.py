@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import struct
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from heatv2x.evaluation.evaluator import Evaluator
+from heatv2x.evaluation.picture import from_above
+from heatv2x.evaluation.roster import Roster
+from heatv2x.structures import Boxes3D
 from heatv2x.training.events import EventWriter
+from tests.scene_factory import GRID, SmallScenes, small_model
+
+
+def events(folder: Path) -> Iterator[Event]:
+    """What the event files of a folder hold."""
+    for path in folder.glob("events.out.tfevents.*"):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", data)
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """By name, by step, what the event files of a folder hold."""
     found: dict[str, dict[int, float]] = {}
-    for path in folder.glob("events.out.tfevents.*"):
-        data = path.read_bytes()
-        while data:  # length, its checksum, the event, its checksum
-            (length,) = struct.unpack_from("<Q", data)
-            event = Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    for event in events(folder):
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
 
 
@@ -39,3 +54,27 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     writer.add({"step": 1, "loss": 2.5})
     writer.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scene_comes_back_as_a_picture(tmp_path: Path) -> None:
+    """Points, truth and detections from above, where they are; TensorBoard gets the same pixels."""
+    model = small_model()
+    evaluator = Evaluator(SmallScenes(frames=1), keep=[0])
+    scene = evaluator.evaluate(model, Roster("lidar64", "lidar64")).scenes[0]
+    sure = Boxes3D(scene.truth.boxes[:1], scores=np.float32([0.9]))
+    scene = replace(scene, detections=sure, truth=scene.truth[1:2])
+    pixels = from_above(scene, GRID, width=320)
+    height = round(320 * (GRID.y_max - GRID.y_min) / (GRID.x_max - GRID.x_min))
+    assert pixels.shape == (height, 320, 3) and pixels.dtype == np.uint8
+    for boxes, colour in ((scene.truth, (0, 158, 115)), (scene.detections, (230, 159, 0))):
+        rows, columns = np.nonzero((pixels == colour).all(axis=2))
+        x = GRID.x_min + columns.mean() / 320 * (GRID.x_max - GRID.x_min)
+        y = GRID.y_max - rows.mean() / height * (GRID.y_max - GRID.y_min)
+        assert np.hypot(x - boxes.boxes[0, 0], y - boxes.boxes[0, 1]) < 1.0
+    writer = EventWriter(tmp_path)
+    writer.picture(7, pixels)
+    writer.close()
+    (event,) = [each for each in events(tmp_path) if each.summary.value]
+    (value,) = event.summary.value
+    shown = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+    assert (value.tag, event.step) == ("validation/scene", 7) and np.array_equal(shown, pixels)

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from heatv2x.errors import ConfigError, DataError, HeatError
+from heatv2x.structures import Frame
+from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.loading import Prepared, batches
 from heatv2x.training.loop import train
-from tests.scene_factory import same_state
-from tests.training.stages import FAST, STAGES, build_stage
+from heatv2x.training.pool import load_pool
+from tests.scene_factory import SmallScenes, same_state, small_model
+from tests.training.stages import FAST, SCENES, STAGES, build_stage
 from tests.training.test_loop import KilledError, loss_curve, stop_after
 
 
@@ -84,3 +87,62 @@ def test_without_fork_there_are_no_workers(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(ConfigError, match="workers=1 needs a system that can fork"):
         next(batches(build_stage("base"), 0, 0, 5, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_skip_another_batch_is_drawn_and_the_file_is_named(workers: int) -> None:
+    """The same one whoever prepares it; all others stay what they were."""
+    stage: Any = _Broken("file")
+    found = list(batches(stage, 0, 0, 5, workers, skip=True))
+    assert len(found) == 5 and [each.bad_files for each in found] == [(), (), ("town/0007.pcd",), (), ()]
+
+
+def test_data_that_are_broken_throughout_are_an_error() -> None:
+    class Hopeless:
+        def batch(self, rng: np.random.Generator) -> torch.Tensor:
+            raise DataError("town/0001.pcd", "is empty")
+
+    stage: Any = Hopeless()
+    with pytest.raises(HeatError, match=r"(?s)20 batches in a row .* town/0001.pcd.*data check"):
+        list(batches(stage, 0, 0, 5, skip=True))
+
+
+class _Holes(SmallScenes):
+    """Scenes of which some cannot be read."""
+
+    def __init__(self, bad: set[int], only_sensors: bool = False) -> None:
+        super().__init__(frames=4, agents=2)
+        self.bad, self.only_sensors = bad, only_sensors
+
+    def read(self, index: int, sensors: Any) -> Frame:
+        if index in self.bad and (sensors or not self.only_sensors):
+            raise DataError(f"town/{index}.pcd", "is cut off")
+        return super().read(index, sensors)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_frames_that_cannot_be_read_are_left_out_of_a_pool(hold: bool) -> None:
+    agents = {"lidar64": small_model().agent("lidar64")}
+    with pytest.raises(DataError, match=r"town/1\.pcd"):
+        load_pool(_Holes({1}), agents, hold=hold)
+    pool = load_pool(_Holes({1, 3}), agents, hold=hold, skip=True)
+    dataset = SmallScenes(frames=4, agents=2)
+    assert pool.bad_files == ["town/1.pcd", "town/3.pcd"]
+    assert [frame.name for frame in pool.frames] == [dataset.name(0), dataset.name(2)]
+    wanted = dataset.read(2, ["lidar64"]).agents[1]
+    assert len(pool.agent(1, 1, "lidar64").lidars["lidar64"].points) == len(wanted.lidars["lidar64"].points)
+    with pytest.raises(HeatError, match=r"none of the 4 frames can be read; the first bad file is town/0.pcd"):
+        load_pool(_Holes({0, 1, 2, 3}), agents, hold=hold, skip=True)
+
+
+def test_a_run_passes_over_a_bad_sweep_and_says_so() -> None:
+    """Read from the disk at every draw, where only a draw finds out."""
+    model = small_model(shake=0.05)
+    pool = load_pool(_Holes({2}, only_sensors=True), {"lidar64": model.agent("lidar64")}, hold=False)
+    stage = CollaborativeTraining(model, pool, {"lidar64": 1.0}, SCENES, 2)
+    record = train(stage, FAST.model_copy(update={"on_bad_file": "skip"}))
+    assert record.bad_files == ["town/2.pcd"] and record.steps == FAST.steps
+    again = small_model(shake=0.05)
+    stage = CollaborativeTraining(again, pool, {"lidar64": 1.0}, SCENES, 2)
+    with pytest.raises(DataError, match=r"town/2\.pcd"):
+        train(stage, FAST)
