@@ -1,60 +1,42 @@
-"""One evaluated scene from above as pixels: points, what is there, and what was found."""
+"""One evaluated scene as pixels, drawn as `heatv2x view` draws a frame."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw
 
+from heatv2x.data.view.frame_view import Sight, View
 from heatv2x.evaluation.results import SceneResult
-from heatv2x.geometry.boxes import corners_bev
 from heatv2x.geometry.grid import BevGrid
-from heatv2x.structures import Boxes3D, UInt8
+from heatv2x.geometry.matching import judge
+from heatv2x.structures import UInt8
 
-_GROUND, _POINT, _SENDER = (24, 26, 30), (110, 116, 125), (86, 180, 233)
-_TRUTH, _FOUND = (0, 158, 115), (230, 159, 0)
-_BELIEVED = 0.3  # detections below this score are drawn thin
+_SCORE = 0.3  # detections below it are not drawn
+_SIZE_IN, _DPI = 8.0, 90
 
 
-def from_above(scene: SceneResult, grid: BevGrid, width: int = 640) -> UInt8:
-    """(H, W, 3) uint8: the ego's range, x to the right, y up.
-
-    Points of all who take part are grey, agents are blue dots, the truth is green, detections are orange.
+def from_above(scene: SceneResult, grid: BevGrid) -> UInt8:
+    """(H, W, 3) uint8: all points, and what was found, missed and false, around the ego.
 
     Args:
         scene: with its sensors.
         grid: the ego's range.
-        width: pixels.
     """
-    scale = width / (grid.x_max - grid.x_min)
-    height = round((grid.y_max - grid.y_min) * scale)
-    pixels = np.empty((height, width, 3), np.uint8)
-    pixels[:] = _GROUND
-    ego = scene.frame.agents[scene.ego]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - takes long to import
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
-    def places(xy: np.ndarray) -> np.ndarray:
-        return np.stack([(xy[:, 0] - grid.x_min) * scale, (grid.y_max - xy[:, 1]) * scale], axis=1)
+    from heatv2x.data.view.picture import draw_from_above  # noqa: PLC0415
 
-    for agent in (ego, *(scene.frame.agents[j] for j in scene.heard)):
-        T = agent.pose.relative_to(ego.pose)
-        for cloud in agent.lidars.values():
-            xyz = cloud.points[:, :3] @ T[:3, :3].T + T[:3, 3]
-            column, row = places(xyz[np.isfinite(xyz).all(axis=1)]).astype(np.int64).T
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            pixels[row[inside], column[inside]] = _POINT
-    image = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(image)
-
-    def outline(boxes: Boxes3D, colour: tuple[int, int, int], thin: np.ndarray) -> None:
-        for corners, slight in zip(corners_bev(torch.from_numpy(boxes.boxes)).numpy(), thin, strict=True):
-            around = [tuple(place) for place in places(np.concatenate([corners, corners[:1]]))]
-            draw.line(around, fill=colour, width=1 if slight else 2)
-
-    outline(scene.truth, _TRUTH, np.zeros(len(scene.truth), bool))
-    scores = scene.detections.scores
-    assert scores is not None, "detections have scores"
-    outline(scene.detections, _FOUND, scores < _BELIEVED)
-    for j in (scene.ego, *scene.heard):
-        x, y = places(scene.frame.agents[j].pose.relative_to(ego.pose)[None, :2, 3])[0]
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_SENDER)
-    return np.asarray(image)
+    agents = scene.frame.agents
+    ids = [agent.agent_id for agent in agents]
+    ego = agents[scene.ego]
+    frame = scene.frame.with_agents((ego, *(agent for agent in agents if agent is not ego)))
+    types = {message.sender: message.agent_type for message in (scene.ego_message, *scene.messages)}
+    sight = Sight(tuple(ids[j] for j in scene.heard), types, judge(scene.detections, scene.truth, _SCORE))
+    lidars = {agent.agent_id: next(iter(agent.lidars)) for agent in agents if agent.lidars}
+    figure = Figure((_SIZE_IN, _SIZE_IN * 1.2), dpi=_DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    view = View(frame, lidars, max(grid.x_max, grid.y_max), (sight,))
+    draw_from_above(view, figure.subplots(), sight)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from heatv2x.data.view.picture import FALSE, HIT, MISSED
 from heatv2x.evaluation.evaluator import Evaluator
 from heatv2x.evaluation.picture import from_above
 from heatv2x.evaluation.roster import Roster
@@ -57,20 +58,22 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 
 
 def test_a_scene_comes_back_as_a_picture(tmp_path: Path) -> None:
-    """Points, truth and detections from above, where they are; TensorBoard gets the same pixels."""
-    model = small_model()
+    """What is found, missed and false in it has its colours, and TensorBoard gets the same pixels."""
     evaluator = Evaluator(SmallScenes(frames=1), keep=[0])
-    scene = evaluator.evaluate(model, Roster("lidar64", "lidar64")).scenes[0]
-    sure = Boxes3D(scene.truth.boxes[:1], scores=np.float32([0.9]))
-    scene = replace(scene, detections=sure, truth=scene.truth[1:2])
-    pixels = from_above(scene, GRID, width=320)
-    height = round(320 * (GRID.y_max - GRID.y_min) / (GRID.x_max - GRID.x_min))
-    assert pixels.shape == (height, 320, 3) and pixels.dtype == np.uint8
-    for boxes, colour in ((scene.truth, (0, 158, 115)), (scene.detections, (230, 159, 0))):
-        rows, columns = np.nonzero((pixels == colour).all(axis=2))
-        x = GRID.x_min + columns.mean() / 320 * (GRID.x_max - GRID.x_min)
-        y = GRID.y_max - rows.mean() / height * (GRID.y_max - GRID.y_min)
-        assert np.hypot(x - boxes.boxes[0, 0], y - boxes.boxes[0, 1]) < 1.0
+    scene = evaluator.evaluate(small_model(), Roster("lidar64", "lidar64")).scenes[0]
+    nothing = Boxes3D(np.zeros((0, 7), np.float32), scores=np.zeros(0, np.float32))
+    right = Boxes3D(scene.truth.boxes, scores=np.full(len(scene.truth), 0.9, np.float32))
+    wrong = Boxes3D(scene.truth.boxes + np.float32([3, 0, 0, 0, 0, 0, 0]), scores=right.scores)
+    drawn = {}
+    for name, found in (("missed", nothing), ("hit", right), ("false", wrong)):
+        pixels = from_above(replace(scene, detections=found), GRID)
+        assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+        colours = {"missed": MISSED, "hit": HIT, "false": FALSE}
+        drawn[name] = {
+            what: int((pixels == [int(c[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).sum())
+            for what, c in colours.items()
+        }
+    assert all(drawn[name][name] > drawn[other][name] for name in drawn for other in drawn if name != other)
     writer = EventWriter(tmp_path)
     writer.picture(7, pixels)
     writer.close()
