@@ -1,8 +1,9 @@
 """Packs: what is handed from one party to another. safetensors with a manifest, nothing that could run.
 
-A base pack (shared backbone, fusion, neck, head), an agent pack (one encoder) or an adapter pack (what a newcomer
-trained: a `sender` part for its own vehicle and a `receiver` part for everybody's). The manifest names the feature
-space, so that an adapter for another base is refused, and carries a hash of the tensors, so that damage is noticed.
+A base pack (shared backbone, fusion, neck, head), an agent pack (one encoder, and the detector that a newcomer keeps)
+or an adapter pack (what a newcomer trained: a `sender` part for its own vehicle and a `receiver` part for everybody's).
+The manifest names the feature space, so that an adapter for another base is refused, and carries a hash of the tensors,
+so that damage is noticed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Global Collaborative Fine-Tuning (GCFT): a newcomer learns to send and receive in scenes of mixed types.
 
-Its Hetero-Aware Adapters, its typed fusion parameters and its Multi-Cognitive Adapter train together under the
-collaborative detection loss; everything deployed is frozen. Messages of deployed types and encoder outputs of the
-newcomer are cached. The design is ours.
+Its Hetero-Aware Adapters, its typed fusion parameters, a Multi-Cognitive Adapter if it has one, and how the reader
+believes its boxes train together under the collaborative detection loss; everything deployed is frozen. Messages of
+deployed types and encoder outputs of the newcomer are cached. The design is ours.
 """
 
 from __future__ import annotations

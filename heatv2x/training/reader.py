@@ -103,7 +103,11 @@ class ReaderTraining(Stage):
         """Detection after fusion and reading, inside the windows."""
         features = in_order(batch.features, batch.types)
         maps = self.model.collaborate(features, batch.types, batch.links, batch.alone, batch.share)
-        return self.model.head.loss(maps, batch.boxes, batch.links.windows, self.window.margin)
+        terms = self.model.head.loss(maps, batch.boxes, batch.links.windows, self.window.margin)
+        if not any(term.requires_grad for term in terms.values()):  # nobody heard of a box: nothing to learn, no error
+            assert self.model.reader is not None
+            terms["reader"] = 0 * torch.stack([parameter.sum() for parameter in self.model.reader.parameters()]).sum()
+        return terms
 
 
 @torch.no_grad()
