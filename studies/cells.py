@@ -7,6 +7,7 @@ settings and those of everything it needs: when one changes, what follows from i
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+import heatv2x
+import studies
 from heatv2x import __version__
 from heatv2x.core.files import read_json, write_json
 from heatv2x.core.plugins import PartConfig
@@ -145,6 +148,21 @@ def defaults_of(job: type[BaseModel]) -> dict[str, Any]:
     return found
 
 
+@functools.cache
+def code_digest() -> str:
+    """A short hash over the package's and the studies' source files: which program made a cell.
+
+    It is written down, and not a part of a cell's identity: a changed comment would have everything done again.
+    """
+    digest = hashlib.sha256()
+    for package in (heatv2x, studies):
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(folder.rglob("*.py")):
+            if "tests" not in path.parts:
+                digest.update(f"{path.relative_to(folder)}".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def written_out(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with every setting of its networks, for the same reason."""
     found = dict(recipe)
@@ -167,6 +185,7 @@ def _run_cell(cell: Cell, identity: str, folder: Path, tell: Tell) -> Content:
         "cell": cell.name,
         "identity": identity,
         "settings": dict(cell.settings),
+        "code": code_digest(),
         "cpu_seconds": round(watch.cpu_s, 1),
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -49,7 +49,8 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Run tasks, as many at a time as there are processes, and pass their progress on; the first failure ends them all.
 
-    Ctrl-C ends them, too, and this function then returns at once: no process works on, and none complains.
+    Ctrl-C ends them, too, and this function then returns at once: no process works on, and none complains. Every task
+    has a process of its own, so that the most memory it took is its own, not that of a task before it.
 
     Args:
         tasks: in the order in which they start when nothing else decides.
@@ -66,28 +67,32 @@ def run_tasks(
     if not tasks:
         return results
     context = _Context()
-    workers = min(processes, len(tasks))
-    with context.Manager() as manager, ProcessPoolExecutor(workers, context, _prepare) as pool:
+    with context.Manager() as manager:
         queue = manager.Queue()
-        running: dict[str, Future[Any]] = {}
+        running: dict[str, tuple[ProcessPoolExecutor, Future[Any]]] = {}
         try:
             while waiting or running:
                 for task in list(waiting.values()):
                     blocked = any(need in waiting or need in running for need in task.needs)
                     if len(running) < processes and not blocked:
-                        running[task.name] = pool.submit(_work, task.work, task.arguments, queue)
+                        own = ProcessPoolExecutor(1, context, _prepare)
+                        running[task.name] = own, own.submit(_work, task.work, task.arguments, queue)
                         del waiting[task.name]
                 if not running:
                     raise ValueError(f"tasks wait for each other: {', '.join(waiting)}")
                 with contextlib.suppress(Empty):
                     tell(*queue.get(timeout=0.2))
-                for name in [name for name, future in running.items() if future.done()]:
-                    results[name] = _result(name, running.pop(name))
+                for name in [name for name, (_, future) in running.items() if future.done()]:
+                    own, future = running.pop(name)
+                    results[name] = _result(name, future)
+                    own.shutdown(wait=False)
                     if done is not None:
                         done(name, results[name])
         except BaseException:  # do not wait for work that no longer counts
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
+            for pool, _ in running.values():
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+                pool.shutdown(wait=False, cancel_futures=True)
             raise
         while not queue.empty():
             tell(*queue.get())

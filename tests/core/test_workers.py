@@ -16,6 +16,7 @@ import torch
 from heatv2x.core.files import atomic_path
 from heatv2x.core.workers import Task, Tell, run_tasks
 from heatv2x.errors import HeatError
+from heatv2x.evaluation.cost import peak_memory
 
 
 def double(number: int, tell: Tell) -> int:
@@ -143,3 +144,16 @@ def test_ctrl_c_ends_the_work_at_once_and_in_silence(tmp_path: Path, whom: str) 
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"script.py", "long.begun", "short.done"}
+
+
+def take(megabytes: int, tell: Tell) -> float:
+    block = bytearray(megabytes * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    return peak_memory().resident_bytes / 2**20
+
+
+def test_a_tasks_most_memory_is_its_own() -> None:
+    """What a task before it took in the same slot does not count."""
+    tasks = [Task("large", take, (600,)), Task("small", take, (1,), needs=("large",))]
+    most = run_tasks(tasks, 1, nobody)
+    assert most["large"] > most["small"] + 400

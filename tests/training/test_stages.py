@@ -10,11 +10,13 @@ import torch
 
 from heatv2x.data.ground_truth import ground_truth
 from heatv2x.geometry.grid import BevGrid
+from heatv2x.model.heads.base import Detections
 from heatv2x.model.links import in_order
 from heatv2x.training.end_to_end import CollaborativeTraining
 from heatv2x.training.gcft import CollaborativeFineTuning
 from heatv2x.training.lhft import LocalFineTuning
 from heatv2x.training.loop import frozen_digest, train
+from heatv2x.training.reader import ReaderTraining
 from heatv2x.training.stage import Stage
 from tests.scene_factory import GRID, changed, state_copy
 from tests.training.stages import FAST, STAGES, WINDOW, build_stage
@@ -192,3 +194,14 @@ class TestEndToEnd:
         assert confidence.grad is not None and confidence.grad.any()  # type: ignore[union-attr]
         batch.own_boxes = [boxes[:0] for boxes in batch.own_boxes]
         assert float(stage.losses(batch)["occupancy"].detach()) != pytest.approx(5 * float(term.detach()), rel=1e-3)
+
+
+def test_a_reader_learns_nothing_where_nobody_sends_a_box() -> None:
+    """As after a base that was hardly trained: a step without anything to read is no error."""
+    stage = build_stage("reader")
+    assert isinstance(stage, ReaderTraining)
+    nothing = Detections(torch.zeros(0, 7), torch.zeros(0))
+    stage.boxes = {name: [nothing] * len(found) for name, found in stage.boxes.items()}
+    before = state_copy(stage.model)
+    record = train(stage, FAST.model_copy(update={"steps": 2, "weight_decay": 0.0}))
+    assert record.steps == 2 and not changed(before, stage.model.state_dict())
