@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 from heatv2x.core import distributed
 from heatv2x.core.files import atomic_path
 from heatv2x.errors import ConfigError, DataError
+from heatv2x.geometry.grid import BevGrid
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.networks import ENCODES
 from heatv2x.nn.move import in_precision, to_device
@@ -32,7 +33,16 @@ from heatv2x.structures import AgentFrame, Frame, Pose
 from heatv2x.training.augmentation import mirrored_frame_copy
 from heatv2x.training.distillation import TeacherFeatures, as_seen_by
 from heatv2x.training.pool import Pool
-from heatv2x.training.scenes import Scene, SceneConfig, augment, draw_members, draw_types, report_poses
+from heatv2x.training.scenes import (
+    Batch,
+    Scene,
+    SceneConfig,
+    augment,
+    collate_scenes,
+    draw_members,
+    draw_types,
+    report_poses,
+)
 
 _ENCODE_AT_ONCE = 8
 _FORMAT = {"format": 2}  # of the file; a cache of another one is refused, as one made from other data is
@@ -59,6 +69,18 @@ class FeatureCache:
     def rows(self, scene: Scene) -> list[int]:
         """Row of each member of a scene."""
         return [self.first_row[scene.where] + member for member in scene.members]
+
+    def collate(
+        self, scenes: Sequence[Scene], types: Collection[str], grid: BevGrid, config: SceneConfig
+    ) -> tuple[Batch, list[int]]:
+        """A batch whose features are the cached ones of some types, and the row of each of its agents."""
+        batch = collate_scenes(scenes, None, grid, config)
+        rows = [row for scene in scenes for row in self.rows(scene)]
+        for name in types:
+            mine = [row for row, t in zip(rows, batch.types, strict=True) if t == name]
+            if mine:
+                batch.features[name] = self.features[name][torch.tensor(mine)].float()
+        return batch, rows
 
     def frame_as(self, where: int, types: dict[int, str]) -> Frame:
         """A frame whose given agents have the poses of their types' data."""

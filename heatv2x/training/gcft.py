@@ -20,7 +20,7 @@ from heatv2x.model.links import in_order
 from heatv2x.training.distillation import DistillationLoss
 from heatv2x.training.feature_cache import FeatureCache
 from heatv2x.training.reader import boxes_alone
-from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
+from heatv2x.training.scenes import Batch, Scene, SceneConfig
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
 
@@ -79,14 +79,10 @@ class CollaborativeFineTuning(Stage):
     def collate(self, items: Sequence[tuple[Scene, BevGrid]], drawn: Sequence[tuple[Scene, BevGrid]]) -> Batch:
         """Scenes whose features come from the cache."""
         scenes = [scene for scene, _ in items]
-        batch = collate_scenes(scenes, None, self.model.grid, self.scenes)
-        rows = [row for scene in scenes for row in self.cache.rows(scene)]
-        for name in self.types:
-            mine = [row for row, t in zip(rows, batch.types, strict=True) if t == name]
-            if mine:
-                batch.features[name] = self.cache.features[name][torch.tensor(mine)].float()
-                if name == self.newcomer and self.distillation_loss is not None and self.cache.teacher is not None:
-                    batch = replace(batch, teacher=self.cache.teacher.shared[torch.tensor(mine)].float())
+        batch, rows = self.cache.collate(scenes, self.types, self.model.grid, self.scenes)
+        if self.distillation_loss is not None and self.cache.teacher is not None:
+            mine = [row for row, name in zip(rows, batch.types, strict=True) if name == self.newcomer]
+            batch = replace(batch, teacher=self.cache.teacher.shared[torch.tensor(mine)].float())
         alone = [self.boxes[name][row] for row, name in zip(rows, batch.types, strict=True)] if self.boxes else []
         return replace(batch, links=replace(batch.links, windows=[window for _, window in items]), alone=alone)
 

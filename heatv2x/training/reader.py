@@ -22,7 +22,7 @@ from heatv2x.model.exchange import worthwhile
 from heatv2x.model.heads.base import Detections
 from heatv2x.model.links import in_order
 from heatv2x.training.feature_cache import FeatureCache
-from heatv2x.training.scenes import Batch, Scene, SceneConfig, collate_scenes
+from heatv2x.training.scenes import Batch, Scene, SceneConfig
 from heatv2x.training.stage import Stage, names_below
 from heatv2x.training.windows import WindowConfig, draw_window
 
@@ -89,12 +89,7 @@ class ReaderTraining(Stage):
     ) -> Batch:
         """Scenes whose features and boxes come from the cache."""
         scenes = [scene for scene, _, _ in items]
-        batch = collate_scenes(scenes, None, self.model.grid, self.scenes)
-        rows = [row for scene in scenes for row in self.cache.rows(scene)]
-        for name in self.types:
-            mine = [row for row, t in zip(rows, batch.types, strict=True) if t == name]
-            if mine:
-                batch.features[name] = self.cache.features[name][torch.tensor(mine)].float()
+        batch, rows = self.cache.collate(scenes, self.types, self.model.grid, self.scenes)
         alone = [self.boxes[name][row] for row, name in zip(rows, batch.types, strict=True)]
         links = replace(batch.links, windows=[window for _, window, _ in items])
         return replace(batch, links=links, alone=alone, share=items[0][2])
