@@ -33,6 +33,7 @@ from studies.adaptation import cells_of, world_of
 from studies.cells import Cell, Content, identities_of, run_cells, unfinished
 from studies.config import BASE, LIDAR, AdaptationConfig
 from studies.figures import Curve, FigurePanel, curves
+from studies.pages import environment
 
 CLIP = 6
 """Frames of a filmed clip; the last one is evaluated, the earlier ones are what late messages show (0.5 s)."""
@@ -64,9 +65,6 @@ def quick(config: RobustnessConfig) -> RobustnessConfig:
         name: getattr(config, name).with_name(f"{getattr(config, name).name}_quick") for name in ("out", "study")
     }
     return config.model_copy(update={"seeds": config.seeds[:1], "clips": 6, "docs": folders["out"], **folders})
-
-
-_ONE_SEED = "**One seed only: no spread over trainings is known. With few frames, some points may be chance.**"
 
 
 @dataclass(frozen=True)
@@ -201,37 +199,10 @@ def _is_corrected(method: Method) -> bool:
 
 def page(summary: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The study in words and tables."""
-    lines = [
-        f"# {summary['title']}",
-        "",
-        "The ego is a lidar64 of the base; the others are lidar16 newcomers and lidar64 in turn. Test towns are",
-        "filmed at 10 Hz and the last frame of every clip is evaluated. Ground truth is the same in all rows:",
-        "whatever an agent in range sees, so lost messages cost recall. Disturbances are seeded and act on senders",
-        "only; noise is gaussian in x, y and heading. Every disturbed row received other bytes than the clean one;",
-        "otherwise the command fails.",
-        "",
-        f"Seeds {summary['seeds']}, {next(iter(rows.values()))['n_frames']} frames, {summary['date']}.",
-        *([_ONE_SEED, ""] if len(summary["seeds"]) == 1 else []),
-        f"Command: `{summary['command']}`",
-        "",
-        "![AP50 under disturbances](images/robustness.png)",
-        "",
-        "Dashed: rivals whose poses are corrected by boxes, too. They are drawn where that changes anything: under",
-        "noise that is reported.",
-        "",
-    ]
-    for iou, heading in (("0.5", "AP50"), ("0.7", "AP70")):
-        columns = [(panel, value) for panel, values in channels().items() for value in values]
-        columns = [column for column in columns if column[1] != "0" or column[0] == "pose_noise"]
-        lines += [f"## {heading}", ""]
-        lines += ["| method | " + " | ".join(_column(*column) for column in columns) + " |"]
-        lines += ["|---" + "|---:" * len(columns) + "|"]
-        for method in METHODS:
-            cells = [_cell(rows[f"{method.name}/{panel}/{value}"]["ap"][iou]) for panel, value in columns]
-            lines.append(f"| {method.name} | " + " | ".join(cells) + " |")
-        lines.append("")
-    lines += ["## Methods", "", *(f"- `{method.name}`: {method.about}." for method in METHODS), ""]
-    return "\n".join(lines)
+    columns = [(panel, value) for panel, values in channels().items() for value in values]
+    columns = [column for column in columns if column[1] != "0" or column[0] == "pose_noise"]
+    named = [(f"{panel}/{value}", _column(panel, value)) for panel, value in columns]
+    return environment().get_template("robustness.md.j2").render(columns=named, by_name=rows, **summary)
 
 
 def _column(panel: str, value: str) -> str:
@@ -241,11 +212,6 @@ def _column(panel: str, value: str) -> str:
     if panel == "together":
         return "0.4 m, 300 ms, loss 0.5"
     return "clean" if value == "0" else f"{names[panel]} {value}"
-
-
-def _cell(values: list[float]) -> str:
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
 def needed_of(study: AdaptationConfig) -> list[Cell]:

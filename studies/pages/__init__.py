@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 from studies.markdown import plus_minus
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """Shares in points: their mean and, of several, their spread."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
 def environment() -> jinja2.Environment:
@@ -21,5 +29,6 @@ def environment() -> jinja2.Environment:
     )
     found.filters["points"] = lambda value: plus_minus(value, 100, 1)
     found.filters["gain"] = lambda value: f"{100 * value['mean']:+.1f}"
+    found.filters["values"] = _over_seeds
     found.filters["kb"] = lambda value: f"{value['mean']:.1f}"
     return found
