@@ -124,7 +124,7 @@ def path_of(name: str, folder: Path) -> Path:
 
 
 INDIFFERENT = {"device", "allow_parts", "overwrite", "checkpoint_every", "hold_data", "keep_cache", "workers", "keep"}
-INDIFFERENT |= {"on_bad_file", "schedule", "milestones", "accumulate", "ema"}
+INDIFFERENT |= {"on_bad_file", "recompute", "schedule", "milestones", "accumulate", "ema"}
 """Settings of jobs that leave their results as they are, or do so at the defaults that every study keeps."""
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from heatv2x.nn.recompute import Block
 
-class Bottleneck(nn.Module):
+
+class Bottleneck(Block):
     """1x1, (grouped) 3x3 and 1x1 convolution with a skip.
 
     (N, C_in, Y, X) to (N, C_out, Y / stride, X / stride).
@@ -28,7 +30,7 @@ class Bottleneck(nn.Module):
         if stride != 1 or channels_in != channels_out:
             self.skip = _normalised(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(N, C_in, Y, X) to (N, C_out, Y / stride, X / stride), non-negative."""
         inner = torch.relu_(self.spatial(torch.relu_(self.reduce(x))))
         return torch.relu_(self.expand(inner) + self.skip(x))

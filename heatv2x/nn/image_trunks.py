@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x.nn.bottleneck import bottleneck_stage
+from heatv2x.nn.recompute import Block
 
 STRIDE = 8
 CHANNELS = 512
@@ -36,7 +37,7 @@ class SqueezeExcite(nn.Module):
         return factor * x
 
 
-class InvertedBottleneck(nn.Module):
+class InvertedBottleneck(Block):
     """Widen, depthwise convolution, squeeze and excite, narrow; a skip where the shape allows it (MBConv)."""
 
     def __init__(self, channels_in: int, channels_out: int, expansion: int, kernel: int, stride: int) -> None:
@@ -50,7 +51,7 @@ class InvertedBottleneck(nn.Module):
         self.project = nn.Sequential(_convolution(wide, channels_out, 1), _norm(channels_out))
         self.skip = stride == 1 and channels_in == channels_out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(M, C_in, H, W) to (M, C_out, H / stride, W / stride)."""
         change: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
         return x + change if self.skip else change

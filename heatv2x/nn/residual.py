@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatv2x.errors import ConfigError
+from heatv2x.nn.recompute import Block
 
 Norm = Literal["batch", "group"]
 _GROUPS = 8
@@ -38,7 +39,7 @@ def conv_block(
     )
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Two 3x3 convolutions with a skip (He et al. 2016, basic block).
 
     (N, C_in, Y, X) to (N, C_out, Y / stride, X / stride).
@@ -56,7 +57,7 @@ class ResidualBlock(nn.Module):
                 nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), norm_layer(norm, channels_out)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(N, C_in, Y, X) to (N, C_out, Y / stride, X / stride), non-negative."""
         return functional.relu_(self.second(self.first(x)) + self.skip(x))
 

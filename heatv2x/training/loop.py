@@ -28,6 +28,7 @@ from heatv2x.errors import ConfigError
 from heatv2x.evaluation.cost import peak_memory
 from heatv2x.model.packs import tensors_digest
 from heatv2x.nn.move import precision_on, to_device
+from heatv2x.nn.recompute import recomputing
 from heatv2x.nn.shared_norm import shared_norms
 from heatv2x.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from heatv2x.training.loading import Prepared, batches
@@ -44,6 +45,8 @@ class LoopConfig(OptimiserConfig):
     measure_every: steps between points of the curve and between looks at the loss, which wait for the GPU.
     workers: processes that prepare batches ahead of time; the weights do not depend on how many there are.
     precision: "auto" takes bfloat16 where the processor multiplies it natively, and float32 elsewhere.
+    recompute: compute residual blocks again in the backward pass instead of keeping what is inside them: about half the
+        memory of a step at published size, and the same weights.
     on_bad_file: "error" ends the run at a file that cannot be read; "skip" draws something else in its place, names
         the file in the log and in the record, and goes on.
     """
@@ -53,6 +56,7 @@ class LoopConfig(OptimiserConfig):
     measure_every: int = pydantic.Field(10, gt=0)
     workers: int = pydantic.Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    recompute: bool = False
     on_bad_file: Literal["error", "skip"] = "error"
 
     def decisive(self) -> dict[str, Any]:
@@ -144,7 +148,8 @@ def train(
         RuntimeError: a frozen tensor changed (a defect of a stage, never of the user).
     """
     model, identity = stage.model, {**(config.decisive() if identity is None else identity)}
-    identity.pop("workers", None)
+    for name in ("workers", "recompute", "on_bad_file"):  # the weights do not depend on them
+        identity.pop(name, None)
     parameters = _free(model, stage.trainable())
     device = parameters[0].device
     precision = precision_on(device, config.precision)
@@ -161,7 +166,11 @@ def train(
     terms: dict[str, float] = {}
     first, last = (steps * config.accumulate for steps in (record.steps, config.steps))
     how = config.workers, device, config.accumulate, config.on_bad_file == "skip"
-    with shared_norms(model), closing(batches(stage, config.seed, first, last, *how)) as supply:
+    with (
+        shared_norms(model),
+        recomputing(model, config.recompute),
+        closing(batches(stage, config.seed, first, last, *how)) as supply,
+    ):
         while record.steps < config.steps:
             loss = _gradients(stage, optimiser, supply, clock, config.accumulate, device)
             optimiser.step(record.steps)

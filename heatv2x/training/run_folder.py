@@ -116,6 +116,7 @@ def portable(config: JobConfig) -> dict[str, Any]:
         "allow_parts",
         "workers",
         "on_bad_file",
+        "recompute",
     }
     watching = set() if config.keep == "best" else {"validate_frames", "validate_every", "keep"}
     return {k: v for k, v in settings.items() if k not in places | watching}
