@@ -19,6 +19,7 @@ from heatv2x.core.config import Config, build, merge, parse_overrides, read_reci
 from heatv2x.core.plugins import PartConfig
 from heatv2x.evaluation.job import EvalConfig, run_eval
 from heatv2x.model.assembly import resolved
+from heatv2x.model.packs import read_pack
 from heatv2x.model.published_types import TYPES
 from heatv2x.training import job_config, jobs, recipes
 from studies.parameters import NEWCOMERS, count_newcomer
@@ -117,6 +118,8 @@ def test_from_the_dataset_to_the_table(study: tuple[str, Path, Path], kind: str)
             check_table(config, result)
             continue
         trained[f"{command.verb} {getattr(config, 'newcomer', '')}"] = result.record.trained_parameters
+        if command.verb == "train encoder":
+            assert "detector" in read_pack(config.out / f"{config.name}.safetensors", "agent").config
         assert result.record.steps == 1 and result.record.curve[0]["loss"] > 0
         assert not command.verb.startswith("adapt") or result.record.frozen_proof["bit_identical"]
         if command.verb == "adapt collaborative":
