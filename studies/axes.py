@@ -33,9 +33,12 @@ from heatv2x.link.message import Message, pack, unpack
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.variants import exchanging
 from heatv2x.structures import AgentFrame, Boxes3D, Frame, PointCloud, Pose
+from heatv2x.world.build import build_world
 from studies import bandwidth
+from studies.adaptation import world_of
 from studies.cells import Cell, Content, run_cells
 from studies.config import BASE, AdaptationConfig
+from studies.config import quick as quick_networks
 from studies.experiments import Place
 
 BINS = ((0, 10), (10, 45), (45, 80), (80, 100), (100, 135), (135, 170), (170, 180))
@@ -78,6 +81,21 @@ class AxesConfig(Config):
         return self.networks.model_copy(update={"out": self.study, "seeds": self.seeds, "processes": self.processes})
 
 
+def quick(config: AxesConfig) -> AxesConfig:
+    """One seed and little of everything: shows that every line can be drawn."""
+    study = config.study.with_name(f"{config.study.name}_quick")
+    small = {
+        "seeds": config.seeds[:1],
+        "study": study,
+        "docs": study.with_name("axes_quick"),
+        "networks": quick_networks(config.networks),
+        "reader_frames": 20,
+        "reader_steps": 60,
+        "frames": 3,
+    }
+    return config.model_copy(update=small)
+
+
 class NearestGrid(BevGrid):
     """A grid that takes the value of the nearest cell where others interpolate."""
 
@@ -91,6 +109,7 @@ class NearestGrid(BevGrid):
 
 def run_axes(config: AxesConfig, tell: Tell) -> dict[str, Content]:
     """Measure every seed that is not finished; gives the contents of the cells."""
+    build_world(world_of(config.networks_here), OneBar(tell, "building the world").of(1))
     about = {
         **config.networks.decisive(),
         "reader": [config.reader_frames, config.reader_steps],

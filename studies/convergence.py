@@ -40,6 +40,8 @@ METHODS = {
     "full_finetune": "full fine-tuning",
 }
 LINKS = {"clean": ChannelConfig(), "noise": ChannelConfig(sigma_m=0.4, sigma_deg=0.4)}
+DEPLOYED = ("lhft_gcft/end", "full_finetune/equal_time", "full_finetune/end")
+"""Lines that are also measured on agents of the base's type alone; full fine-tuning changes those."""
 ENOUGH = 0.005
 """AP50 that two doublings together must bring, or a method has had enough."""
 
@@ -330,15 +332,20 @@ def measure(config: ConvergenceConfig, chosen: Mapping[str, Mapping[str, Any]], 
     for link, channel in LINKS.items():
         evaluator = Evaluator(data, channel, limit=config.frames)
         for name, model, cost in plan:
-            for ego, roster in both_egos(LIDAR).items():
-                if link != "clean" and ego != BASE:
-                    continue
-                evaluation = evaluator.evaluate(model, roster, bar.of(len(plan) * 3))
+            for ego, roster in _rosters(name, link).items():
+                evaluation = evaluator.evaluate(model, roster, bar.of(len(plan) * 3 + len(DEPLOYED)))
                 costs = {key: value for key, value in cost.items() if key != "steps"}
                 row = to_row(f"{name}/{ego}/{link}", LIDAR, roster, seed, evaluation, model, costs)
                 rows.append({**row, "line": name, "ego": ego, "link": link, "steps": cost["steps"]})
             evaluator.forget()
     return {"seed": seed, "rows": rows, "stages": place.stages}
+
+
+def _rosters(line: str, link: str) -> dict[str, Roster]:
+    """Who hears whom in the rows of a line: on clean links either side is the ego, and deployed agents meet again."""
+    if link != "clean":
+        return {BASE: Roster(BASE, LIDAR)}
+    return both_egos(LIDAR) | ({"deployed": Roster(BASE, BASE)} if line in DEPLOYED else {})
 
 
 def _reading(packs: list[Path]) -> Collaboration:

@@ -8,6 +8,7 @@ from typing import Any
 
 from heatv2x.core.files import write_json, write_text
 from studies.cells import Content
+from studies.config import BASE
 from studies.convergence import LINKS, METHODS, ConvergenceConfig
 from studies.figures import Curve, FigurePanel, curves
 from studies.pages import environment
@@ -72,10 +73,18 @@ def write_page(summary: Mapping[str, Any], config: ConvergenceConfig) -> Path:
     panels = [FigurePanel("validation towns, one seed", "CPU seconds of training", _lines(summary))]
     curves(panels, config.docs / "images" / "convergence.png", "AP50", log_x=True, share_y=False)
     rows = {row["name"]: row for row in summary["rows"]}
-    newcomer = next(row["ego"] for row in summary["rows"] if row["ego"] != "lidar64")
-    scenes = {"The base hears newcomers": "lidar64", "A newcomer hears the base": newcomer}
+    newcomer = next(row["ego"] for row in summary["rows"] if row["ego"] not in (BASE, "deployed"))
+    scenes = {
+        "The base hears newcomers": BASE,
+        "A newcomer hears the base": newcomer,
+        "Agents of the base's type among themselves, afterwards": "deployed",
+    }
     tables = {
-        title: [(LINES[line], {link: rows.get(f"{line}/{ego}/{link}") for link in LINKS}) for line in LINES]
+        title: [
+            (LINES[line], {link: rows.get(f"{line}/{ego}/{link}") for link in LINKS})
+            for line in LINES
+            if f"{line}/{ego}/clean" in rows
+        ]
         for title, ego in scenes.items()
     }
     page = (

@@ -139,7 +139,7 @@ def convergence_study(settings: Settings = None, quick: Quick = False) -> None:
 
 
 @app.command("axes")
-def axes_study(settings: Settings = None) -> None:
+def axes_study(settings: Settings = None, quick: Quick = False) -> None:
     """Run the axes study: what a sender's axes cost.
 
     AP by the heading of the sender relative to the ego's: as sent, from the nearest cell, in the ego's own axes, boxes.
@@ -148,6 +148,7 @@ def axes_study(settings: Settings = None) -> None:
     from studies.axes_page import summarise, write_page
 
     study = _AXES.read(settings)
+    study = axes.quick(study) if quick else study
     made_by = command()
     with bars(finished_go=True) as report:
         contents = axes.run_axes(study, report)
