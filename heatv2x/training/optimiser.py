@@ -22,7 +22,7 @@ class OptimiserConfig(Config):
     steps: optimiser steps.
     lr: peak learning rate; rises over the first 15 % of the steps, then follows the schedule.
     schedule: "cosine" falls along half a cosine; "steps" falls to a tenth at each milestone.
-    milestones: shares of the steps at which schedule=steps falls; HEAL's are half and five sixths.
+    milestones: shares of the steps at which schedule=steps falls; the default is that of HEAL's base on OPV2V.
     accumulate: batches whose gradients make one step: the effect of a larger batch in the memory of a small one.
     ema: the packs hold a moving average of the weights with this decay, 0.999 for example; 0 takes the weights.
     weight_decay: AdamW's weight decay.
