@@ -15,6 +15,15 @@ SOURCE = (
     "HEAL (snapshot 96812ed5), m1 PointPillars with pyramid fusion, ±102.4 m both ways, float32, one thread, torch "
     "2.13 on EPYC cores with AVX-512; medians of 3 to 7 runs of that code on clouds made as ours are"
 )
+SIDE_BY_SIDE = (
+    "**These ratios are estimates**: the two were not run on one machine. Where they once were (AVX2, float32, one "
+    "thread, separate processes, the same weights and frames, forward pass and post-processing), the network as "
+    "published took 12.9 CPU s in HEAL and 6.1 here for two agents (2.1 ×), 26.9 and 11.1 for five (2.4 ×), with "
+    "`optimised`; as trained 1.8 × and 2.0 ×. That comparison is no part of this benchmark, for it needs HEAL's own "
+    "code."
+)
+"""Measured by hand on 27 November 2026, with HEAL's code beside ours."""
+
 PEAK_GFLOPS: Mapping[str, float] = {"float32": 90.0, "bfloat16": 204.0}
 """What its machine multiplied matrices at, 10^9 operations a second on one thread."""
 

@@ -166,7 +166,7 @@ def _reference(summary: Summary) -> list[str]:
         "multiply-add of the network as published, against the rate of the row's precision; convolutions of 3 × 3 that "
         "are computed with fewer multiplications may pass 100 %."
     )
-    parts = [text, table(head, lines)]
+    parts = [text, reference_speed.SIDE_BY_SIDE, table(head, lines)]
     stages = _stages_against_reference(summary)
     if stages:
         parts += ["Stage by stage, CPU seconds here against CPU seconds there (not translated):", stages]
