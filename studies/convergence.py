@@ -46,6 +46,19 @@ ENOUGH = 0.005
 """AP50 that two doublings together must bring, or a method has had enough."""
 
 
+class Limits(Config):
+    """The most steps of each method, as multiples of those that it is tried with."""
+
+    lhft_gcft: int = pydantic.Field(8, gt=0)
+    backward_alignment: int = pydantic.Field(8, gt=0)
+    full_finetune: int = pydantic.Field(4, gt=0)
+
+    def of(self, method: str) -> int:
+        """Of one method."""
+        limit: int = getattr(self, method)
+        return limit
+
+
 class ConvergenceConfig(Config):
     """Attributes:
     docs: where the page, the figure, the JSON and the results of the finished cells are written.
@@ -66,9 +79,7 @@ class ConvergenceConfig(Config):
     seeds: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
     rates: tuple[float, ...] = pydantic.Field((1 / 3, 1.0, 3.0), min_length=1)
     steps: int = pydantic.Field(300, gt=0)
-    limits: dict[str, int] = pydantic.Field(
-        default_factory=lambda: {"lhft_gcft": 8, "backward_alignment": 8, "full_finetune": 4}
-    )
+    limits: Limits = Limits()
     reader_frames: int = pydantic.Field(200, gt=0)
     reader_steps: int = pydantic.Field(800, gt=0)
     frames: int | None = pydantic.Field(None, gt=0)
@@ -90,7 +101,7 @@ def quick(config: ConvergenceConfig) -> ConvergenceConfig:
         "networks": quick_networks(config.networks),
         "rates": (1.0,),
         "steps": 20,
-        "limits": dict.fromkeys(METHODS, 2),
+        "limits": Limits(**dict.fromkeys(METHODS, 2)),
         "reader_frames": 20,
         "reader_steps": 60,
         "frames": 4,
@@ -141,7 +152,7 @@ def search_cells(config: ConvergenceConfig) -> list[Cell]:
             f"search/{method}",
             search,
             (config, method),
-            {**_about(config), "rates": config.rates, "limit": config.limits[method], "seed": first},
+            {**_about(config), "rates": config.rates, "limit": config.limits.of(method), "seed": first},
             (f"networks/seed{first}",),
             seconds=longest[method],
         )
@@ -200,7 +211,7 @@ def search(config: ConvergenceConfig, method: str, tell: Tell) -> Content:
     ]
     best = max(tries, key=lambda one: one["ap"]["0.5"])
     doublings = [best]
-    while doublings[-1]["times"] * 2 <= config.limits[method] and not settled(doublings):
+    while doublings[-1]["times"] * 2 <= config.limits.of(method) and not settled(doublings):
         longer = Try(method, best["rate"], best["taught"], doublings[-1]["times"] * 2)
         doublings.append(_tried(config, place, longer, tell))
     end = max(doublings, key=lambda one: one["ap"]["0.5"])

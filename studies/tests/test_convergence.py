@@ -9,7 +9,7 @@ import pytest
 
 from studies import convergence
 from studies.cells import identities_of
-from studies.convergence import METHODS, ConvergenceConfig, Try, final_cells, search, search_cells, settled
+from studies.convergence import METHODS, ConvergenceConfig, Limits, Try, final_cells, search, search_cells, settled
 from studies.convergence_page import LINES, summarise, write_page
 
 CONFIG = ConvergenceConfig(seeds=(0, 1))
@@ -56,7 +56,7 @@ def test_the_search_takes_the_best_rate_and_teacher_then_doubles_while_it_helps(
     assert [one["times"] for one in content["doublings"]] == [1.0, 2.0, 4.0, 8.0], "0.021 in two is not enough to stop"
     assert content["chosen"]["rate"] == 3.0 and content["chosen"]["taught"] and content["chosen"]["times"] == 8.0
     assert not content["settled"] and len(asked) == 9
-    limited = CONFIG.model_copy(update={"limits": {"backward_alignment": 2}})
+    limited = CONFIG.model_copy(update={"limits": Limits(backward_alignment=2)})
     assert [one["times"] for one in search(limited, "backward_alignment", nobody)["doublings"]] == [1.0, 2.0]
 
 
