@@ -4,9 +4,9 @@ The adaptation study gives each way to join one budget and its authors' settings
 and full fine-tuning get the same number of tries on the validation towns: three learning rates, each with and without
 the base's encoder as a teacher. The best is trained again, separately, with twice the steps, until two doublings
 together bring less than half a point of AP50. Ours starts with 80 frames and has twice as many with twice the steps, as
-far as there are; the rivals see all 400 from the start. What that chose is trained with every seed and looked at once on
-the test towns, beside what each method reaches in the time that ours takes. All fuse features in 8 bits with the same
-base; in a second set of rows the base reads boxes, too. One newcomer: the 16-beam LiDAR.
+far as there are; the rivals see all 400 from the start. What that chose is trained with every seed and looked at once
+on the test towns, beside what each method reaches in the time that ours takes. All fuse features in 8 bits with the
+same base; in a second set of rows the base reads boxes, too. One newcomer: the 16-beam LiDAR.
 """
 
 from __future__ import annotations
