@@ -48,7 +48,11 @@ ENOUGH = 0.005
 
 
 class Limits(Config):
-    """The most steps of each method, as multiples of those that it is tried with."""
+    """Attributes:
+    lhft_gcft: the most steps of LHFT + GCFT, as a multiple of those that it is tried with.
+    backward_alignment: of backward alignment.
+    full_finetune: of full fine-tuning.
+    """
 
     lhft_gcft: int = pydantic.Field(8, gt=0)
     backward_alignment: int = pydantic.Field(8, gt=0)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -202,6 +202,14 @@ def train(
     _take_what_is_wanted(best, record, model, optimiser)
     record.frozen_proof = _proof(frozen, frozen_digest(model), stage.name)
     return record
+
+
+@contextmanager
+def _ended(supply: Generator[Prepared]) -> Iterator[None]:
+    """A context after which no batch is being prepared any more."""
+    with closing(supply):
+        yield
+        next(supply, None)  # there is none: its workers end by themselves
 
 
 def _gradients(
