@@ -169,7 +169,7 @@ def train(
     with (
         shared_norms(model),
         recomputing(model, config.recompute),
-        closing(batches(stage, config.seed, first, last, *how)) as supply,
+        _ended(batches(stage, config.seed, first, last, *how)) as supply,
     ):
         while record.steps < config.steps:
             loss = _gradients(stage, optimiser, supply, clock, config.accumulate, device)
@@ -205,10 +205,10 @@ def train(
 
 
 @contextmanager
-def _ended(supply: Generator[Prepared]) -> Iterator[None]:
+def _ended(supply: Generator[Prepared]) -> Iterator[Generator[Prepared]]:
     """A context after which no batch is being prepared any more."""
     with closing(supply):
-        yield
+        yield supply
         next(supply, None)  # there is none: its workers end by themselves
 
 
