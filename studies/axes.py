@@ -4,7 +4,7 @@ A feature map is computed on a lattice along its sender's axes. The ego turns it
 what the channels say of a box, its heading and its offset from the cell, still belongs to the sender's axes. Every pair
 of agents in range is evaluated by itself: the map as it is sent, resampled bilinearly or from the nearest cell; the map
 that the sender's network makes of the same points when it is given the ego's axes and lattice, which nobody could send
-to several egos but which tells what the axes cost; and boxes, which move exactly. With and without the reader.
+to several egos; and boxes, which move exactly. With and without the reader.
 """
 
 from __future__ import annotations
