@@ -13,14 +13,11 @@ import dataclasses
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pydantic
 import torch
 from torch import Tensor
 
-from heatv2x.core.config import Config
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.data.ground_truth import ground_truth, in_range
@@ -37,8 +34,7 @@ from heatv2x.world.build import build_world
 from studies import bandwidth
 from studies.adaptation import world_of
 from studies.cells import Cell, Content, run_cells
-from studies.config import BASE, AdaptationConfig
-from studies.config import quick as quick_networks
+from studies.config import BASE, OnItsNetworks
 from studies.experiments import Place
 
 BINS = ((0, 10), (10, 45), (45, 80), (80, 100), (100, 135), (135, 170), (170, 180))
@@ -53,47 +49,17 @@ WAYS = {
 }
 
 
-class AxesConfig(Config):
+class AxesConfig(OnItsNetworks):
     """Attributes:
-    docs: where the page, the figure, the JSON and the results of the finished cells are written.
-    study: run folder of the adaptation study; its world, bases and readers are used, and what is missing is trained.
-    networks: frames and steps of that study.
-    seeds: of bases and readers.
-    reader_frames, reader_steps: of the readers.
     split: whose towns.
-    frames: evaluate only the first frames; null takes all.
-    processes: how many seeds run side by side.
     """
 
-    docs: Path = Path("docs/benchmarks")
-    study: Path = Path("runs/bench/adaptation")
-    networks: AdaptationConfig = AdaptationConfig()
-    seeds: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
-    reader_frames: int = pydantic.Field(200, gt=0)
-    reader_steps: int = pydantic.Field(800, gt=0)
     split: str = "test"
-    frames: int | None = pydantic.Field(None, gt=0)
-    processes: int = pydantic.Field(2, gt=0)
-
-    @property
-    def networks_here(self) -> AdaptationConfig:
-        """The adaptation study whose run folder is used."""
-        return self.networks.model_copy(update={"out": self.study, "seeds": self.seeds, "processes": self.processes})
 
 
 def quick(config: AxesConfig) -> AxesConfig:
     """One seed and little of everything: shows that every line can be drawn."""
-    study = config.study.with_name(f"{config.study.name}_quick")
-    small = {
-        "seeds": config.seeds[:1],
-        "study": study,
-        "docs": study.with_name("axes_quick"),
-        "networks": quick_networks(config.networks),
-        "reader_frames": 20,
-        "reader_steps": 60,
-        "frames": 3,
-    }
-    return config.model_copy(update=small)
+    return config.small("axes", frames=3)
 
 
 class NearestGrid(BevGrid):

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import pydantic
 
-from heatv2x.core.config import Config
 from heatv2x.core.workers import Tell
 from heatv2x.data.datasets.opv2v import Opv2v
 from heatv2x.evaluation.evaluator import Evaluator
@@ -29,56 +26,24 @@ from heatv2x.world.build import build_world
 from studies import experiments
 from studies.adaptation import world_of
 from studies.cells import Cell, Content, defaults_of, run_cells
-from studies.config import BASE, CAMERA, LIDAR, AdaptationConfig
-from studies.config import quick as quick_networks
+from studies.config import BASE, CAMERA, LIDAR, OnItsNetworks
 
 LINKS = {"clean": ChannelConfig(), "noise": ChannelConfig(sigma_m=0.4, sigma_deg=0.4)}
 SHARES = (0.01, 0.05, 0.2)
 """Shares of cells that senders without a codebook send."""
 
 
-class BandwidthConfig(Config):
+class BandwidthConfig(OnItsNetworks):
     """Attributes:
-    docs: where the page, the figure, the JSON and the results of the finished cells are written.
-    study: run folder of the adaptation study; its world and networks are used, and what is missing is trained there.
-    networks: frames and steps of that study.
-    seeds: of bases, encoders, readers and adaptation alike.
-    reader_frames: training frames that the reader is trained on, spread evenly.
-    reader_steps: of the reader.
     budgets: bytes that a message may take.
-    frames: evaluate only the first test frames; null takes all.
-    processes: how many seeds run side by side.
     """
 
-    docs: Path = Path("docs/benchmarks")
-    study: Path = Path("runs/bench/adaptation")
-    networks: AdaptationConfig = AdaptationConfig()
-    seeds: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
-    reader_frames: int = pydantic.Field(200, gt=0)
-    reader_steps: int = pydantic.Field(800, gt=0)
     budgets: tuple[int, ...] = pydantic.Field((2000, 4000, 12000), min_length=1)
-    frames: int | None = pydantic.Field(None, gt=0)
-    processes: int = pydantic.Field(2, gt=0)
-
-    @property
-    def networks_here(self) -> AdaptationConfig:
-        """The adaptation study whose run folder is used."""
-        return self.networks.model_copy(update={"out": self.study, "seeds": self.seeds, "processes": self.processes})
 
 
 def quick(config: BandwidthConfig) -> BandwidthConfig:
     """One seed and little of everything: shows that every line can be drawn."""
-    study = config.study.with_name(f"{config.study.name}_quick")
-    small = {
-        "seeds": config.seeds[:1],
-        "study": study,
-        "docs": study.with_name("bandwidth_quick"),
-        "networks": quick_networks(config.networks),
-        "reader_frames": 20,
-        "reader_steps": 60,
-        "frames": 4,
-    }
-    return config.model_copy(update=small)
+    return config.small("bandwidth")
 
 
 @dataclass(frozen=True)
@@ -201,19 +166,7 @@ def prepare(place: experiments.Place, tell: Tell) -> None:
         experiments.adapt(place, name, tell, name)
 
 
-class ReaderSteps(Protocol):
-    """A study that trains readers."""
-
-    @property
-    def reader_frames(self) -> int:
-        """Training frames."""
-
-    @property
-    def reader_steps(self) -> int:
-        """Steps."""
-
-
-def train_reader(config: ReaderSteps, place: experiments.Place, tell: Tell) -> None:
+def train_reader(config: OnItsNetworks, place: experiments.Place, tell: Tell) -> None:
     """The base with its reader."""
     base = (place.pack("base", "base"), place.pack("base", BASE))
     reader = job_config.TrainReaderConfig(

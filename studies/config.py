@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 
@@ -106,3 +106,51 @@ def quick(config: AdaptationConfig) -> AdaptationConfig:
         "docs": config.out.with_name(f"{config.out.name}_quick"),
     }
     return config.model_copy(update=small)
+
+
+class OnItsNetworks(Config):
+    """A study on the bases and encoders of the adaptation study.
+
+    Attributes:
+        docs: where the page, the figure, the JSON and the results of the finished cells are written.
+        study: run folder of the adaptation study; its world and networks are used, and what is missing is trained.
+        networks: frames and steps of that study.
+        seeds: of bases, encoders, readers and adaptation alike.
+        reader_frames: training frames that a base's reader is trained on, spread evenly.
+        reader_steps: of the reader.
+        frames: evaluate only the first frames of a split; null takes all.
+        processes: how many cells run side by side.
+    """
+
+    docs: Path = Path("docs/benchmarks")
+    study: Path = Path("runs/bench/adaptation")
+    networks: AdaptationConfig = AdaptationConfig()
+    seeds: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
+    reader_frames: int = pydantic.Field(200, gt=0)
+    reader_steps: int = pydantic.Field(800, gt=0)
+    frames: int | None = pydantic.Field(None, gt=0)
+    processes: int = pydantic.Field(2, gt=0)
+
+    @property
+    def networks_here(self) -> AdaptationConfig:
+        """The adaptation study whose run folder is used."""
+        return self.networks.model_copy(update={"out": self.study, "seeds": self.seeds, "processes": self.processes})
+
+    def small(self, name: str, **more: Any) -> Self:
+        """One seed and little of everything: shows that every line can be drawn.
+
+        Args:
+            name: of the study, for its folder.
+            more: what else is made small.
+        """
+        study = self.study.with_name(f"{self.study.name}_quick")
+        little: dict[str, Any] = {
+            "seeds": self.seeds[:1],
+            "study": study,
+            "docs": study.with_name(f"{name}_quick"),
+            "networks": quick(self.networks),
+            "reader_frames": 20,
+            "reader_steps": 60,
+            "frames": 4,
+        }
+        return self.model_copy(update=little | more)

@@ -31,8 +31,7 @@ from heatv2x.world.build import build_world
 from studies import bandwidth, experiments
 from studies.adaptation import world_of
 from studies.cells import Cell, Content, defaults_of, run_cells
-from studies.config import BASE, LIDAR, AdaptationConfig
-from studies.config import quick as quick_networks
+from studies.config import BASE, LIDAR, OnItsNetworks
 from studies.experiments import Place, both_egos
 
 METHODS = {
@@ -64,54 +63,21 @@ class Limits(Config):
         return limit
 
 
-class ConvergenceConfig(Config):
+class ConvergenceConfig(OnItsNetworks):
     """Attributes:
-    docs: where the page, the figure, the JSON and the results of the finished cells are written.
-    study: run folder of the adaptation study; its world and networks are used, and what is missing is trained there.
-    networks: frames and steps of that study.
-    seeds: of what is trained in the end; the search is done with the first.
-    rates: learning rates that are tried, as multiples of each method's own.
+    rates: learning rates that are tried, as multiples of each method's own; the search is done with the first seed.
     steps: that backward alignment and full fine-tuning are tried with; LHFT + GCFT has the study's.
     limits: the most steps of each method, as multiples of those.
-    reader_frames, reader_steps: of the base's reader.
-    frames: evaluate only so many validation and test frames; null takes all.
-    processes: how many cells run side by side.
     """
 
-    docs: Path = Path("docs/benchmarks")
-    study: Path = Path("runs/bench/adaptation")
-    networks: AdaptationConfig = AdaptationConfig()
-    seeds: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
     rates: tuple[float, ...] = pydantic.Field((1 / 3, 1.0, 3.0), min_length=1)
     steps: int = pydantic.Field(300, gt=0)
     limits: Limits = Limits()
-    reader_frames: int = pydantic.Field(200, gt=0)
-    reader_steps: int = pydantic.Field(800, gt=0)
-    frames: int | None = pydantic.Field(None, gt=0)
-    processes: int = pydantic.Field(2, gt=0)
-
-    @property
-    def networks_here(self) -> AdaptationConfig:
-        """The adaptation study whose run folder is used."""
-        return self.networks.model_copy(update={"out": self.study, "seeds": self.seeds, "processes": self.processes})
 
 
 def quick(config: ConvergenceConfig) -> ConvergenceConfig:
     """One seed, one rate and few steps: shows that every row can be made."""
-    study = config.study.with_name(f"{config.study.name}_quick")
-    small = {
-        "seeds": config.seeds[:1],
-        "study": study,
-        "docs": study.with_name("convergence_quick"),
-        "networks": quick_networks(config.networks),
-        "rates": (1.0,),
-        "steps": 20,
-        "limits": Limits(**dict.fromkeys(METHODS, 2)),
-        "reader_frames": 20,
-        "reader_steps": 60,
-        "frames": 4,
-    }
-    return config.model_copy(update=small)
+    return config.small("convergence", rates=(1.0,), steps=20, limits=Limits(**dict.fromkeys(METHODS, 2)))
 
 
 @dataclass(frozen=True)

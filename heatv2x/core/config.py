@@ -105,6 +105,8 @@ def build(
     Raises:
         ConfigError: an unknown key, a wrong type, or a contradiction between settings.
     """
+    if not isinstance(settings, Mapping):  # of a pack, anything may stand there
+        raise ConfigError(f"{source}: expected settings by name, found {str(settings)[:80]!r}")
     defaults = {about.alias or name: about for name, about in config_class.model_fields.items()}
     filled = (
         dict(settings)

@@ -251,7 +251,7 @@ def _fitted(pack: Pack, model: Collaboration, name: str) -> Pack:
     """
     prefix = "receiver.trust."
     tensors = {key: value for key, value in pack.tensors.items() if not key.startswith(prefix)}
-    if pack.config["received"] is None and name in model.receivers:  # this stage adds it
+    if pack.config.get("received") is None and name in model.receivers:  # this stage adds it
         fresh = model.receivers[name].state_dict()
         tensors |= {f"receiver.received.{key}": value for key, value in fresh.items()}
     if model.reader is not None:

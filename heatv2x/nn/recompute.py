@@ -6,6 +6,7 @@ twice. With that, weights and statistics are those of a training that keeps ever
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -17,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """A block of a network that can be computed again.
 
     Attributes:
@@ -26,9 +27,9 @@ class Block(nn.Module):
 
     recompute = False
 
+    @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
         """What the block does."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """What `compute` gives."""

@@ -86,7 +86,7 @@ def _parts(config: AdaptConfig, adapter: Pack | None) -> dict[str, PartConfig | 
     found: dict[str, PartConfig | None] = {}
     for side, part in wanted.items():
         told = have[side]
-        here = PartConfig(**told) if isinstance(told, dict) else None
+        here = None if told is None else build(PartConfig, told, source=str(adapter.path), complete=True)
         if side == "received" and here is None:
             found[side] = part
             continue

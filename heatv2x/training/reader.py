@@ -1,8 +1,8 @@
 """Training of the reader: how far an ego believes the boxes that its senders found alone.
 
 Everything else is frozen, so what agents say is computed once: their features, and the boxes that they detect by
-themselves. They must be frames that the base was not trained on: on its own training frames its boxes are better than
-they will ever be. Every step draws who hears whom, where the senders believe to be, and how much of their maps they
+themselves. Frames that the base was trained on will do (docs/method.md says what others brought).
+Every step draws who hears whom, where the senders believe to be, and how much of their maps they
 send. The design is ours.
 """
 

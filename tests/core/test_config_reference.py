@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import heatv2x.cli.main  # noqa: F401 - its import makes the verbs known
 from heatv2x.cli.verbs import VERBS
 from heatv2x.core import plugins
 from heatv2x.core.config_reference import settings_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatv2x.errors import PackError
+from heatv2x.errors import HeatError, PackError
 from heatv2x.model.assembly import adapter_pack, agent_pack, assemble, base_pack, encoder_of, with_detector
 from heatv2x.model.collaboration import Collaboration
 from heatv2x.model.deploy import optimised
@@ -113,6 +113,16 @@ def test_a_detector_of_another_shape_is_refused(brought: Pack, packs: dict[str, 
     wrong = write_pack(replace(brought, config={**brought.config, "detector": detector}), tmp_path / "w.safetensors")
     with pytest.raises(PackError, match=r"w\.safetensors.*do not fit"):
         Collaboration.from_packs(packs["base"], packs["lidar64"], wrong, packs["adapter"])
+
+
+@pytest.mark.parametrize("nonsense", [[1], "x", None, {}])
+def test_a_detector_that_is_none_is_refused(
+    nonsense: object, brought: Pack, packs: dict[str, Path], tmp_path: Path
+) -> None:
+    wrong = replace(brought, config={**brought.config, "detector": nonsense})
+    file = write_pack(wrong, tmp_path / "w.safetensors")
+    with pytest.raises(HeatError, match=r"w\.safetensors"):
+        Collaboration.from_packs(packs["base"], packs["lidar64"], file, packs["adapter"])
 
 
 def test_an_unknown_setting_of_it_is_refused(brought: Pack, packs: dict[str, Path], tmp_path: Path) -> None:
